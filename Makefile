@@ -1,0 +1,52 @@
+# The story of skycairn, one verb a line. `make` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+# cpu installs the pinned torch; cuda lets pip choose the newest build for your GPU
+TORCH ?= cpu
+# where `make build-pile` puts the mock sky and the pile
+WORK ?= work
+BIN := $(VENV)/bin
+FOLDERS := catalogs mocksky tokenizers pile pipeline model cli
+PIP_CONSTRAINT_cpu := -c constraints.txt
+PIP_CONSTRAINT_cuda :=
+
+.PHONY: help install install-test build-pile test check lint typing typecheck bench clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_CONSTRAINT_$(TORCH)) -e '.[$*]'
+	touch $@
+
+install: $(VENV)/installed-mock ## make the environment in .venv
+install-test: $(VENV)/installed-mock,test
+
+build-pile: install ## make the mock sky and build a pile of it
+	$(BIN)/skycairn mock default --out $(WORK)/mocksky
+	$(BIN)/skycairn build mock --root $(WORK)/mocksky --pile $(WORK)/pile --workers $(WORKERS)
+
+test: install-test ## run the tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: install-test lint typecheck ## run every gate, the slow tests too
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not network and not gpu'
+
+lint: install-test ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typing:
+	@mkdir -p build/typing/skycairn
+	@for d in $(FOLDERS); do ln -sfn ../../../$$d build/typing/skycairn/$$d; done
+
+typecheck: install-test typing ## mypy, strict
+	$(BIN)/mypy
+
+bench: install-test ## the same work done by us and by a peer
+	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) build $(WORK)
