@@ -26,10 +26,12 @@ STANDARD_SCHEMA = pa.schema(
         pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
         pa.field("ra_error", pa.float32(), metadata={"unit": "arcsec", "about": "one sigma of RA times cos(dec)"}),
         pa.field("dec_error", pa.float32(), metadata={"unit": "arcsec"}),
-        pa.field("pmra", pa.float64(), metadata={"unit": "mas/yr", "about": "includes cos(dec); null = not known"}),
+        pa.field("pmra", pa.float64(), metadata={"unit": "mas/yr", "about": "times cos(dec); null = not known"}),
         pa.field("pmdec", pa.float64(), metadata={"unit": "mas/yr"}),
-        pa.field("epoch", pa.float64(), metadata={"unit": "yr", "about": "Julian year of ra, dec; null without motion"}),
-        pa.field("epoch_min", pa.float64(), metadata={"unit": "yr", "about": "start of the interval ra, dec hold for"}),
+        pa.field(
+            "epoch", pa.float64(), metadata={"unit": "yr", "about": "Julian year of ra, dec; null without motion"}
+        ),
+        pa.field("epoch_min", pa.float64(), metadata={"unit": "yr", "about": "from here ra, dec hold"}),
         pa.field("epoch_max", pa.float64(), metadata={"unit": "yr"}),
         pa.field("epoch_kind", pa.string()),
         pa.field("row", pa.int64(), metadata={"about": "0-based row of the source in its file"}),
@@ -218,9 +220,7 @@ class Survey(ABC):
         """
         return None
 
-    def payload_groups(
-        self, sources: pa.Table, modality: str, reference: Mapping[str, Path]
-    ) -> list[PayloadGroup]:
+    def payload_groups(self, sources: pa.Table, modality: str, reference: Mapping[str, Path]) -> list[PayloadGroup]:
         """Which files hold this modality of these sources. `sources` has key, ra, dec and the own columns.
 
         For a forced position (a user's target that this survey did not detect) the own columns are null.
@@ -228,9 +228,7 @@ class Survey(ABC):
         """
         raise ValueError(f"{self.name} has no payload modality {modality!r}")
 
-    def extract(
-        self, modality: str, sources: pa.Table, files: Mapping[str, Path], lost: frozenset[str]
-    ) -> pa.Table:
+    def extract(self, modality: str, sources: pa.Table, files: Mapping[str, Path], lost: frozenset[str]) -> pa.Table:
         """The measurements of one `PayloadGroup`, row for row with `sources`: key, status, then arrays.
 
         `files` holds what is there by role; `lost` the roles that the archive lists but lacks. A role in neither is
