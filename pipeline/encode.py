@@ -1,0 +1,211 @@
+"""Measurements of sources to tokens: the sample that codecs are fitted on, the fit, the encoding."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from skycairn.catalogs.survey import Modality
+from skycairn.pile.store import Part
+from skycairn.pipeline.extract import STATUS, payload_chunks
+from skycairn.pipeline.sky import splits
+from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
+from skycairn.tokenizers.codec import Codec, load
+from skycairn.tokenizers.registry import fit_codec
+
+
+def source_hash(survey: str, keys: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A number by which sources are sampled; of the uid alone, so that a sample depends on no order and no machine."""
+    return np.array(
+        [int.from_bytes(hashlib.sha256(f"{survey}:{k}".encode()).digest()[:8], "big") for k in keys.tolist()],
+        dtype=np.uint64,
+    )
+
+
+def sample(ctx: Context, task: Task) -> Outcome:
+    """The selected sources of one survey with the lowest hashes, of the training sky where `fit_on` says so."""
+    survey, most = task.args["survey"], task.settings["rows"]
+    split = ctx.recipe.split
+    counts: Counter[str] = Counter()
+    best = pa.table({"key": pa.array([], pa.int64()), "cell": pa.array([], pa.int64()), "hash": pa.array([], pa.uint64())})
+    for cell, parts in sorted(task.args["cells"].items(), key=lambda item: int(item[0])):
+        failed = ctx.pile.read_table(parts["selection"]).column("failed_cut")
+        slim = ctx.pile.read_table(parts["slim"], columns=["key", "healpix29"]).filter(pc.is_null(failed))
+        counts["selected"] += slim.num_rows
+        if task.settings["fit_on"] == "train" and slim.num_rows:
+            where = splits(
+                int64(slim, "healpix29"), np.arange(slim.num_rows), slim.num_rows, split.salt, split.by_name()
+            )
+            slim = slim.filter(pa.array(where == "train"))
+        counts["training"] += slim.num_rows
+        keys = int64(slim, "key")
+        rows = pa.table({"key": keys, "cell": np.full(len(keys), int(cell)), "hash": source_hash(survey, keys)})
+        best = concat([best, rows])
+        best = best.take(pc.sort_indices(best, [("hash", "ascending"), ("key", "ascending")])[:most])
+    counts["sampled"] = best.num_rows
+    return Outcome({"sample": ctx.pile.put_table(best)}, counts)
+
+
+def fit(ctx: Context, task: Task) -> Outcome:
+    """The codec of one modality, fitted on the sample."""
+    modality = ctx.survey(task.args["survey"]).modality(task.settings["modality"])
+    rows = ctx.pile.read_table(task.args["sample"]).slice(0, task.settings["rows"])
+    if modality.payload:
+        measurement = _sampled_payload(ctx, task, modality, rows)
+    else:
+        measurement = {"value": _sampled_values(ctx, task, modality, rows)}
+    n = len(next(iter(measurement.values()))) if measurement else 0
+    counts = {"sampled": rows.num_rows, "fitted": n}
+    if n == 0:
+        return Outcome(counts=counts, notes={"unfit": f"no source of the sample has a {modality.name}"})
+    codec = fit_codec(modality.codec, measurement)
+    with tempfile.TemporaryDirectory() as folder:
+        codec.save(Path(folder))
+        parts = ctx.pile.put_folder(Path(folder))
+    return Outcome(parts, counts, {"content_id": codec.content_id, "kind": codec.kind})
+
+
+def _sampled_values(ctx: Context, task: Task, modality: Modality, rows: pa.Table) -> NDArray[np.float64]:
+    values = []
+    for cell in np.unique(int64(rows, "cell")):
+        wide = ctx.pile.read_table(task.args["cells"][str(cell)]["wide"], columns=["key", modality.column])
+        wide = wide.filter(pc.is_in(wide.column("key"), rows.column("key").combine_chunks()))
+        values.append(column_values(wide.column(modality.column).combine_chunks(), modality)[0])
+    return np.concatenate(values) if values else np.empty((0, *modality.shape))
+
+
+def _sampled_payload(ctx: Context, task: Task, modality: Modality, rows: pa.Table) -> dict[str, NDArray[Any]]:
+    pieces = []
+    survey = task.args["survey"]
+    for cell in np.unique(int64(rows, "cell")):
+        part = task.args["payload"].get(str(cell))
+        if part is None:
+            continue
+        for chunk in pieces_of(ctx.pile, part):
+            of_sample = pc.and_(
+                pc.is_in(chunk.column("key"), rows.column("key").combine_chunks()),
+                pc.and_(pc.equal(chunk.column("owner"), survey), pc.is_null(chunk.column("status"))),
+            )
+            chunk = chunk.filter(of_sample)
+            if chunk.num_rows:
+                pieces.append(payload_arrays(chunk, modality))
+    return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]} if pieces else {}
+
+
+def column_values(
+    column: pa.Array, modality: Modality
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The finite values of a column modality, shape (n present, ...), and which rows they are of."""
+    present = ~column.is_null().to_numpy(zero_copy_only=False)
+    some = column.filter(pa.array(present))
+    if modality.shape:
+        lengths = np.asarray(pc.list_value_length(some))
+        whole = lengths == modality.shape[0]
+        flat = np.asarray(pc.list_flatten(some.filter(pa.array(whole))).cast(pa.float64()))
+        value = flat.reshape(-1, *modality.shape)
+        finite = np.isfinite(value).all(axis=1)
+        index = np.flatnonzero(present)[whole][finite]
+    else:
+        value = np.asarray(some.cast(pa.float64()))
+        finite = np.isfinite(value)
+        index = np.flatnonzero(present)[finite]
+    mask = np.zeros(len(column), bool)
+    mask[index] = True
+    return value[finite], mask
+
+
+def payload_arrays(table: pa.Table, modality: Modality) -> dict[str, NDArray[Any]]:
+    """Arrays of a payload table, each (n, *shape); the rows must all be present."""
+    out: dict[str, NDArray[Any]] = {}
+    for name in ("flux", "ivar", "mask"):
+        flat = pc.list_flatten(table.column(name).combine_chunks())
+        out[name] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(table.num_rows, *modality.shape)
+    return out
+
+
+def codec_of(ctx: Context, files: dict[str, Part]) -> Codec:
+    """A codec from the parts that hold its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        ctx.pile.restore_folder(files, Path(folder))
+        return load(Path(folder))
+
+
+def encode_columns(ctx: Context, task: Task) -> Outcome:
+    """Tokens of all column modalities of one survey and cell, a part each."""
+    survey = ctx.survey(task.args["survey"])
+    wanted = ctx.pile.read_table(task.args["wanted"])
+    outputs, counts = {}, Counter({"sources": wanted.num_rows})
+    for name, files in sorted(task.args["codecs"].items()):
+        modality = survey.modality(name)
+        column = wanted.column(modality.column).combine_chunks()
+        codec = codec_of(ctx, files) if files else None
+        value, mask = column_values(column, modality)
+        if codec is None:
+            value, mask = value[:0], np.zeros(len(column), bool)
+        status = np.where(mask, None, "not measured").astype(object)
+        if modality.absent_flag:
+            lost = np.asarray(pc.fill_null(wanted.column(modality.absent_flag), False))
+            status[lost & ~mask] = "file absent"
+        tokens = codec.encode({"value": value}) if codec is not None else np.empty((0, 1), np.uint16)
+        outputs[name] = ctx.pile.put_table(_token_table(wanted, status, tokens, mask))
+        counts[f"tokens:{name}"] = int(tokens.size)
+        counts[f"present:{name}"] = int(mask.sum())
+    return Outcome(outputs, counts)
+
+
+def encode_payload(ctx: Context, task: Task) -> Outcome:
+    """Tokens of one payload modality of one survey and cell, from the kept payload or straight from the files."""
+    survey = ctx.survey(task.args["survey"])
+    modality = survey.modality(task.settings["modality"])
+    codec = codec_of(ctx, task.args["codec"]) if task.args["codec"] else None
+    counts: Counter[str] = Counter()
+    done = []
+    chunks: Iterator[pa.Table]
+    if task.args["payload"]:
+        chunks = pieces_of(ctx.pile, task.args["payload"])
+    else:
+        chunks = payload_chunks(ctx, task, counts)
+    for chunk in chunks:
+        status = np.array([STATUS.get(s, s) for s in chunk.column("status").to_pylist()], dtype=object)
+        mask = np.array([s is None for s in status], dtype=bool)
+        if codec is None:
+            status[mask], mask[:] = "not measured", False
+        some = chunk.filter(pa.array(mask))
+        tokens = np.empty((0, 1), np.uint16)
+        if codec is not None and some.num_rows:
+            tokens = codec.encode(payload_arrays(some, modality))
+        done.append(_token_table(chunk, status, tokens, mask))
+        counts["sources"] += chunk.num_rows
+        counts[f"tokens:{modality.name}"] += int(tokens.size)
+        counts[f"present:{modality.name}"] += int(mask.sum())
+    if not done:
+        return Outcome({}, counts)
+    return Outcome({modality.name: ctx.pile.put_table(concat(done))}, counts)
+
+
+def _token_table(
+    sources: pa.Table, status: NDArray[Any], tokens: NDArray[Any], mask: NDArray[np.bool_]
+) -> pa.Table:
+    """owner, key, status (null = present), tokens as a list, null where there are none."""
+    lengths = np.zeros(len(mask), np.int32)
+    lengths[mask] = tokens.shape[1]
+    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
+    values = pa.array(tokens.reshape(-1).astype(np.uint32))
+    lists = pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~mask))
+    return pa.table(
+        {
+            "owner": sources.column("owner").combine_chunks(),
+            "key": sources.column("key").combine_chunks(),
+            "status": pa.array(status, pa.string()),
+            "tokens": lists,
+        }
+    )

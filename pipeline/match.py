@@ -1,0 +1,87 @@
+"""The match of one work cell: its objects, and the candidate pairs behind them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from skycairn.pipeline.grouping import is_fast, match_cell
+from skycairn.pipeline.sky import FINE_ORDER, cells
+from skycairn.pipeline.task import Context, Outcome, Task, concat, float64, int64
+
+
+def match(ctx: Context, task: Task) -> Outcome:
+    """Objects whose anchor lies in the cell and in the region, with their members; pairs of the cell's sources."""
+    ranks = task.settings["ranks"]
+    radii = {tuple(pair.split("-")): radius for pair, radius in task.settings["radii"].items()}
+    seen = _sources(ctx, task)
+    fast = {name: table.filter(pa.array(is_fast(table))) for name, table in seen.items()}
+    slow = {name: table.filter(pa.array(~is_fast(table))) for name, table in seen.items()}
+    fine = {name: cells(int64(table, "healpix29"), FINE_ORDER) for name, table in slow.items()}
+
+    def load(wanted: NDArray[np.int64]) -> dict[str, pa.Table]:
+        return {name: table.filter(pa.array(np.isin(fine[name], wanted))) for name, table in slow.items()}
+
+    found = match_cell(task.args["cell"], load, fast, ranks, radii)
+    members = _placed(found.members, seen)
+    anchors = members.filter(members.column("anchor"))
+    inside = ctx.recipe.region.contains(float64(anchors, "ra"), float64(anchors, "dec"))
+    kept = anchors.filter(pa.array(inside)).column("object_id").combine_chunks()
+    in_region = pc.is_in(members.column("object_id"), kept)
+    counts = Counter({"objects": len(kept), "pairs": found.pairs.num_rows})
+    counts["conflicts"] = int(pc.sum(found.pairs.column("conflict")).as_py() or 0)
+    counts["edges"] = int(pc.sum(found.pairs.column("mutual")).as_py() or 0)
+    counts["outside region"] = anchors.num_rows - len(kept)
+    for kind, table in (("members", members.filter(in_region)), ("outside", members.filter(pc.invert(in_region)))):
+        counts.update({f"{kind}:{c['values']}": c["counts"] for c in table.column("survey").value_counts().to_pylist()})
+    put = ctx.pile.put_table
+    return Outcome({"members": put(members.filter(in_region)), "pairs": put(found.pairs)}, counts)
+
+
+def _sources(ctx: Context, task: Task) -> dict[str, pa.Table]:
+    """The slim tables of the cell and its neighbours, by survey; only selected sources where the recipe says so."""
+    tables = defaultdict(list)
+    for name, part in sorted(task.args["parts"].items()):
+        survey, cell, *rest = name.split(" ")
+        if rest:
+            continue
+        table = ctx.pile.read_table(part)
+        if task.settings["on"] == "selected":
+            selection = ctx.pile.read_table(task.args["parts"][f"{survey} {cell} selection"])
+            table = table.filter(pc.is_null(selection.column("failed_cut")))
+        tables[survey].append(table)
+    return {survey: concat(found) for survey, found in tables.items()}
+
+
+def _placed(members: pa.Table, seen: dict[str, pa.Table]) -> pa.Table:
+    """Members with their object's id, their own position, and whether they are its anchor."""
+    pieces = []
+    survey = members.column("survey").cast(pa.string())
+    for name, table in seen.items():
+        of = members.filter(pc.equal(survey, name))
+        order = np.argsort(int64(table, "key"))
+        at = order[np.searchsorted(int64(table, "key"), int64(of, "key"), sorter=order)]
+        own = table.select(["ra", "dec", "healpix29"]).take(pa.array(at))
+        anchor_survey = of.column("anchor_survey").cast(pa.string())
+        anchor_key = of.column("anchor_key")
+        n_of_blend = [n for n in of.column_names if n.startswith("n_")]
+        piece = {
+            "object_id": pc.binary_join_element_wise(anchor_survey, anchor_key.cast(pa.string()), ":"),
+            "survey": pa.array([name] * of.num_rows, pa.string()),
+            "key": of.column("key"),
+            "anchor": pc.and_(pc.equal(anchor_survey, name), pc.equal(anchor_key, of.column("key"))),
+            "ra": own.column("ra"),
+            "dec": own.column("dec"),
+            "healpix29": own.column("healpix29"),
+            "separation_uas": of.column("separation_uas"),
+            "blend_group": pc.binary_join_element_wise(
+                of.column("blend_survey").cast(pa.string()), of.column("blend_key").cast(pa.string()), ":"
+            ),
+        }
+        piece |= {f"blend_{n}": of.column(n) for n in n_of_blend}
+        pieces.append(pa.table(piece))
+    return concat(pieces).sort_by([("object_id", "ascending"), ("survey", "ascending"), ("key", "ascending")])

@@ -1,0 +1,116 @@
+"""Survey files to sources by work cell: read, keep the valid, sort by HEALPix, gather."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
+from skycairn.pile.content import content_id
+from skycairn.pipeline.fetch import verify
+from skycairn.pipeline.sky import cells, healpix29
+from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
+
+MARGIN_ARCSEC = 300.0
+"""How far outside the region sources are still read, so that its objects are whole."""
+
+SLIM = [name for name in STANDARD_SCHEMA.names if name != "row"]
+
+
+def fetch(ctx: Context, task: Task) -> Outcome:
+    """Hold one file against its published digest, and know it by its SHA-256."""
+    path = ctx.archive(task.args["survey"]).local(task.settings["path"])
+    sha256 = verify(path, task.settings["listed"])
+    counts = {"files": 1, "bytes": path.stat().st_size, "verified": int(task.settings["listed"] is not None)}
+    return Outcome(counts=counts, notes={"sha256": sha256})
+
+
+def read(ctx: Context, task: Task) -> Outcome:
+    """Read a slice of a catalogue file; keep the valid rows in the region, sorted by (healpix29, key)."""
+    archive, survey = ctx.archive(task.args["survey"]), ctx.survey(task.args["survey"])
+    file = file_from_json(task.args["file"])
+    companions = {r: archive.local(p) if p else None for r, p in task.args["companions"].items()}
+    rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
+    table = survey.read(archive.local(file.path), rows, companions, task.settings["needed"])
+    counts = Counter({"rows": table.num_rows})
+    failed = first_failed(survey.valid, table)
+    counts.update({f"dropped:{c['values']}": c["counts"] for c in failed.value_counts().to_pylist() if c["values"]})
+    table = table.filter(pc.is_null(failed))
+    ra, dec = table.column("ra").to_numpy(), table.column("dec").to_numpy()
+    inside = ctx.recipe.region.contains(ra, dec, margin_arcsec=MARGIN_ARCSEC)
+    counts["dropped:outside region"] = int((~inside).sum())
+    table = table.filter(pa.array(inside)).combine_chunks()
+    counts["kept"] = table.num_rows
+    close(counts, "rows", "kept", "dropped:", where=f"{survey.name} {file.path}")
+    h = healpix29(table.column("ra").to_numpy(), table.column("dec").to_numpy())
+    order = np.lexsort((int64(table, "row"), int64(table, "key"), h))
+    table = table.append_column("healpix29", pa.array(h)).take(pa.array(order)).combine_chunks()
+    cell = cells(h[order], WORK_ORDER)
+    found, start = np.unique(cell, return_index=True)
+    stop = np.append(start[1:], len(cell))
+    pieces = {
+        str(c): [int(a), int(b), content_id(table.slice(int(a), int(b - a)))]
+        for c, a, b in zip(found, start, stop, strict=True)
+    }
+    return Outcome({"rows": ctx.pile.put_table(table)}, counts, {"cells": pieces})
+
+
+def gather(ctx: Context, task: Task) -> Outcome:
+    """All sources of one survey in one work cell, each once: slim, wide, selection, repeats, provenance."""
+    survey = ctx.survey(task.args["survey"])
+    pieces = []
+    for piece in task.args["pieces"]:
+        table = ctx.pile.read_table(piece["sha256"], rows=(piece["start"], piece["stop"]))
+        file = pa.array([piece["path"]] * table.num_rows, pa.string())
+        digest = pa.array([piece["file_sha256"]] * table.num_rows, pa.string())
+        pieces.append(table.append_column("file", file).append_column("file_sha256", digest))
+    table = concat(pieces)
+    counts = Counter({"sources": table.num_rows})
+
+    first = np.lexsort((int64(table, "row"), np.asarray(table.column("file")), int64(table, "key")))
+    key = int64(table, "key")[first]
+    table = table.take(pa.array(np.sort(first[np.append(True, key[1:] != key[:-1])])))
+    counts["dropped:duplicate"] = counts["sources"] - table.num_rows
+
+    repeats = pa.table({"key": pa.array([], pa.int64()), "primary": pa.array([], pa.int64())})
+    primary = survey.repeats(table)
+    if primary is not None:
+        own = primary == np.arange(table.num_rows)
+        key = int64(table, "key")
+        repeats = pa.table({"key": key[~own], "primary": key[primary[~own]]}).sort_by("key")
+        table = table.filter(pa.array(own))
+    counts["repeats"] = repeats.num_rows
+
+    order = np.lexsort((int64(table, "key"), int64(table, "healpix29")))
+    table = table.take(pa.array(order)).combine_chunks()
+    counts["valid"] = table.num_rows
+    close(counts, "sources", "valid", "repeats", "dropped:", where=task.label)
+
+    failed = _failed_cut(survey, task.settings["profile"], table)
+    counts["selected"] = failed.null_count
+    for c in failed.value_counts().to_pylist():
+        if c["values"]:
+            counts[f"not selected:{c['values']}"] = c["counts"]
+    close(counts, "valid", "selected", "not selected:", where=task.label)
+    put = ctx.pile.put_table
+    outputs = {
+        "slim": put(table.select([*SLIM, "healpix29"])),
+        "wide": put(table.select(["key", *(c.name for c in survey.columns if c.name != "key")])),
+        "selection": put(pa.table({"key": table.column("key"), "failed_cut": failed})),
+        "repeats": put(repeats),
+        "provenance": put(table.select(["key", "file", "file_sha256", "row"])),
+    }
+    return Outcome(outputs, counts)
+
+
+def _failed_cut(survey: Survey, profile: str, table: pa.Table) -> pa.Array:
+    return first_failed(survey.select[profile], table)
+
+
+def needed_columns(survey: Survey, profile: str) -> list[str]:
+    """The survey's own columns that its cuts ask for."""
+    own = {c.name for c in survey.columns}
+    return sorted({n for cut in (*survey.valid, *survey.select[profile]) for n in cut.columns if n in own})

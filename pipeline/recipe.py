@@ -1,0 +1,280 @@
+"""All that decides a pile: surveys, releases, roots, region, cuts, radii, split, payload, codecs.
+
+A recipe is a TOML file with strict keys, or one of `BY_NAME`. What decides the content goes into task keys; where the
+files lie (`root`) does not.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from skycairn.catalogs.registry import SURVEYS, survey
+from skycairn.catalogs.survey import Survey, first_failed
+from skycairn.pipeline.region import Region, from_settings
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SurveyChoice:
+    """One survey as the recipe wants it."""
+
+    name: str
+    release: str
+    profile: str
+    root: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def survey(self) -> Survey:
+        """The survey itself."""
+        return survey(self.name, self.release, **self.options)
+
+
+@dataclass(frozen=True)
+class Match:
+    """How sources become objects."""
+
+    radius_arcsec: float = 1.0
+    pairs: Mapping[str, float] = field(default_factory=dict)
+    "radius in arcsec for a pair of surveys, named `a-b`"
+    on: str = "valid"
+    "`valid`: all sources that can be trusted; `selected`: only those that the science cuts want, as AION-1 did"
+
+    def radius(self, a: str, b: str) -> float:
+        """Radius of this pair of surveys, arcsec."""
+        return float(self.pairs.get(f"{a}-{b}", self.pairs.get(f"{b}-{a}", self.radius_arcsec)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the sky is divided between training, validation and test."""
+
+    salt: str = "skycairn"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    least: float = 0.1
+    "a validation or test split with a smaller share of the objects fails the build; 0 lets it pass"
+
+    def by_name(self) -> dict[str, float]:
+        """Fraction of each split, in order."""
+        return dict(zip(SPLITS, self.fractions, strict=True))
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Which pixels and spectra stay in the pile once they are tokens."""
+
+    keep: str = "auto"
+    "all | none | sample | auto: all below `limit_bytes` a modality, else sample"
+    sample: int = 10_000
+    "sources a modality that `sample` keeps"
+    limit_bytes: int = 20_000_000_000
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """How codecs are fitted where no lock names them."""
+
+    lock: str = ""
+    "a codecs.lock, or a pile that holds one, whose codecs to use"
+    fit_on: str = "train"
+    "train | any: `any` also takes sources of the other splits, for piles too small to spare them"
+    fit_rows: int = 200_000
+    fit_payload_rows: int = 2_000
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How shards lie on disk; no part of the content."""
+
+    row_group_rows: int = 8_192
+    order: int = 3
+    "HEALPix order of the cells whose objects share a shard"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a pile."""
+
+    name: str
+    surveys: tuple[SurveyChoice, ...]
+    region: Region
+    match: Match = Match()
+    split: Split = Split()
+    payload: Payload = Payload()
+    codecs: Codecs = Codecs()
+    shards: Shards = Shards()
+
+    def choice(self, name: str) -> SurveyChoice:
+        """The choice of the survey of this name."""
+        return next(c for c in self.surveys if c.name == name)
+
+    def at(self, root: Path) -> Recipe:
+        """The same recipe with each survey's root in a folder of its name below `root`."""
+        moved = tuple(c if c.root else replace(c, root=str(root / c.name)) for c in self.surveys)
+        return replace(self, surveys=moved)
+
+    def settings(self) -> dict[str, Any]:
+        """As `parse` takes it."""
+        surveys = {
+            c.name: {"release": c.release, "profile": c.profile, "root": c.root, **c.options} for c in self.surveys
+        }
+        return {
+            "name": self.name,
+            "region": self.region.settings(),
+            "surveys": surveys,
+            "match": {**vars(self.match), "pairs": dict(self.match.pairs)},
+            "split": {**vars(self.split), "fractions": list(self.split.fractions)},
+            "payload": dict(vars(self.payload)),
+            "codecs": dict(vars(self.codecs)),
+            "shards": dict(vars(self.shards)),
+        }
+
+
+ALL_SKY = {"kind": "cells", "order": 0, "cells": list(range(12))}
+MOCK: dict[str, Any] = {
+    "name": "mock",
+    "region": ALL_SKY,
+    "surveys": {
+        "legacysurvey": {"release": "dr10", "profile": "aion"},
+        "desi": {"release": "dr1", "profile": "strict"},
+        "gaia": {"release": "dr3", "profile": "aion"},
+    },
+    "split": {"salt": "mock", "fractions": [0.6, 0.2, 0.2]},
+}
+AION: dict[str, Any] = {
+    "name": "aion",
+    "region": ALL_SKY,
+    "surveys": {
+        "legacysurvey": {"release": "dr10", "profile": "aion"},
+        "desi": {"release": "edr", "profile": "aion"},
+        "gaia": {"release": "dr3", "profile": "aion"},
+    },
+    "match": {"radius_arcsec": 1.0},
+}
+BY_NAME: dict[str, dict[str, Any]] = {"mock": MOCK, "aion": AION}
+
+
+def settings_of(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
+    """Settings of the recipe of this name or file, what to call it in errors, and the folder it lies in."""
+    if name_or_path in BY_NAME:
+        return dict(BY_NAME[name_or_path]), f"recipe {name_or_path}", Path()
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(f"no recipe {name_or_path!r}: it is neither a file nor one of {', '.join(BY_NAME)}")
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from error
+    return {"name": path.stem, **settings}, str(path), path.resolve().parent
+
+
+def load(name_or_path: str) -> Recipe:
+    """The recipe of this name, or of this TOML file."""
+    return parse(*settings_of(name_or_path))
+
+
+def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Recipe:
+    """A recipe from plain values; ValueError names the key at fault and the keys that exist."""
+    _known(settings, ("name", "region", "surveys", "match", "split", "payload", "codecs", "shards"), where)
+    for key in ("region", "surveys"):
+        if not settings.get(key):
+            raise ValueError(f"{where}: the recipe says nothing of {key!r}; add it")
+    region = dict(settings["region"])
+    surveys = [_choice(name, chosen, f"{where}: surveys.{name}") for name, chosen in settings["surveys"].items()]
+    if region.get("kind") == "targets" and "table" in region:
+        surveys = [c for c in surveys if c.name != "targets"]
+        surveys.append(_targets(folder / str(region.pop("table"))))
+        region |= _positions(surveys[-1])
+    surveys.sort(key=lambda c: SURVEYS[c.name].rank)
+    recipe = Recipe(
+        name=str(settings.get("name", "recipe")),
+        surveys=tuple(surveys),
+        region=from_settings(region),
+        match=_section(Match, settings.get("match", {}), f"{where}: match"),
+        split=_section(Split, settings.get("split", {}), f"{where}: split"),
+        payload=_section(Payload, settings.get("payload", {}), f"{where}: payload"),
+        codecs=_section(Codecs, settings.get("codecs", {}), f"{where}: codecs"),
+        shards=_section(Shards, settings.get("shards", {}), f"{where}: shards"),
+    )
+    _check(recipe, where)
+    return recipe
+
+
+def _targets(table: Path) -> SurveyChoice:
+    """The user's own table of targets, as one more survey."""
+    if not table.is_file():
+        raise ValueError(f"region: {table}: no such table of targets")
+    return SurveyChoice("targets", "user", "all", str(table.resolve().parent), {"files": [table.name]})
+
+
+def _positions(targets: SurveyChoice) -> dict[str, Any]:
+    """Where the targets are, as far as their rows can be trusted; the reading of them counts the rest."""
+    made = targets.survey()
+    table = made.read(Path(targets.root) / targets.options["files"][0])
+    table = table.filter(pc.is_null(first_failed(made.valid, table)))
+    return {"ra": table.column("ra").to_pylist(), "dec": table.column("dec").to_pylist()}
+
+
+def _choice(name: str, chosen: Mapping[str, Any], where: str) -> SurveyChoice:
+    if name not in SURVEYS:
+        raise ValueError(f"{where}: unknown survey {name!r}; known are {', '.join(SURVEYS)}")
+    rest = dict(chosen)
+    release = str(rest.pop("release", SURVEYS[name].releases[0]))
+    profile = str(rest.pop("profile", "aion"))
+    root = str(rest.pop("root", ""))
+    made = SurveyChoice(name, release, profile, root, rest)
+    try:
+        profiles = made.survey().select
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    if profile not in profiles:
+        raise ValueError(f"{where}: unknown profile {profile!r}; {name} has {', '.join(profiles)}")
+    return made
+
+
+def _section(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    _known(values, tuple(kind.__dataclass_fields__), where)
+    made = dict(values)
+    if "fractions" in made:
+        made["fractions"] = tuple(float(f) for f in made["fractions"])
+    return kind(**made)
+
+
+def _known(values: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    unknown = sorted(set(values) - set(keys))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(keys)}")
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    def want(ok: bool, message: str) -> None:
+        if not ok:
+            raise ValueError(f"{where}: {message}")
+
+    m, s, p, c = recipe.match, recipe.split, recipe.payload, recipe.codecs
+    names = {choice.name for choice in recipe.surveys}
+    want(m.on in ("valid", "selected"), f"match.on is {m.on!r}; choose valid or selected")
+    want(0 < m.radius_arcsec <= 60, f"match.radius_arcsec is {m.radius_arcsec}; wanted above 0 and at most 60")
+    for pair, radius in m.pairs.items():
+        want(len(pair.split("-")) == 2 and set(pair.split("-")) <= names, f"match.pairs: {pair!r} names no pair here")
+        want(0 < radius <= 60, f"match.pairs.{pair} is {radius}; wanted above 0 and at most 60")
+    total = sum(s.fractions)
+    want(
+        len(s.fractions) == 3 and min(s.fractions) >= 0 and abs(total - 1) < 1e-9,
+        f"split.fractions are {list(s.fractions)}; wanted three that add up to 1",
+    )
+    want(p.keep in ("auto", "all", "none", "sample"), f"payload.keep is {p.keep!r}; choose auto, all, none or sample")
+    want(c.fit_on in ("train", "any"), f"codecs.fit_on is {c.fit_on!r}; choose train or any")
+    want(0 <= recipe.shards.order <= 5, f"shards.order is {recipe.shards.order}; wanted 0 to 5")
+
+
+def canonical(settings: Any) -> str:
+    """JSON of plain values, one form for one content."""
+    return json.dumps(settings, sort_keys=True, allow_nan=False)

@@ -1,0 +1,251 @@
+"""Does what the plan says: on this process, on a local Dask cluster, or on any Dask scheduler. Alone in knowing Dask."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from skycairn.pile.receipt import Receipt
+from skycairn.pile.store import Draft, Entry, Pile, Snapshot
+from skycairn.pipeline import task as tasks
+from skycairn.pipeline.encode import codec_of
+from skycairn.pipeline.plan import Plan, plan
+from skycairn.pipeline.recipe import Recipe, canonical
+from skycairn.pipeline.report import Report, report
+from skycairn.pipeline.steps import work
+from skycairn.pipeline.task import Context, Task
+from skycairn.pipeline.versions import VERSIONS
+from skycairn.tokenizers.lock import read_lock, write_lock
+
+LOSABLE = ("fetch", "read")
+"""Steps whose failure holds back what their file can touch; a failure of any other step stops the build."""
+
+Progress = Callable[[str, int, int], None]
+"""Told (step, done, total) as work goes on."""
+
+
+class BuildError(Exception):
+    """The build cannot go on."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """How a build ended."""
+
+    snapshot: Snapshot
+    report: Report
+    n_tasks: int
+    held_back: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = False
+    "whether work cells were held back, or files were damaged"
+
+
+def build(
+    recipe: Recipe,
+    pile_root: Path,
+    workers: int = 0,
+    scheduler: str = "",
+    progress: Progress | None = None,
+) -> Built:
+    """Build the recipe's pile, or bring it up to date; what is done already is not done again.
+
+    `workers` 0 does the work in this process; `scheduler` is the address of a running Dask scheduler, whose workers
+    must see the pile and the survey files under the same paths. BuildError where it cannot go on.
+    """
+    pile = Pile.create(pile_root)
+    ctx = Context(pile, recipe)
+    _adopt_lock(pile, recipe)
+    before = tasks_behind(pile)
+    cache: dict[str, Receipt] = {}
+    failed: dict[str, str] = {}
+    n_tasks = 0
+    with _engine(ctx, workers, scheduler) as engine:
+        while not (p := plan(ctx, failed, before, cache)).done:
+            n_tasks += _round(engine, p.todo, cache, failed, progress)
+    _check_whole(recipe, p)
+    done = report(ctx, p)
+    _check_split(recipe, done)
+    snapshot = pile.commit(_draft(recipe, p, done))
+    _write_lock(ctx, p)
+    write_journal(pile, p)
+    damaged = any("not there" not in reason for reason in p.held_back.values())
+    return Built(snapshot, done, n_tasks, p.held_back, bool(p.held_cells) or damaged)
+
+
+def dry_run(recipe: Recipe, pile_root: Path) -> Plan:
+    """What `build` would begin with, and why; the pile is made, and nothing else."""
+    pile = Pile.create(pile_root)
+    return plan(Context(pile, recipe), before=tasks_behind(pile))
+
+
+def _round(
+    engine: Callable[[Sequence[Task]], Iterator[tuple[Task, dict[str, Any]]]],
+    todo: Sequence[Task],
+    cache: dict[str, Receipt],
+    failed: dict[str, str],
+    progress: Progress | None,
+) -> int:
+    total = Counter(t.step for t in todo)
+    done: Counter[str] = Counter()
+    fatal = ""
+    for task, result in engine(todo):
+        if "error" in result:
+            failed[task.label] = result["error"]
+            if task.step not in LOSABLE or result["kind"] == "MissingColumn":
+                fatal = fatal or f"{task.label}: {result['error']}"
+        else:
+            cache[task.key] = Receipt.from_json(result["receipt"])
+        done[task.step] += 1
+        if progress:
+            progress(task.step, done[task.step], total[task.step])
+    if fatal:
+        raise BuildError(fatal)
+    return len(todo)
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
+    """Do one task; its receipt, or its error in words, so that no exception has to travel."""
+    with threadpool_limits(1):
+        try:
+            return {"receipt": work(tasks.context(pile, recipe), task).to_json()}
+        except (ValueError, OSError, ArithmeticError, LookupError, tasks.Unclosed, RuntimeError) as error:
+            return {"error": str(error) or repr(error), "kind": type(error).__name__}
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
+
+
+@contextmanager
+def _engine(
+    ctx: Context, workers: int, scheduler: str
+) -> Iterator[Callable[[Sequence[Task]], Iterator[tuple[Task, dict[str, Any]]]]]:
+    where = str(ctx.pile.root.resolve()), canonical(ctx.recipe.settings())
+    with ExitStack() as stack:
+        if workers == 0 and not scheduler:
+            yield lambda todo: ((task, run_one(*where, task)) for task in todo)
+            return
+        from distributed import Client, LocalCluster, as_completed
+
+        if scheduler:
+            client = stack.enter_context(Client(scheduler))
+        else:
+            os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "65536")
+            cluster = stack.enter_context(
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40)
+            )
+            client = stack.enter_context(Client(cluster))
+
+        def run(todo: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+            futures = {
+                client.submit(run_one, *where, task, key=f"{task.label} {task.key}", pure=False, retries=2): task
+                for task in todo
+            }
+            try:
+                for future in as_completed(futures):
+                    if future.status == "finished":
+                        yield futures[future], future.result()
+                    else:
+                        yield futures[future], {"error": repr(future.exception()), "kind": "Lost"}
+                    future.release()
+            except (KeyboardInterrupt, GeneratorExit):
+                client.cancel(list(futures))
+                raise
+
+        yield run
+
+
+# --- the end of a build -----------------------------------------------------------------------------------------------
+
+
+def _check_whole(recipe: Recipe, p: Plan) -> None:
+    if p.tables.get("objects"):
+        return
+    if p.held_back:
+        first = next(iter(p.held_back.items()))
+        raise BuildError(f"everything is held back; the first reason: {first[0]}: {first[1]}")
+    raise BuildError(
+        f"recipe {recipe.name}: no survey has a valid source in the region {canonical(recipe.region.settings())}; "
+        "check the region and the surveys' roots"
+    )
+
+
+def _check_split(recipe: Recipe, done: Report) -> None:
+    total = sum(n for name, n in done.splits.items() if name != "guard")
+    for name, fraction in zip(("train", "validation", "test"), recipe.split.fractions, strict=True):
+        share = done.splits.get(name, 0) / total if total else 0.0
+        if name != "train" and fraction > 0 and share < recipe.split.least:
+            raise BuildError(
+                f"split {name} holds {done.splits.get(name, 0)} of {total} objects ({share:.1%}), wanted at least "
+                f"{recipe.split.least:.0%}; build more of the sky, choose another split.salt, or set split.least = 0"
+            )
+
+
+def _draft(recipe: Recipe, p: Plan, done: Report) -> Draft:
+    def entries(found: Sequence[Mapping[str, Any]]) -> list[Entry]:
+        return [Entry({k: v for k, v in e.items() if k != "part"}, e["part"]) for e in found]
+
+    aside_names = [n for n in p.tables if n.endswith(".provenance") or n.startswith("payload.")]
+    settings = recipe.settings()
+    for chosen in settings["surveys"].values():
+        chosen.pop("root")
+    settings["codecs"].pop("lock")
+    return Draft(
+        recipe=settings,
+        tables={n: entries(t) for n, t in p.tables.items() if n not in aside_names},
+        aside={n: entries(p.tables[n]) for n in aside_names},
+        held_back=sorted(p.held_cells),
+        stats={"splits": dict(done.splits), "codecs": {m: c["content_id"] for m, c in sorted(p.codecs.items())}},
+    )
+
+
+def tasks_behind(pile: Pile) -> dict[str, dict[str, Any]]:
+    """Settings and inputs of the tasks of the last build, by label."""
+    path = pile.root / "journal" / "tasks.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def write_journal(pile: Pile, p: Plan) -> None:
+    """Leave the tasks behind this build, so that the next can say why it does one again."""
+    behind = {
+        label: {"settings": r.settings, "inputs": r.inputs, "version": VERSIONS[r.step]}
+        for label, r in sorted(p.receipts.items())
+    }
+    folder = pile.root / "journal"
+    folder.mkdir(exist_ok=True)
+    fresh = folder / f"tasks.{os.getpid()}.tmp"
+    fresh.write_text(json.dumps(behind))
+    fresh.replace(folder / "tasks.json")
+
+
+def _adopt_lock(pile: Pile, recipe: Recipe) -> None:
+    """Take over the codecs that the recipe names, where this pile has none of its own yet."""
+    if not recipe.codecs.lock:
+        return
+    source = Path(recipe.codecs.lock)
+    source = source / "codecs.lock" if source.is_dir() else source
+    if not source.is_file():
+        raise ValueError(f"codecs.lock: {source} is not there; name a codecs.lock, or a pile that holds one")
+    mine = pile.root / "codecs.lock"
+    if mine.is_file():
+        if mine.read_bytes() != source.read_bytes():
+            raise ValueError(f"{pile.root} is locked to other codecs than {source}; build into another pile")
+        return
+    read_lock(source)
+    shutil.copytree(source.parent / "codecs", pile.root / "codecs", dirs_exist_ok=True)
+    shutil.copyfile(source, mine)
+
+
+def _write_lock(ctx: Context, p: Plan) -> None:
+    fitted = {m: codec_of(ctx, c["parts"]) for m, c in p.codecs.items() if c["content_id"]}
+    write_lock(ctx.pile.root / "codecs.lock", fitted)
