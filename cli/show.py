@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from skycairn.pile.store import Pile
+from skycairn.pile.verify import Verification
 from skycairn.pipeline.plan import Plan
 from skycairn.pipeline.run import Built
 
@@ -127,10 +128,11 @@ def print_status(pile: Pile) -> None:
         console.print(f"held back: {len(head.held_back)} work cells: {list(head.held_back)[:10]}", highlight=False)
 
 
-def print_verification(found: Any) -> bool:
+def print_verification(found: Verification) -> bool:
     """Problems, or that there are none; whether there are none."""
-    console = Console()
+    console = Console(soft_wrap=True)
     for problem in found.problems:
-        console.print(str(problem), highlight=False, soft_wrap=True)
-    console.print(str(found) if not found.problems else f"{len(found.problems)} problems", highlight=False)
-    return not found.problems
+        console.print(f"{problem.where}: {problem.what}", highlight=False)
+    said = f"{found.n_parts:,} parts, {found.n_bytes / 1e6:,.1f} MB read"
+    console.print(f"{said}; {len(found.problems)} problems" if found.problems else f"{said}; all sound", highlight=False)
+    return found.sound

@@ -12,15 +12,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skycairn.catalogs.survey import Survey
+from skycairn.catalogs.survey import WORK_ORDER, Survey
 from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import TableFile
 from skycairn.pipeline.encode import codec_of
-from skycairn.pipeline.sky import cells, healpix29, splits
+from skycairn.pipeline.sky import (
+    cells,
+    coverage_of_boxes,
+    coverage_of_cells,
+    coverage_text,
+    healpix29,
+    rings,
+    splits,
+)
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, float64, int64
 
 OCCUPIED_ORDER = 9
 """Order (6.9 arcmin) at which the footprint of a survey without a map is told from where its sources are."""
+
+COVERAGE_ORDER = 12
 
 
 def objects(ctx: Context, task: Task) -> Outcome:
@@ -50,7 +60,7 @@ def objects(ctx: Context, task: Task) -> Outcome:
         of, rows = rows_of[s.name]
         columns[f"key.{s.name}"] = _scatter_arrow(int64(of, "key"), rows, len(ids), pa.int64())
         columns[f"cell.{s.name}"] = _scatter_arrow(
-            cells(int64(of, "healpix29"), 6), rows, len(ids), pa.int32()
+            cells(int64(of, "healpix29"), WORK_ORDER), rows, len(ids), pa.int32()
         )
         separation = int64(of, "separation_uas") * 1e-6
         columns[f"separation_arcsec.{s.name}"] = _scatter_arrow(separation, rows, len(ids), pa.float64())
@@ -220,6 +230,25 @@ def _covered(
         return np.zeros(len(ra), bool)
     occupied = np.unique(cells(int64(slim, "healpix29"), OCCUPIED_ORDER))
     return np.isin(cells(healpix29(ra, dec), OCCUPIED_ORDER), occupied)
+
+
+def coverage(ctx: Context, task: Task) -> Outcome:
+    """Where a survey looked, as the ASCII form of the IVOA's MOC, within the work cells of the pile."""
+    s = ctx.survey(task.args["survey"])
+    near = rings(WORK_ORDER, np.array(sorted(int(c) for c in task.args["slim"]), dtype=np.int64), 1)
+    if s.footprint == "exact":
+        archive = ctx.archive(s.name)
+        boxes = s.coverage({r: archive.local(p) for r, p in task.args["reference"].items()})
+        ra = np.where(boxes[:, 0] <= boxes[:, 1], boxes[:, :2].mean(axis=1), 0.0)
+        centre = cells(healpix29(ra, boxes[:, 2:].mean(axis=1)), WORK_ORDER)
+        moc = coverage_of_boxes(boxes[np.isin(centre, near)].tolist(), COVERAGE_ORDER)
+    elif s.footprint == "all-sky":
+        moc = coverage_of_cells(0, np.arange(12))
+    else:
+        slim = [ctx.pile.read_table(part, columns=["healpix29"]) for part in task.args["slim"].values()]
+        moc = coverage_of_cells(OCCUPIED_ORDER, cells(int64(concat(slim), "healpix29"), OCCUPIED_ORDER))
+    table = pa.table({"survey": [s.name], "footprint": [s.footprint], "moc": [coverage_text(moc)]})
+    return Outcome({"coverage": ctx.pile.put_table(table)}, {"cells": len(task.args["slim"])})
 
 
 def shard(ctx: Context, task: Task) -> Outcome:

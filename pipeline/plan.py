@@ -119,6 +119,8 @@ def plan(
     members = _match(p, parts)
     if p.plan.todo:
         return p.plan
+    for s in surveys:
+        _coverage(p, s, parts[s.name], reference[s.name])
     wanted = {s.name: _want(p, s, parts, members, reference[s.name]) for s in surveys}
     samples = _samples(p, surveys, parts)
     if p.plan.todo:
@@ -256,6 +258,18 @@ def _gather(p: _Planner, s: Survey, pieces: Mapping[int, list[dict[str, Any]]]) 
             for table in ("slim", "wide", "selection", "repeats", "provenance"):
                 p.plan.tables[f"{s.name}.{table}"].append({"cell": cell, "part": receipt.outputs[table]})
     return out
+
+
+def _coverage(p: _Planner, s: Survey, parts: Parts, reference: Mapping[str, tuple[str, str]]) -> None:
+    if not parts:
+        return
+    inputs = {f"reference {r}": sha for r, (_, sha) in reference.items()}
+    inputs |= {f"cell {c}": found["slim"].content_id for c, found in parts.items()}
+    args = {"survey": s.name, "slim": {c: found["slim"].sha256 for c, found in parts.items()}}
+    args["reference"] = {r: path for r, (path, _) in reference.items()}
+    receipt = p.need("coverage", s.name, {**_identity(s), "footprint": s.footprint}, inputs, args)
+    if receipt is not None:
+        p.plan.tables["coverage"].append({"survey": s.name, "part": receipt.outputs["coverage"]})
 
 
 def _around(cell: int) -> list[int]:

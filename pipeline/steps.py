@@ -14,6 +14,7 @@ STEPS: dict[str, Callable[[Context, Task], Outcome]] = {
     "read": partition.read,
     "gather": partition.gather,
     "match": match.match,
+    "coverage": assemble.coverage,
     "want": extract.want,
     "sample": encode.sample,
     "extract": extract.extract,

@@ -5,6 +5,7 @@ VERSIONS = {
     "read": 1,
     "gather": 1,
     "match": 1,
+    "coverage": 1,
     "want": 1,
     "sample": 1,
     "extract": 1,
