@@ -1,0 +1,116 @@
+"""FITS tables and images, opened with suspicion: a file that is cut short is refused, never read as far as it goes."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+BLOCK = 2880
+"""Every part of a FITS file is a whole number of these bytes (FITS standard 4.0, section 3.1)."""
+
+
+def check_whole(path: Path) -> list[fits.Header]:
+    """Headers of all HDUs of an uncompressed FITS file; ValueError where its size is not what they promise."""
+    size = path.stat().st_size
+    headers: list[fits.Header] = []
+    end = 0
+    with path.open("rb") as file:
+        while end < size:
+            file.seek(end)
+            word = file.read(9)
+            if word not in (b"SIMPLE  =", b"XTENSION="):
+                what = "is not a FITS file" if not headers else f"holds no FITS header at byte {end:,} of {size:,}"
+                raise ValueError(f"{path}: {what} (found {word!r}); fetch it again")
+            file.seek(end)
+            try:
+                header = fits.Header.fromfile(file)
+            except (OSError, EOFError, fits.VerifyError) as error:
+                raise ValueError(f"{path}: cut short inside header {len(headers)}; fetch it again ({error})") from error
+            end = file.tell() + data_bytes(header)
+            headers.append(header)
+    if end != size or not headers:
+        raise ValueError(f"{path}: is {size:,} bytes long where its headers promise {end:,}; fetch it again")
+    return headers
+
+
+def data_bytes(header: fits.Header) -> int:
+    """Size of an HDU's data with its padding, from its header."""
+    axes = [int(header[f"NAXIS{i}"]) for i in range(1, int(header["NAXIS"]) + 1)]
+    if not axes:
+        return 0
+    size = abs(int(header["BITPIX"])) // 8 * int(header.get("GCOUNT", 1))
+    size *= int(header.get("PCOUNT", 0)) + int(np.prod(axes, dtype=np.int64))
+    return -(-size // BLOCK) * BLOCK
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[fits.HDUList]:
+    """The file, found whole; what goes wrong in it is a ValueError that names it."""
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as whole:  # a short member shows only at its end
+                while whole.read(1 << 24):
+                    pass
+        else:
+            check_whole(path)
+        with fits.open(path, memmap=True) as hdus:
+            yield hdus
+    except (EOFError, zlib.error, fits.VerifyError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: cannot be read as FITS ({error}); fetch it again") from error
+
+
+def table_rows(path: Path) -> int:
+    """Rows of the first binary table, from its header alone."""
+    for header in check_whole(path):
+        if header.get("XTENSION", "").strip() == "BINTABLE" and not header.get("ZIMAGE", False):
+            return int(header["NAXIS2"])
+    raise ValueError(f"{path}: holds no binary table; is it a catalogue file?")
+
+
+def read_columns(path: Path, rows: tuple[int, int] | None = None) -> tuple[dict[str, Callable[[], NDArray[Any]]], int]:
+    """The first table's columns by name, each read when it is called for, and the number of rows.
+
+    Of the half-open range `rows` alone where it is given. Values are as stored: big-endian, strings padded.
+    """
+    with opened(path) as hdus:
+        table = next(
+            (h for h in hdus if isinstance(h, fits.BinTableHDU) and not isinstance(h, fits.CompImageHDU)), None
+        )
+        if table is None:
+            raise ValueError(f"{path}: holds no binary table; is it a catalogue file?")
+        n_rows = int(table.header["NAXIS2"])
+        start, stop = rows if rows is not None else (0, n_rows)
+        if not 0 <= start <= stop <= n_rows:
+            raise ValueError(f"{path}: rows {start}..{stop} were asked of a table of {n_rows}")
+        slice_ = table.data[start:stop]
+        raw = slice_.view(np.ndarray)
+        columns: dict[str, Callable[[], NDArray[Any]]] = {}
+        for column in table.columns:
+            scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
+            columns[column.name] = _fetch(slice_ if scaled else raw, column.name, column.format.endswith("L"))
+    return columns, stop - start
+
+
+def _fetch(source: Any, name: str, logical: bool) -> Callable[[], NDArray[Any]]:
+    def fetch() -> NDArray[Any]:
+        values = np.asarray(source[name])
+        return values == ord("T") if logical and values.dtype.kind == "i" else values
+
+    return fetch
+
+
+def first_image(path: Path, hdus: fits.HDUList) -> Any:
+    """The first HDU that holds a two-dimensional image, compressed or not."""
+    for hdu in hdus:
+        if getattr(hdu, "is_image", False) and len(hdu.shape) == 2:
+            return hdu
+    found = ", ".join(f"{type(h).__name__} of shape {getattr(h, 'shape', ())}" for h in hdus)
+    raise ValueError(f"{path}: holds no two-dimensional image (found {found}); is it a coadd of one band?")
