@@ -1,0 +1,203 @@
+"""Gaia's tables as its archive gives them: CSV with or without an ECSV header, gzipped or not, FITS, VOTable.
+
+Only the wanted columns are parsed, block by block, so that a file of many gigabytes needs little memory. The archive
+spells a missing value as nothing, `null` or `NaN`, a boolean as `True`, `true` or `t`, an array as `"[a, b]"` (bulk files)
+or `"(a, b)"` (DataLink). Ids never pass through a float.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+from astropy.io import fits
+from astropy.io.votable import parse_single_table
+from astropy.utils.exceptions import AstropyUserWarning
+
+NULLS = ["", "null", "NULL", "NaN", "nan"]
+TRUE = ["True", "true", "TRUE", "t", "T", "1"]
+FALSE = ["False", "false", "FALSE", "f", "F", "0"]
+BLOCK = 1 << 24
+"""Bytes parsed at a time. A row of XP spectra with its correlations is about 43 kB."""
+
+Types = Mapping[str, pa.DataType]
+
+
+def read_table(path: Path, types: Types) -> pa.Table:
+    """Those of the named columns that the file has (case ignored), as these types; lists as list<value type>.
+
+    NaN is null, in numbers; in lists it is refused. ValueError names the file: it is cut short, or not a table.
+    """
+    suffixes = [s.lower() for s in path.suffixes[-2:]]
+    kind = suffixes[-2] if len(suffixes) == 2 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    if kind in (".csv", ".ecsv"):
+        blocks = list(_csv_blocks(path, types))
+        return pa.concat_tables(blocks)
+    if kind in (".fits", ".fit"):
+        return _fits(path, types)
+    if kind in (".vot", ".xml", ".votable"):
+        return _votable(path, types)
+    if kind == ".zip":
+        raise ValueError(f"{path}: is a zip of several products; unpack it and give the table that is wanted")
+    raise ValueError(f"{path}: is no table that can be read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml")
+
+
+def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
+    zipped = path.suffix.lower() == ".gz"
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            skip, names = _header(file, path)
+        if not zipped:
+            _check_ends(path)
+        by_name = {name.lower(): name for name in reversed(names)}
+        wanted = {by_name[name]: kind for name, kind in types.items() if name in by_name}
+        if not wanted:
+            raise ValueError(f"{path}: has none of the columns {', '.join(types)}; is it the table that is wanted?")
+        stored = {name: pa.string() if pa.types.is_list(kind) else kind for name, kind in wanted.items()}
+        reader = pacsv.open_csv(
+            pa.input_stream(path, compression="gzip" if zipped else None),
+            read_options=pacsv.ReadOptions(skip_rows=skip, block_size=BLOCK),
+            convert_options=pacsv.ConvertOptions(
+                include_columns=list(wanted),
+                column_types=stored,
+                null_values=NULLS,
+                true_values=TRUE,
+                false_values=FALSE,
+                strings_can_be_null=True,
+            ),
+        )
+        lower = {name.lower(): name for name in wanted}
+        schema = pa.schema([pa.field(n, types[n]) for n in lower])
+        yield schema.empty_table()
+        for batch in reader:
+            columns = []
+            for name, spelt in lower.items():
+                column = batch.column(spelt)
+                kind = types[name]
+                columns.append(parse_lists(column, kind.value_type, str(path)) if pa.types.is_list(kind) else column)
+            yield pa.Table.from_arrays(columns, schema=schema)
+    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read to its end ({what[:300]}); fetch it again") from error
+
+
+def _header(file: Any, path: Path) -> tuple[int, list[str]]:
+    """Number of comment lines, and the column names."""
+    skip = 0
+    for line in io.BufferedReader(file):
+        if line.startswith(b"#"):
+            skip += 1
+            continue
+        return skip, [n.strip() for n in next(csv.reader([line.decode("utf-8", "replace")]))]
+    raise ValueError(f"{path}: holds no line of column names; it is empty or cut short: fetch it again")
+
+
+def _check_ends(path: Path) -> None:
+    """Refuse text whose last line has no end: it may have been cut inside its last number, which nothing else shows."""
+    with path.open("rb") as file:
+        file.seek(-1, io.SEEK_END)
+        if file.read(1) != b"\n":
+            raise ValueError(f"{path}: its last line has no end, so it may be cut short; fetch it again")
+
+
+def parse_lists(text: pa.Array, value_type: pa.DataType, where: str) -> pa.Array:
+    """`"[a, b]"` or `"(a, b)"` as list<value_type>; null and empty lists as null."""
+    inside = pc.utf8_trim(text, "()[] ")
+    empty = pc.equal(inside, "")
+    inside = pc.if_else(empty, pa.scalar(None, pa.string()), inside)
+    parts = pc.split_pattern(inside, ",")
+    words = pc.utf8_trim_whitespace(parts.flatten())
+    try:
+        values = words.cast(value_type)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{where}: an array holds what is no number ({error})") from error
+    if pa.types.is_floating(value_type) and not pc.all(pc.is_finite(values)).as_py() and len(values):
+        raise ValueError(f"{where}: an array holds a value that is not finite; wanted numbers, or no array at all")
+    lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    null = parts.is_null()
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=pa.list_(value_type), mask=null)
+
+
+def _fits(path: Path, types: Types) -> pa.Table:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
+            with fits.open(path, memmap=path.suffix != ".gz", lazy_load_hdus=False) as hdus:
+                table = next((h for h in hdus if isinstance(h, fits.BinTableHDU)), None)
+                if table is None:
+                    raise ValueError(f"{path}: holds no binary table; is it the table that is wanted?")
+                by_name = {c.name.lower(): c for c in reversed(list(table.columns))}
+                out = {}
+                for name, kind in types.items():
+                    if name in by_name:
+                        null = by_name[name].null
+                        values = table.data[by_name[name].name]
+                        mask = values == null if null not in (None, "") else None
+                        out[name] = _array(values, mask, kind, f"{path}: column {name!r}")
+                return _table(out, types, path)
+    except (OSError, EOFError, zlib.error, fits.VerifyError, AstropyUserWarning) as error:
+        raise ValueError(f"{path}: cannot be read as a whole FITS file ({error}); fetch it again") from error
+
+
+def _votable(path: Path, types: Types) -> pa.Table:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the archive's units are not the standard's; none is used here
+            table = parse_single_table(str(path)).to_table(use_names_over_ids=True)
+    except Exception as error:  # the parser lets through whatever expat and its own checks raise
+        raise ValueError(f"{path}: cannot be read as a VOTable ({' '.join(str(error).split())[:300]})") from error
+    by_name = {n.lower(): n for n in reversed(table.colnames)}
+    out = {}
+    for name, kind in types.items():
+        if name in by_name:
+            column = table[by_name[name]]
+            mask = getattr(column, "mask", None)
+            simple = mask is not None and np.ndim(mask) == 1
+            out[name] = _array(np.asarray(column), mask if simple else None, kind, f"{path}: column {name!r}")
+    return _table(out, types, path)
+
+
+def _table(columns: dict[str, pa.Array], types: Types, path: Path) -> pa.Table:
+    if not columns:
+        raise ValueError(f"{path}: has none of the columns {', '.join(types)}; is it the table that is wanted?")
+    return pa.table(columns)
+
+
+def _array(values: Any, mask: Any, kind: pa.DataType, where: str) -> pa.Array:
+    if pa.types.is_list(kind):
+        rows = []
+        for i, row in enumerate(values):
+            cell = np.ma.getdata(np.ma.asarray(row)).reshape(-1)
+            if np.ma.getmaskarray(np.ma.asarray(row)).any() or len(cell) == 0:
+                rows.append(None)
+                continue
+            if not np.isfinite(cell.astype(np.float64)).all():
+                raise ValueError(f"{where} row {i}: an array holds a value that is not finite; wanted numbers")
+            rows.append(cell.astype(kind.value_type.to_pandas_dtype()))
+        return pa.array(rows, kind)
+    values = np.asarray(values)
+    if pa.types.is_boolean(kind) and values.dtype.kind in "SUO":
+        raise ValueError(f"{where} holds text; wanted true or false")
+    values = values.astype(values.dtype.newbyteorder("="))
+    missing = np.zeros(len(values), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    if values.dtype.kind == "f":
+        missing = missing | np.isnan(values)
+        if pa.types.is_integer(kind):
+            raise ValueError(f"{where} holds {values.dtype}; wanted whole numbers, which must never pass through a float")
+    try:
+        return pa.array(np.where(missing, values.dtype.type(0), values), mask=missing).cast(kind)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{where}: {error}") from error
