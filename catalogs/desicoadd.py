@@ -33,9 +33,7 @@ def wavelength() -> NDArray[np.float64]:
     return WAVELENGTH_START + WAVELENGTH_STEP * np.arange(N_PIXELS)
 
 
-def join_arms(
-    flux: Arms, ivar: Arms, mask: Arms
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+def join_arms(flux: Arms, ivar: Arms, mask: Arms) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Flux, ivar and mask (True = bad) on the joined grid, each (n, 7781), from arrays (n, pixel) by arm.
 
     Where arms overlap: flux = sum(flux ivar) / sum(ivar), ivar = sum(ivar), as desispec.coaddition.coadd_cameras does.

@@ -51,7 +51,9 @@ def read_table(path: Path, types: Types) -> pa.Table:
         return _votable(path, types)
     if kind == ".zip":
         raise ValueError(f"{path}: is a zip of several products; unpack it and give the table that is wanted")
-    raise ValueError(f"{path}: is no table that can be read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml")
+    raise ValueError(
+        f"{path}: is no table that can be read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml"
+    )
 
 
 def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
@@ -196,7 +198,9 @@ def _array(values: Any, mask: Any, kind: pa.DataType, where: str) -> pa.Array:
     if values.dtype.kind == "f":
         missing = missing | np.isnan(values)
         if pa.types.is_integer(kind):
-            raise ValueError(f"{where} holds {values.dtype}; wanted whole numbers, which must never pass through a float")
+            raise ValueError(
+                f"{where} holds {values.dtype}; wanted whole numbers, which must never pass through a float"
+            )
     try:
         return pa.array(np.where(missing, values.dtype.type(0), values), mask=missing).cast(kind)
     except pa.ArrowInvalid as error:

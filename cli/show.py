@@ -100,7 +100,9 @@ def print_report(built: Built) -> None:
     console.print(f"{r.pairs:,} candidate pairs, {r.conflicts:,} conflicts; split: {split}", highlight=False)
     done = f"{built.n_tasks} tasks done" if built.n_tasks else "0 tasks: nothing had changed"
     console.print(
-        f"{done}; snapshot {built.snapshot.number}, content {built.snapshot.content_id}", highlight=False, soft_wrap=True
+        f"{done}; snapshot {built.snapshot.number}, content {built.snapshot.content_id}",
+        highlight=False,
+        soft_wrap=True,
     )
     for path, why in sorted(built.held_back.items()):
         console.print(f"held back: {path}: {why}", highlight=False, soft_wrap=True)
@@ -134,5 +136,7 @@ def print_verification(found: Verification) -> bool:
     for problem in found.problems:
         console.print(f"{problem.where}: {problem.what}", highlight=False)
     said = f"{found.n_parts:,} parts, {found.n_bytes / 1e6:,.1f} MB read"
-    console.print(f"{said}; {len(found.problems)} problems" if found.problems else f"{said}; all sound", highlight=False)
+    console.print(
+        f"{said}; {len(found.problems)} problems" if found.problems else f"{said}; all sound", highlight=False
+    )
     return found.sound

@@ -42,8 +42,7 @@ def objects(ctx: Context, task: Task) -> Outcome:
     place = {object_id: i for i, object_id in enumerate(ids.tolist())}
     split = ctx.recipe.split
     columns: dict[str, Any] = {
-        name: anchors.column(name)
-        for name in ("object_id", "ra", "dec", "healpix29", "blend_group")
+        name: anchors.column(name) for name in ("object_id", "ra", "dec", "healpix29", "blend_group")
     }
     held: dict[str, NDArray[np.bool_]] = {}
     rows_of: dict[str, tuple[pa.Table, NDArray[np.int64]]] = {}
@@ -102,9 +101,7 @@ def _strata(held: Mapping[str, NDArray[np.bool_]], n: int) -> list[str]:
     return [spelled[c] for c in code.tolist()]
 
 
-def _near(
-    ctx: Context, task: Task, survey: str, table: str, columns: list[str] | None = None
-) -> pa.Table | None:
+def _near(ctx: Context, task: Task, survey: str, table: str, columns: list[str] | None = None) -> pa.Table | None:
     """One table of a survey in this cell and its neighbours."""
     parts = [n[table] for n in task.args["near"].get(survey, {}).values() if table in n]
     return concat([ctx.pile.read_table(part, columns=columns) for part in parts]) if parts else None
@@ -147,9 +144,7 @@ def _delta_mag(
     return pa.array(worst, mask=~np.isfinite(worst))
 
 
-def _labels(
-    ctx: Context, task: Task, of: pa.Table, rows: NDArray[np.int64], n: int
-) -> dict[str, pa.Array]:
+def _labels(ctx: Context, task: Task, of: pa.Table, rows: NDArray[np.int64], n: int) -> dict[str, pa.Array]:
     """The user's own id and labels of the targets."""
     wide = _near(ctx, task, "targets", "wide")
     out = {}
@@ -312,9 +307,7 @@ def _token_columns(ctx: Context, task: Task) -> list[TokenColumn]:
     return out
 
 
-def _tokens(
-    ctx: Context, task: Task, table: pa.Table, column: TokenColumn
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _tokens(ctx: Context, task: Task, table: pa.Table, column: TokenColumn) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Tokens of each object, from its own source of the survey, else from the forced position of its target."""
     found = task.args["tokens"].get(column.modality, {"survey": "", "cells": {}})
     n = table.num_rows
@@ -330,7 +323,9 @@ def _tokens(
             if str(cell) not in found["cells"]:
                 continue
             tokens = ctx.pile.read_table(found["cells"][str(cell)])
-            tokens = tokens.filter(pc.and_(pc.equal(tokens.column("owner"), name), pc.is_valid(tokens.column("tokens"))))
+            tokens = tokens.filter(
+                pc.and_(pc.equal(tokens.column("owner"), name), pc.is_valid(tokens.column("tokens")))
+            )
             rows = np.flatnonzero(np.asarray(pc.fill_null(pc.equal(home, cell), False)))
             at = _lookup(int64(tokens, "key"), np.asarray(keys.take(pa.array(rows))))
             flat = np.asarray(pc.list_flatten(tokens.column("tokens").combine_chunks()))

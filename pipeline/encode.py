@@ -36,7 +36,9 @@ def sample(ctx: Context, task: Task) -> Outcome:
     survey, most = task.args["survey"], task.settings["rows"]
     split = ctx.recipe.split
     counts: Counter[str] = Counter()
-    best = pa.table({"key": pa.array([], pa.int64()), "cell": pa.array([], pa.int64()), "hash": pa.array([], pa.uint64())})
+    best = pa.table(
+        {"key": pa.array([], pa.int64()), "cell": pa.array([], pa.int64()), "hash": pa.array([], pa.uint64())}
+    )
     for cell, parts in sorted(task.args["cells"].items(), key=lambda item: int(item[0])):
         failed = ctx.pile.read_table(parts["selection"]).column("failed_cut")
         slim = ctx.pile.read_table(parts["slim"], columns=["key", "healpix29"]).filter(pc.is_null(failed))
@@ -101,9 +103,7 @@ def _sampled_payload(ctx: Context, task: Task, modality: Modality, rows: pa.Tabl
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]} if pieces else {}
 
 
-def column_values(
-    column: pa.Array, modality: Modality
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def column_values(column: pa.Array, modality: Modality) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The finite values of a column modality, shape (n present, ...), and which rows they are of."""
     present = ~column.is_null().to_numpy(zero_copy_only=False)
     some = column.filter(pa.array(present))
@@ -192,9 +192,7 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
     return Outcome({modality.name: ctx.pile.put_table(concat(done))}, counts)
 
 
-def _token_table(
-    sources: pa.Table, status: NDArray[Any], tokens: NDArray[Any], mask: NDArray[np.bool_]
-) -> pa.Table:
+def _token_table(sources: pa.Table, status: NDArray[Any], tokens: NDArray[Any], mask: NDArray[np.bool_]) -> pa.Table:
     """owner, key, status (null = present), tokens as a list, null where there are none."""
     lengths = np.zeros(len(mask), np.int32)
     lengths[mask] = tokens.shape[1]

@@ -81,7 +81,14 @@ def _forced(ctx: Context, task: Task, survey: str) -> pa.Table:
     )
     if not task.args["targets_slim"]:
         keys = pa.array([], pa.int64())
-        return pa.table({"owner": pa.array([], pa.string()), "key": keys, "ra": keys.cast(pa.float64()), "dec": keys.cast(pa.float64())})
+        return pa.table(
+            {
+                "owner": pa.array([], pa.string()),
+                "key": keys,
+                "ra": keys.cast(pa.float64()),
+                "dec": keys.cast(pa.float64()),
+            }
+        )
     targets = ctx.pile.read_table(task.args["targets_slim"], columns=["key", "ra", "dec"])
     targets = targets.filter(pc.is_in(targets.column("key"), lonely.column("key").combine_chunks()))
     own = ctx.survey(survey).columns

@@ -1,8 +1,8 @@
 """Survey files from a root laid out as the archive is, each held against the archive's own checksum list.
 
-    FetchError
-      ChecksumMismatch    the file's digest is not the one that the archive publishes
-      NotPublished        the archive has no such file
+FetchError
+  ChecksumMismatch    the file's digest is not the one that the archive publishes
+  NotPublished        the archive has no such file
 """
 
 from __future__ import annotations

@@ -201,7 +201,11 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
             if there and digest is None and f"{s.name}/{companion.path}" not in p.plan.held_back:
                 inputs = {}
                 break
-            if not there and archive.listed(companion) is None and archive.names(companion.checksum_list or "") is not None:
+            if (
+                not there
+                and archive.listed(companion) is None
+                and archive.names(companion.checksum_list or "") is not None
+            ):
                 continue
             companions[role] = companion.path if digest else None
             inputs[role] = digest or "lost"
@@ -372,9 +376,7 @@ def keeps(p: _Planner, s: Survey, m: Modality, wanted: Mapping[int, Receipt]) ->
 Kept = dict[str, dict[int, dict[str, Any]]]
 
 
-def _extract(
-    p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Mapping[str, Receipt]
-) -> Kept:
+def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Mapping[str, Receipt]) -> Kept:
     """By modality and cell: the files, the kept payload, and the payload that the codec is fitted on."""
     locked = _locked(p)
     out: Kept = {}
@@ -397,7 +399,9 @@ def _extract(
             for g in files:
                 for path, condition, _ in g.values():
                     if condition == "lost":
-                        p.plan.held_back[f"{s.name}/{path}"] = "listed by the archive, and not there; its values are null"
+                        p.plan.held_back[f"{s.name}/{path}"] = (
+                            "listed by the archive, and not there; its values are null"
+                        )
             purposes = []
             if policy != "none":
                 purposes.append(("payload", policy))
@@ -529,7 +533,9 @@ def _objects(
             for c in _around(cell):
                 found = parts[s.name].get(c, {})
                 near[str(c)] = {t: found[t].sha256 for t in ("slim", "wide", "selection") if t in found}
-                inputs |= {f"{s.name} {c} {t}": found[t].content_id for t in ("slim", "wide", "selection") if t in found}
+                inputs |= {
+                    f"{s.name} {c} {t}": found[t].content_id for t in ("slim", "wide", "selection") if t in found
+                }
                 near[str(c)]["tokens"] = {}
                 for name, by_cell in tokens[s.name].items():
                     if c in by_cell:
@@ -567,5 +573,3 @@ def _shards(p: _Planner, objects: Mapping[int, Receipt], tokens: Mapping[str, To
                 split, stratum = name.split("/")
                 labels = {"cell": number, "split": split, "stratum": stratum}
                 p.plan.tables["shards"].append({**labels, "part": part})
-
-
