@@ -1,0 +1,139 @@
+"""Patches of pixels to one code each: principal components of the signal, each quantised to fitted levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skycairn.tokenizers.fsq import fit_levels, from_index, to_index
+
+Floats = NDArray[np.float64]
+Patches = tuple[Floats, Floats]
+"""Pixel values and their weights (inverse variance; 0 = bad, and there the value is 0), both (source, patch, pixel)."""
+
+MOST_COMPONENTS = 12
+
+
+@dataclass(frozen=True)
+class PatchBasis:
+    """Components of the signal (rows, orthonormal), their variances, and the levels of their coefficients."""
+
+    components: Floats
+    "(k, pixel)"
+    variances: Floats
+    "(k,), of the signal's coefficients, noise taken off"
+    rest: float
+    "variance of a pixel's signal that the components leave out"
+    levels: list[Floats]
+    "k arrays, strictly increasing"
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are."""
+        return int(np.prod([len(v) for v in self.levels]))
+
+    def coefficients(self, patches: Patches) -> Floats:
+        """Coefficients, shape (source, patch, k), by weighted least squares.
+
+        A pixel's variance is its noise and what the components leave out. In a patch with bad pixels, where the
+        good ones may not determine every component, the fitted variances are the prior; elsewhere there is none, so
+        that faint flux is not drawn to zero. A patch of bad pixels alone gives zeros.
+        """
+        y, w = patches
+        bad = w <= 0
+        with np.errstate(divide="ignore"):
+            w = np.where(bad, 0.0, 1 / (1 / w + self.rest))
+        scale = w.max(axis=2, keepdims=True, initial=0.0)
+        scale[scale == 0] = 1.0
+        w = w / scale
+        c = self.components
+        k = len(c)
+        # one product of a fixed shape per source, so that a source's tokens do not hang on its neighbours in a batch
+        normal = np.matmul(w, (c[:, None, :] * c[None, :, :]).reshape(k * k, -1).T).reshape(*w.shape[:2], k, k)
+        prior = 1 / np.maximum(self.variances, 1e-12 * self.variances.max(initial=1e-300))
+        diagonal = np.where(bad.any(axis=2, keepdims=True), prior / scale, 1e-12)
+        normal[..., np.arange(k), np.arange(k)] += diagonal
+        return np.linalg.solve(normal, np.matmul(w * y, c.T)[..., None])[..., 0]
+
+    def encode(self, patches: Patches) -> NDArray[np.int64]:
+        """Codes, shape (source, patch): each coefficient to its nearest level."""
+        a = self.coefficients(patches)
+        digits = [np.searchsorted((v[1:] + v[:-1]) / 2, a[..., i], side="right") for i, v in enumerate(self.levels)]
+        return to_index(np.stack(digits, axis=-1), [len(v) for v in self.levels])
+
+    def decode(self, codes: NDArray[np.int64]) -> Floats:
+        """Pixel values, shape (source, patch, pixel). A number past the last code gives the last code's patch."""
+        digits = from_index(np.minimum(codes, self.codes - 1), [len(v) for v in self.levels])
+        a = np.stack([v[digits[..., i]] for i, v in enumerate(self.levels)], axis=-1)
+        return np.matmul(a, self.components)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fitted numbers; the levels as one array, cut by their counts."""
+        return {
+            "components": self.components,
+            "variances": self.variances,
+            "rest": np.array([self.rest]),
+            "levels": np.concatenate(self.levels),
+            "level_counts": np.array([len(v) for v in self.levels]),
+        }
+
+    @classmethod
+    def restore(cls, arrays: dict[str, NDArray[Any]]) -> Self:
+        """The basis of these arrays."""
+        cuts = np.cumsum(arrays["level_counts"])[:-1]
+        levels = np.split(arrays["levels"], cuts)
+        return cls(arrays["components"], arrays["variances"], float(arrays["rest"][0]), levels)
+
+
+def fit_basis(chunks: Callable[[], Iterator[Patches]], n_pixels: int, codes: int) -> PatchBasis:
+    """Fit to patches that come in chunks, twice, in an order that must not hang on the caller's; float64 throughout.
+
+    The covariance is a mean over the pairs of good pixels, less the noise that the weights state, so that neither a
+    bad pixel nor a deep blank sky shapes the components. It is not centred: no light is no coefficient. Results are
+    rounded to float32, whose steps are far wider than what the number of threads moves.
+    """
+    products = np.zeros((n_pixels, n_pixels))
+    pairs = np.zeros((n_pixels, n_pixels))
+    noise = np.zeros(n_pixels)
+    for y, w in chunks():
+        y, w = y.reshape(-1, n_pixels), w.reshape(-1, n_pixels)
+        # a pixel counts fully until its noise drowns what is typical; capped so that no single deep source rules
+        trust = w / (w + 1.0)
+        weighted = trust * y
+        products += weighted.T @ weighted
+        pairs += trust.T @ trust
+        noise += np.sum(np.where(w > 0, trust**2 / np.where(w > 0, w, 1.0), 0.0), axis=0)
+    products[np.arange(n_pixels), np.arange(n_pixels)] -= noise
+    covariance = np.divide(products, pairs, out=np.zeros_like(products), where=pairs > 0)
+    values, vectors = np.linalg.eigh(covariance)
+    k = min(MOST_COMPONENTS, n_pixels)
+    variances = np.maximum(values[::-1][:k], 0.0)
+    components = vectors[:, ::-1][:, :k].T
+    # the sign that makes the largest element positive, first of equals
+    largest = np.argmax(np.round(np.abs(components), 6), axis=1)
+    components = components * np.where(components[np.arange(k), largest] < 0, -1.0, 1.0)[:, None]
+    total = float(np.maximum(np.trace(covariance), 0.0))
+
+    def basis(n: int, levels: list[Floats]) -> PatchBasis:
+        rest = max(total - float(variances[:n].sum()), 0.0) / n_pixels
+        return PatchBasis(_rounded(components[:n]), _rounded(variances[:n]), float(np.float32(rest)), levels)
+
+    whole = basis(k, [])
+    samples = []
+    for y, w in chunks():
+        a = whole.coefficients((y, w))
+        samples.append(a[(w > 0).mean(axis=2) > 0.5])
+    sample = np.concatenate(samples)
+    if not len(sample):
+        sample = np.zeros((1, k))
+    levels = [_rounded(v) for v in fit_levels(sample, codes)]
+    kept = max([i + 1 for i, v in enumerate(levels) if len(v) > 1], default=1)
+    return basis(kept, levels[:kept])
+
+
+def _rounded(x: Floats) -> Floats:
+    return x.astype(np.float32).astype(np.float64) + 0.0

@@ -1,0 +1,93 @@
+"""Finite scalar quantization: a few numbers to one code, each to a level of its own, mixed radix, first fastest.
+
+The order of the index is AION-1's (Mentzer et al. 2023, arXiv:2309.15505); the levels and their places are fitted
+here, by minimum squared error, where a network would learn to fill a fixed grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MOST_LEVELS = 256
+
+
+def to_index(digits: NDArray[np.int64], levels: Sequence[int]) -> NDArray[np.int64]:
+    """Level numbers, shape (..., k), as one index 0 .. prod(levels) - 1, shape (...)."""
+    basis = np.cumprod([1, *levels[:-1]])
+    return digits @ basis
+
+
+def from_index(index: NDArray[np.int64], levels: Sequence[int]) -> NDArray[np.int64]:
+    """The inverse of `to_index`."""
+    basis = np.cumprod([1, *levels[:-1]])
+    return index[..., None] // basis % np.asarray(levels)
+
+
+class Sample:
+    """Sorted numbers whose best levels are sought."""
+
+    def __init__(self, x: Floats) -> None:
+        self.x = np.sort(x)
+        self.sums = np.concatenate([[0.0], np.cumsum(self.x)])
+        self.total = float(np.mean(self.x**2))
+
+    def levels(self, n: int, rounds: int = 12) -> tuple[Floats, float]:
+        """At most n levels of small mean squared error, and that error.
+
+        Starts from the density of levels that is best in the limit of many (the cube root of the sample's), then
+        Lloyd's iteration (1982). Levels that no number takes are dropped.
+        """
+        if self.x[-1] == self.x[0]:
+            return self.x[:1], 0.0
+        counts, borders = np.histogram(self.x, bins=4096)
+        grown = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
+        centres = np.interp((np.arange(n) + 0.5) / n * grown[-1], grown, borders)
+        for _ in range(rounds):
+            ends = np.concatenate([[0], np.searchsorted(self.x, (centres[1:] + centres[:-1]) / 2), [len(self.x)]])
+            held = np.diff(ends)
+            taken = held > 0
+            centres = np.diff(self.sums[ends])[taken] / held[taken]
+            centres = np.unique(centres)
+        nearest = centres[np.searchsorted((centres[1:] + centres[:-1]) / 2, self.x)]
+        return centres, float(np.mean((self.x - nearest) ** 2))
+
+
+def fit_levels(x: Floats, codes: int) -> list[Floats]:
+    """Levels of each column of x, shape (n, k), so that their counts multiply to at most `codes`.
+
+    Greedy: the next levels go where they lower the squared error most for the bits that they cost. A column that is
+    not worth a bit keeps one level, its mean. Depends on the sample alone, not on the order of its rows.
+    """
+    sizes = [
+        n for n in (*range(1, 17), *range(18, 33, 2), *range(36, 65, 4), *range(72, 129, 8), 160, 192, MOST_LEVELS)
+    ]
+    samples = [Sample(x[:, k]) for k in range(x.shape[1])]
+    tables: list[dict[int, tuple[Floats, float]]] = [{} for _ in samples]
+
+    def table(k: int, n: int) -> tuple[Floats, float]:
+        if n not in tables[k]:
+            tables[k][n] = samples[k].levels(n)
+        return tables[k][n]
+
+    place = [0] * len(samples)
+    while True:
+        product = int(np.prod([sizes[p] for p in place]))
+        best, gain = -1, 0.0
+        step = 0
+        for k, p in enumerate(place):
+            here = table(k, sizes[p])[1]
+            # a single step can hide the worth of the next (two levels of a peaked, symmetric column): look ahead
+            for q in range(p + 1, min(p + 4, len(sizes))):
+                if product // sizes[p] * sizes[q] > codes:
+                    break
+                worth = (here - table(k, sizes[q])[1]) / np.log2(sizes[q] / sizes[p])
+                if worth > gain:
+                    best, gain, step = k, worth, q
+        if best < 0:
+            return [table(k, sizes[p])[0] for k, p in enumerate(place)]
+        place[best] = step

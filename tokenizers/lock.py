@@ -1,0 +1,60 @@
+"""`codecs.lock`: which codec each modality of a pile is encoded with, by content id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from skycairn.tokenizers.codec import Codec, load
+
+
+def write_lock(path: Path, codecs: Mapping[str, Codec]) -> None:
+    """Write the lock, and beside it each codec into `codecs/<content id>/`; the same bytes for the same codecs.
+
+    A codec that already lies there is kept. The lock appears whole, after all that it names.
+    """
+    entries = {}
+    for modality, codec in sorted(codecs.items()):
+        folder = f"codecs/{codec.content_id}"
+        _save(path.parent / folder, codec)
+        entries[modality] = {"kind": codec.kind, "content_id": codec.content_id, "folder": folder}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+    os.replace(part, path)
+
+
+def read_lock(path: Path) -> dict[str, Codec]:
+    """The codecs of a lock by modality; ValueError where a codec on disk is not the one that the lock names."""
+    codecs = {}
+    for modality, entry in sorted(json.loads(path.read_text()).items()):
+        folder = path.parent / entry["folder"]
+        if not (folder / "codec.json").is_file():
+            raise ValueError(f"{path}: {modality} names {folder}, which holds no codec; copy `codecs/` with the lock")
+        codec = load(folder)
+        if codec.content_id != entry["content_id"] or codec.kind != entry["kind"]:
+            raise ValueError(
+                f"{path}: {modality} names the {entry['kind']} codec {entry['content_id'][:12]}.., {folder} holds the "
+                f"{codec.kind} codec {codec.content_id[:12]}..; copy `codecs/` with the lock, or fit again"
+            )
+        codecs[modality] = codec
+    return codecs
+
+
+def _save(folder: Path, codec: Codec) -> None:
+    if folder.is_dir() and load(folder).content_id == codec.content_id:
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    codec.save(part)
+    part.chmod(0o755)
+    try:
+        part.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(part)
+        if load(folder).content_id != codec.content_id:
+            raise
