@@ -1,0 +1,351 @@
+"""Sources of many surveys to objects: at most one source a survey, every two members within their radius.
+
+`group` does a whole set of sources at once. `match_cell` does one work cell, reading as much round it as the answer
+needs; over all cells it gives what `group` gives. Both follow docs/contracts.md, 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.pipeline import sky
+from skycairn.pipeline.crossmatch import PAIR_SCHEMA, Positions, beads, candidate_pairs, epoch_span, healpix29_of
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Radii = float | Mapping[tuple[str, str], float] | Callable[[str, str], float]
+"""Arcseconds: one for all pairs of surveys, or by pair (in either order; 1 where the pair is not named)."""
+
+DEFAULT_RADIUS_ARCSEC = 1.0
+FAST_ARCSEC_PER_YEAR = 0.5
+EPOCHS = (1990.0, 2035.0)
+"""Julian years between which all epochs of the surveys lie."""
+BEAD_ARCSEC = 8.0
+FEWEST_RINGS = 2
+COLUMNS = ("key", "healpix29", *Positions.__dataclass_fields__)
+"""Columns that matching reads."""
+
+
+def radius_of(radii: Radii, a: str, b: str) -> float:
+    """The match radius of two surveys, in arcsec."""
+    if isinstance(radii, Mapping):
+        return float(radii.get((a, b), radii.get((b, a), DEFAULT_RADIUS_ARCSEC)))
+    return float(radii(a, b)) if callable(radii) else float(radii)
+
+
+def is_fast(table: pa.Table) -> Bools:
+    """Whether each source is known to move faster than 0.5 arcsec/yr, so that every cell near its track must see it."""
+    s = Positions.of(table)
+    return np.asarray(s.moving & (np.hypot(s.pmra, s.pmdec) > FAST_ARCSEC_PER_YEAR * 1000))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Objects and the pairs they were made of."""
+
+    members: pa.Table
+    """One row a source, sorted by (anchor rank, anchor key, rank): `survey`, `key`; `anchor_survey`, `anchor_key`,
+    whose uid is the object's id; `separation_uas` to the anchor (0 for itself); `blend_survey`, `blend_key`, whose uid
+    is that of the blend group; `n_SURVEY`, how many sources of each survey that group has."""
+    pairs: pa.Table
+    """One row a candidate, sorted by (rank, key) of a, of b; a is of the survey of lower rank: `survey_a`, `key_a`,
+    `survey_b`, `key_b`, `separation_uas`, `rank_a`, `rank_b`, `rivals_a`, `rivals_b`, `chance`, `mutual` (an edge),
+    `accepted` (both are of one object), `conflict` (a refused edge), `blend_survey`, `blend_key`."""
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """All sources under one number each, counting up with (rank of survey, key), and all candidate pairs, a < b."""
+
+    names: tuple[str, ...]
+    start: Ints
+    "number of each survey's first source, and the number of all"
+    survey: NDArray[np.int8]
+    key: Ints
+    row: Ints
+    "in the survey's table"
+    a: Ints
+    b: Ints
+    columns: Mapping[str, NDArray[np.generic]]
+    "of the pairs"
+    radius_uas: Ints
+    component: Ints
+    "of each source: the number of its blend group's first source"
+
+
+def group(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii = DEFAULT_RADIUS_ARCSEC) -> Groups:
+    """Group a whole set of sources; the answer depends on the set alone, not on the order of anything.
+
+    `sources` are tables as for `candidate_pairs`, by survey; `ranks` names at least these surveys, each with its own
+    rank. Raises ValueError for a null or doubled key, a shared rank, a radius not above 0.
+    """
+    c = _candidates(sources, ranks, radii)
+    anchor = _anchors(c)
+    everything = np.ones(c.key.size, bool)
+    return _tables(c, anchor, ranks, everything, np.ones(c.a.size, bool))
+
+
+def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii) -> _Candidates:
+    unranked = sorted(set(sources) - set(ranks))
+    if unranked or len(set(ranks.values())) < len(ranks):
+        raise ValueError(
+            f"ranks are {dict(ranks)}; wanted a different one for each survey, {unranked or 'all'} included"
+        )
+    names = tuple(sorted(sources, key=lambda name: ranks[name]))
+    start = np.zeros(len(names) + 1, np.int64)
+    rows, keys, number = [], [], []
+    for i, name in enumerate(names):
+        column = sources[name].column("key")
+        if column.null_count:
+            raise ValueError(f"{name}: {column.null_count} sources have no key; wanted valid sources only")
+        key = column.to_numpy().astype(np.int64, copy=False)
+        row = np.argsort(key, kind="stable")
+        key = key[row]
+        twice = np.flatnonzero(key[1:] == key[:-1])
+        if twice.size:
+            raise ValueError(f"{name}: key {key[twice[0]]} is there more than once; drop duplicates before matching")
+        start[i + 1] = start[i] + row.size
+        place = np.empty(row.size, np.int64)
+        place[row] = np.arange(start[i], start[i + 1])
+        rows.append(row)
+        keys.append(key)
+        number.append(place)
+    found: list[pa.Table] = []
+    ends: list[tuple[Ints, Ints, Ints]] = []
+    for i, left in enumerate(names):
+        for j, right in enumerate(names[i + 1 :], i + 1):
+            radius = radius_of(radii, left, right)
+            pairs = candidate_pairs(sources[left], sources[right], radius)
+            a = number[i][pairs.column("left_row").to_numpy()]
+            b = number[j][pairs.column("right_row").to_numpy()]
+            ends.append((a, b, np.full(a.size, round(radius * 1e6))))
+            found.append(pairs)
+    pairs = pa.concat_tables(found) if found else PAIR_SCHEMA.empty_table()
+    a, b, radius_uas = (np.concatenate(part) for part in zip(*ends, strict=True)) if ends else (np.zeros(0, int),) * 3
+    order = np.lexsort((b, a))
+    n = int(start[-1])
+    _, label = connected_components(coo_array((np.ones(a.size, bool), (a, b)), shape=(n, n)), directed=False)
+    first = np.empty(n, np.int64)
+    first[label[::-1]] = np.arange(n)[::-1]
+    none = [np.zeros(0, np.int64)]
+    return _Candidates(
+        names,
+        start,
+        np.repeat(np.arange(len(names), dtype=np.int8), np.diff(start)),
+        np.concatenate(keys or none),
+        np.concatenate(rows or none),
+        a[order],
+        b[order],
+        {name: pairs.column(name).to_numpy()[order] for name in pairs.column_names[2:]},
+        radius_uas[order],
+        first[label],
+    )
+
+
+def _anchors(c: _Candidates) -> Ints:
+    """The number of each source's anchor."""
+    sources = np.bincount(c.component, minlength=c.key.size)
+    pairs = np.bincount(c.component[c.a], minlength=c.key.size)
+    # Where all sources are candidates of each other, there is one of each survey at most, and one object. Elsewhere
+    # the edges are taken one by one.
+    clear = pairs == sources * (sources - 1) // 2
+    anchor = np.where(clear[c.component], c.component, np.arange(c.key.size))
+    rest = np.flatnonzero(~clear[c.component[c.a]])
+    a, b = c.a[rest], c.b[rest]
+    near = set(zip(a.tolist(), b.tolist(), strict=True))
+    common = math.lcm(*map(int, np.unique(c.radius_uas))) if rest.size else 1
+    edge = c.columns["mutual"][rest].astype(bool)
+    scale = (common // r for r in c.radius_uas[rest[edge]].tolist())
+    separation = c.columns["separation_uas"][rest[edge]].tolist()
+    edges = zip(
+        (s * k for s, k in zip(separation, scale, strict=True)), a[edge].tolist(), b[edge].tolist(), strict=True
+    )
+    holder: dict[int, list[int]] = {}
+    for _, x, y in sorted(edges):
+        one, two = holder.setdefault(x, [x]), holder.setdefault(y, [y])
+        if one is two:
+            continue
+        # a pair of one survey is never a candidate, so this holds the rule of one source a survey too
+        if all(((p, q) if p < q else (q, p)) in near for p in one for q in two):
+            one.extend(two)
+            for member in two:
+                holder[member] = one
+    for x, members in holder.items():
+        anchor[x] = min(members)
+    return anchor
+
+
+def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Bools, pairs: Bools) -> Groups:
+    """Tables of the chosen sources and pairs."""
+    every = sorted(ranks, key=lambda name: ranks[name])
+    code = np.array([every.index(name) for name in c.names], np.int8)
+    dictionary = pa.array(every, pa.string())
+
+    def survey(numbers: Ints) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(code[c.survey[numbers]]), dictionary)
+
+    separation = np.zeros(c.key.size, np.int64)
+    to_anchor = anchor[c.b] == c.a
+    separation[c.b[to_anchor]] = c.columns["separation_uas"][to_anchor]
+    chosen = np.flatnonzero(sources)
+    chosen = chosen[np.argsort(anchor[chosen], kind="stable")]
+    held, blend = anchor[chosen], c.component[chosen]
+    members = {
+        "survey": survey(chosen),
+        "key": pa.array(c.key[chosen]),
+        "anchor_survey": survey(held),
+        "anchor_key": pa.array(c.key[held]),
+        "separation_uas": pa.array(separation[chosen]),
+        "blend_survey": survey(blend),
+        "blend_key": pa.array(c.key[blend]),
+    }
+    for name in every:
+        count = np.zeros(c.key.size, np.int32)
+        if name in c.names:
+            i = c.names.index(name)
+            count = np.bincount(c.component[c.start[i] : c.start[i + 1]], minlength=c.key.size).astype(np.int32)
+        members[f"n_{name}"] = pa.array(count[blend])
+    a, b = c.a[pairs], c.b[pairs]
+    column = {name: values[pairs] for name, values in c.columns.items()}
+    one = anchor[a] == anchor[b]
+    blend = c.component[a]
+    return Groups(
+        pa.table(members),
+        pa.table(
+            {
+                "survey_a": survey(a),
+                "key_a": pa.array(c.key[a]),
+                "survey_b": survey(b),
+                "key_b": pa.array(c.key[b]),
+                "separation_uas": pa.array(column["separation_uas"]),
+                "rank_a": pa.array(column["left_rank"]),
+                "rank_b": pa.array(column["right_rank"]),
+                "rivals_a": pa.array(column["left_rivals"]),
+                "rivals_b": pa.array(column["right_rivals"]),
+                "chance": pa.array(column["chance"]),
+                "mutual": pa.array(column["mutual"]),
+                "accepted": pa.array(one),
+                "conflict": pa.array(column["mutual"].astype(bool) & ~one),
+                "blend_survey": survey(blend),
+                "blend_key": pa.array(c.key[blend]),
+            }
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class CellMatch(Groups):
+    """What one work cell gives: the objects whose anchor lies in it, and the pairs whose `a` does."""
+
+    fine_cells_read: int
+    "fine cells of the work cell are 4096"
+    times_read: int
+
+
+def match_cell(
+    cell: int,
+    load: Callable[[Ints], Mapping[str, pa.Table]],
+    fast: Mapping[str, pa.Table],
+    ranks: Mapping[str, int],
+    radii: Radii = DEFAULT_RADIUS_ARCSEC,
+    epochs: tuple[float, float] = EPOCHS,
+) -> CellMatch:
+    """Match the sources of one order-6 cell.
+
+    `load` gives, by survey, all sources that are not `is_fast` and lie in the order-12 cells it is asked for (sorted;
+    never the same twice; in the work cell and nearly always its 8 neighbours). `fast` holds all `is_fast` sources that
+    come near the work cell between `epochs`; it does no harm to give all there are. Every epoch of every source must
+    lie within `epochs`, which bounds how far an unread source can have moved.
+    """
+    shift = 2 * (sky.FINE_ORDER - WORK_ORDER)
+    names = sorted(ranks, key=lambda name: ranks[name])
+    widest = max((radius_of(radii, x, y) for x in names for y in names if x < y), default=0.0)
+    reach = widest + BEAD_ARCSEC / 2 + max(FAST_ARCSEC_PER_YEAR * (epochs[1] - epochs[0]), BEAD_ARCSEC / 2)
+    n_rings = math.ceil(reach * sky.SAFE_RATIO / sky.cell_size_arcsec(sky.FINE_ORDER))
+    own_fine = (np.int64(cell) << shift) + np.arange(1 << shift)
+    wanted = sky.rings(sky.FINE_ORDER, own_fine, max(FEWEST_RINGS, n_rings + 1))
+    fast = {name: table for name, table in fast.items() if table.num_rows}
+    _check_speed(fast, True, epochs)
+    fast_tracks = {name: _track(table, epochs) for name, table in fast.items()}
+    read = np.zeros(0, np.int64)
+    slow: dict[str, list[pa.Table]] = {}
+    times = 0
+    while True:
+        more = {name: table for name, table in load(wanted).items() if table.num_rows}
+        _check_speed(more, False, epochs)
+        for name, table in more.items():
+            slow.setdefault(name, []).append(table)
+        read = np.union1d(read, wanted)
+        times += 1
+        sources = _joined(slow, fast, fast_tracks, read)
+        c = _candidates(sources, ranks, radii)
+        home = np.zeros(c.key.size, bool)
+        lonely = []
+        related = np.zeros(c.key.size, bool)
+        for i, name in enumerate(c.names):
+            own = slice(c.start[i], c.start[i + 1])
+            home[own] = sky.cells(healpix29_of(sources[name]), WORK_ORDER)[c.row[own]] == cell
+        related[np.unique(c.component[home])] = True
+        related = related[c.component]
+        known = _interior(read, n_rings)
+        for i, name in enumerate(c.names):
+            own = slice(c.start[i], c.start[i + 1])
+            _, at = _track(sources[name].take(c.row[own][related[own]]), epochs)
+            lonely.append(at[~np.isin(at, known)])
+        unseen = np.unique(np.concatenate([*lonely, np.zeros(0, np.int64)]))
+        if not unseen.size:
+            break
+        wanted = np.setdiff1d(sky.rings(sky.FINE_ORDER, unseen, n_rings), read, assume_unique=True)
+    anchor = _anchors(c)
+    groups = _tables(c, anchor, ranks, home[anchor], home[c.a])
+    return CellMatch(groups.members, groups.pairs, int(read.size), times)
+
+
+def _track(table: pa.Table, epochs: tuple[float, float]) -> tuple[Ints, Ints]:
+    """Rows, and the fine cells of the beads on each row's track."""
+    on = beads(Positions.of(table), healpix29_of(table), epochs, BEAD_ARCSEC)
+    return on.row, sky.cells(on.healpix29, sky.FINE_ORDER)
+
+
+def _interior(read: Ints, n_rings: int) -> Ints:
+    """The cells that have all cells within `n_rings` among `read`."""
+    beyond = sky.neighbours(sky.FINE_ORDER, read)
+    return np.setdiff1d(read, sky.rings(sky.FINE_ORDER, beyond, n_rings), assume_unique=True)
+
+
+def _joined(
+    slow: Mapping[str, list[pa.Table]],
+    fast: Mapping[str, pa.Table],
+    tracks: Mapping[str, tuple[Ints, Ints]],
+    read: Ints,
+) -> dict[str, pa.Table]:
+    """The slow sources, and the fast ones whose track touches what was read."""
+    out = {}
+    for name in sorted({*slow, *fast}):
+        parts = list(slow.get(name, []))
+        if name in fast:
+            row, at = tracks[name]
+            parts.append(fast[name].take(np.unique(row[np.isin(at, read)])))
+        known = [[c for c in COLUMNS if c in part.column_names] for part in parts]
+        parts = [part.select(columns) for part, columns in zip(parts, known, strict=True)]
+        out[name] = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+    return out
+
+
+def _check_speed(tables: Mapping[str, pa.Table], fast: bool, epochs: tuple[float, float]) -> None:
+    for name, table in tables.items():
+        if (is_fast(table) != fast).any():
+            found, wanted = ("slow", "fast") if fast else ("fast", "slow")
+            raise ValueError(f"{name}: a {found} source is among the {wanted} ones; part them by `is_fast`")
+        low, high = epoch_span(Positions.of(table))
+        if low < epochs[0] or high > epochs[1]:
+            raise ValueError(f"{name}: sources hold from {low} to {high}; give `match_cell` the epochs of all surveys")
