@@ -69,7 +69,7 @@ def fit(ctx: Context, task: Task) -> Outcome:
     counts = {"sampled": rows.num_rows, "fitted": n}
     if n == 0:
         return Outcome(counts=counts, notes={"unfit": f"no source of the sample has a {modality.name}"})
-    codec = fit_codec(modality.codec, measurement)
+    codec = fit_codec(modality.codec, measurement, **({"bands": modality.bands} if modality.codec == "image" else {}))
     with tempfile.TemporaryDirectory() as folder:
         codec.save(Path(folder))
         parts = ctx.pile.put_folder(Path(folder))
@@ -79,7 +79,7 @@ def fit(ctx: Context, task: Task) -> Outcome:
 def _sampled_values(ctx: Context, task: Task, modality: Modality, rows: pa.Table) -> NDArray[np.float64]:
     values = []
     for cell in np.unique(int64(rows, "cell")):
-        wide = ctx.pile.read_table(task.args["cells"][str(cell)]["wide"], columns=["key", modality.column])
+        wide = ctx.pile.read_table(task.args["cells"][str(cell)]["wide"], columns=["key", str(modality.column)])
         wide = wide.filter(pc.is_in(wide.column("key"), rows.column("key").combine_chunks()))
         values.append(column_values(wide.column(modality.column).combine_chunks(), modality)[0])
     return np.concatenate(values) if values else np.empty((0, *modality.shape))
@@ -151,7 +151,8 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
         value, mask = column_values(column, modality)
         if codec is None:
             value, mask = value[:0], np.zeros(len(column), bool)
-        status = np.where(mask, None, "not measured").astype(object)
+        status = np.full(len(mask), "not measured", dtype=object)
+        status[mask] = None
         if modality.absent_flag:
             lost = np.asarray(pc.fill_null(wanted.column(modality.absent_flag), False))
             status[lost & ~mask] = "file absent"
@@ -180,7 +181,7 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
         if codec is None:
             status[mask], mask[:] = "not measured", False
         some = chunk.filter(pa.array(mask))
-        tokens = np.empty((0, 1), np.uint16)
+        tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
         if codec is not None and some.num_rows:
             tokens = codec.encode(payload_arrays(some, modality))
         done.append(_token_table(chunk, status, tokens, mask))

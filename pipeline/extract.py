@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.catalogs.survey import RemoteFile
 from skycairn.pipeline.fetch import ChecksumMismatch, verify
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
 
@@ -178,5 +177,5 @@ def payload_chunks(ctx: Context, task: Task, counts: Counter[str]) -> Iterator[p
                 raise ValueError(f"{survey.name}: extract gave other rows than it was asked for ({task.label})")
             counts["sources"] += table.num_rows
             status = table.column("status").combine_chunks()
-            counts.update({STATUS.get(s, s): n for s, n in Counter(status.to_pylist()).items() if s})
+            counts.update({STATUS.get(str(s), str(s)): n for s, n in Counter(status.to_pylist()).items() if s})
             yield table.add_column(0, "owner", some.column("owner"))

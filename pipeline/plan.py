@@ -20,8 +20,8 @@ from skycairn.pile.store import Part
 from skycairn.pipeline.extract import file_states
 from skycairn.pipeline.partition import MARGIN_ARCSEC, needed_columns
 from skycairn.pipeline.sky import rings
-from skycairn.pipeline.versions import VERSIONS
 from skycairn.pipeline.task import Context, Task, file_as_json
+from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import lock_ids
 
 SLICE_ROWS = 1_000_000
@@ -215,7 +215,12 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
                 )
         if not inputs:
             continue
-        n = s.n_rows(archive.local(file.path))
+        try:
+            n = s.n_rows(archive.local(file.path))
+        except (ValueError, OSError) as error:
+            p.plan.held_back[f"{s.name}/{file.path}"] = str(error)
+            p.plan.held_cells |= _touched(s, p, file, region_cells)
+            continue
         slices: list[list[int] | None] = [None]
         if n is not None and n > SLICE_ROWS:
             slices = [[a, min(a + SLICE_ROWS, n)] for a in range(0, n, SLICE_ROWS)]
@@ -239,7 +244,16 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
 def _touched(s: Survey, p: _Planner, file: RemoteFile, region_cells: list[int]) -> set[int]:
     """The cells that a file may hold sources of, and their neighbours."""
     archive = p.ctx.archive(s.name)
-    own = [c for c in region_cells if any(f.path == file.path for f in s.catalog_files(archive, [c]))]
+
+    def own_of(some: list[int]) -> list[int]:
+        if not any(f.path == file.path for f in s.catalog_files(archive, some)):
+            return []
+        half = len(some) // 2
+        return some if len(some) == 1 else own_of(some[:half]) + own_of(some[half:])
+
+    if len(s.catalog_files(archive, region_cells)) == 1:
+        return set(region_cells)
+    own = own_of(region_cells)
     return {int(c) for c in rings(WORK_ORDER, np.array(own, dtype=np.int64), 1)} if own else set()
 
 
@@ -529,7 +543,7 @@ def _objects(
             if s.footprint == "exact":
                 inputs |= {f"{s.name} {r}": sha for r, (_, sha) in reference[s.name].items()}
                 args["reference"][s.name] = {r: path for r, (path, _) in reference[s.name].items()}
-            near: dict[str, Any] = {}
+            near: dict[str, dict[str, Any]] = {}
             for c in _around(cell):
                 found = parts[s.name].get(c, {})
                 near[str(c)] = {t: found[t].sha256 for t in ("slim", "wide", "selection") if t in found}

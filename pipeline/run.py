@@ -1,4 +1,4 @@
-"""Does what the plan says: on this process, on a local Dask cluster, or on any Dask scheduler. Alone in knowing Dask."""
+"""Does what the plan says: in this process, on a local Dask cluster, or on any scheduler. Alone in knowing Dask."""
 
 from __future__ import annotations
 

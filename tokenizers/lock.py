@@ -28,6 +28,11 @@ def write_lock(path: Path, codecs: Mapping[str, Codec]) -> None:
     os.replace(part, path)
 
 
+def lock_ids(path: Path) -> dict[str, str]:
+    """Content id of each modality's codec, as the lock says; the codecs themselves are not looked at."""
+    return {modality: str(entry["content_id"]) for modality, entry in json.loads(path.read_text()).items()}
+
+
 def read_lock(path: Path) -> dict[str, Codec]:
     """The codecs of a lock by modality; ValueError where a codec on disk is not the one that the lock names."""
     codecs = {}

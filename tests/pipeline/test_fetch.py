@@ -19,7 +19,7 @@ def test_lists_as_the_tools_write_them() -> None:
 
 @pytest.mark.parametrize("line", ["<html>", "abc  file", f"{SHA256}x  file", f"{SHA256[:50]}  file"])
 def test_a_list_that_is_none_is_refused_by_line(line: str) -> None:
-    with pytest.raises(ValueError, match="my.sha256sum: line 2"):
+    with pytest.raises(ValueError, match=r"my\.sha256sum: line 2"):
         parse_checksums(f"{SHA256}  good\n{line}\n", "my.sha256sum")
 
 

@@ -43,7 +43,7 @@ def test_surveys_lie_in_the_order_of_anchors_whatever_the_recipe_says() -> None:
     ],
 )
 def test_a_fault_is_named_in_one_line(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="(?s).+") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         parse({**GOOD, **change}, "my.toml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
