@@ -8,26 +8,24 @@ https://desidatamodel.readthedocs.io. Licence: CC BY 4.0, with the acknowledgeme
 * A row is one (TARGETID, SURVEY, PROGRAM): the same target may have been observed by several; `repeats` names the best.
 * TARGET_RA, TARGET_DEC hold at REF_EPOCH, not at MEAN_MJD; PMRA includes cos(dec). They are the imaging's positions
   (Legacy Surveys DR9, or Gaia); no error is given. Zeros in REF_EPOCH, PMRA, PMDEC mean `not known`. In sv1 targets
-  without motion bear the night of observation (2020.96, say) as REF_EPOCH beside the imaging's own position: where there
-  is no motion and REF_EPOCH is later than the imaging, the position is held to be of `epoch_range`.
+  without motion bear the night of observation (2020.96, say) as REF_EPOCH beside the imaging's own position: where
+  there is no motion and REF_EPOCH is later than the imaging, the position is held to be of `epoch_range`.
 * TARGETID packs (RELEASE, BRICKID, OBJID) of Legacy Surveys *DR9*; DR10 gives the same object another OBJID.
 * Sky fibres have OBJTYPE SKY and bit 59 of TARGETID; stuck fibres have negative TARGETIDs that are not unique.
 * `zall-pix` lists a few healpix files that are not on disk (`ABSENT_COADDS`, found by the Multimodal Universe).
 * Text is padded with blanks. MASKBITS here are DR9's.
 
-Valid or selected. *Valid* asks whether the row is light of a thing on the sky: a target (not sky, not a mock), a position,
-a fibre that worked. FIBERSTATUS 8 (RESTRICTED) only says that the positioner was kept from part of its patrol area; the
-spectrum is good. Whether the redshift holds is no question of the source's being there, so it is never a valid cut:
-`z` is what redrock published, `z_good` the same with null where it failed (ZWARN not 0, or DELTACHI2 not above 25). The
-modality `desi.z` takes `z_good` under every profile, so that a failed redshift has the status `not measured` and none is
-ever learned from; with the published `z` AION-1 took those too.
+Valid or selected. *Valid* asks whether the row is light of a thing on the sky: a target (not sky, not a mock), a
+position, a fibre that worked. FIBERSTATUS 8 (RESTRICTED) only says that the positioner was kept from part of its
+patrol area; the spectrum is good. Whether the redshift holds is no question of the source's being there, so it is never
+a valid cut: `z` is what redrock published, `z_good` the same with null where it failed (ZWARN not 0, or DELTACHI2 not
+above 25). The modality `desi.z` takes `z_good` under every profile, so that a failed redshift has the status `not
+measured` and none is ever learned from. (AION-1 took the published `z`, failed ones too.)
 """
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,19 +33,12 @@ from typing import Any, ClassVar
 import healpy
 import numpy as np
 import pyarrow as pa
-from astropy.io import fits
 from numpy.typing import NDArray
 
-from skycairn.catalogs.columns import Fetch, own_columns
-from skycairn.catalogs.desicoadd import (
-    N_PIXELS,
-    WAVELENGTH_START,
-    WAVELENGTH_STEP,
-    hdu_named,
-    match_targetids,
-    opened,
-    read_spectra,
-)
+from skycairn.catalogs.columns import own_columns
+from skycairn.catalogs.desicatalog import redrock_columns, survey_and_program, table_columns
+from skycairn.catalogs.desicoadd import N_PIXELS, WAVELENGTH_START, WAVELENGTH_STEP, opened, read_spectra
+from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, pack_key
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
     WORK_ORDER,
@@ -62,12 +53,6 @@ from skycairn.catalogs.survey import (
     first_failed,
 )
 
-SURVEY_CODES = ("cmx", "sv1", "sv2", "sv3", "main", "special")
-PROGRAM_CODES = ("backup", "bright", "dark", "other")
-"""Order of surveys and programs in the key: code = 4 x survey + program; 24 to 31 are free. Never changed."""
-
-MOCK, SKY, RESERVED = 1 << 58, 1 << 59, 1 << 62
-"""Bits of TARGETID (desitarget targetmask.yaml): rows that are no target of the sky."""
 RESTRICTED = 8
 """Bit of FIBERSTATUS that leaves the spectrum good."""
 DELTACHI2_GOOD = 25.0
@@ -118,38 +103,6 @@ def healpix_file(release: str, kind: str, survey: str, program: str, healpix: in
     folder = f"healpix/{survey}/{program}/{group}/{healpix}"
     sums = f"{folder}/redux_{specprod}_healpix_{survey}_{program}_{group}_{healpix}.sha256sum"
     return RemoteFile(f"{folder}/{kind}-{survey}-{program}-{healpix}.fits", sums, "sha256")
-
-
-def pack_key(
-    targetid: NDArray[np.int64], survey: NDArray[Any], program: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Keys (docs/contracts.md section 1), where they hold, and where TARGETID is a target but does not fit.
-
-    High to low: survey-program code 5 bits, gaiadr 2, release 14, brickid 20, objid 22. A TARGETID that is negative,
-    sky, mock or has a reserved bit has no key and is no overflow.
-    """
-    t = np.asarray(targetid, dtype=np.int64)
-    target = (t >= 0) & (t & (MOCK | SKY | RESERVED) == 0)
-    code = np.full(len(t), -1, dtype=np.int64)
-    for i, s in enumerate(SURVEY_CODES):
-        for j, p in enumerate(PROGRAM_CODES):
-            code[(survey == s) & (program == p)] = len(PROGRAM_CODES) * i + j
-    release = (t >> 42) & 0xFFFF
-    fits_ = (release < 1 << 14) & (code >= 0)
-    key = (code << 58) | (((t >> 60) & 3) << 56) | (release << 42) | (t & ((1 << 42) - 1))
-    packed = target & fits_
-    return np.where(packed, key, 0), packed, target & ~fits_
-
-
-def unpack_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-    """TARGETID, SURVEY and PROGRAM of keys; ValueError where a key is none of DESI's."""
-    k = np.asarray(key, dtype=np.int64)
-    code = k >> 58
-    if (bad := np.flatnonzero((code < 0) | (code >= len(SURVEY_CODES) * len(PROGRAM_CODES)))).size:
-        raise ValueError(f"{k[bad[0]]} is no key of DESI: its survey-program code is {code[bad[0]]}")
-    targetid = (((k >> 56) & 3) << 60) | (k & ((1 << 56) - 1))
-    survey, program = np.divmod(code, len(PROGRAM_CODES))
-    return targetid, np.array(SURVEY_CODES)[survey], np.array(PROGRAM_CODES)[program]
 
 
 def _columns() -> tuple[Column, ...]:
@@ -221,10 +174,8 @@ def _primary(column: str) -> Cut:
 
 
 def _on_disk(c: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    keep = np.ones(len(c["healpix"]), dtype=bool)
-    for program, pixels in ABSENT_COADDS.items():
-        keep &= ~((c["program"] == program) & np.isin(c["healpix"], pixels))
-    return keep
+    lacking = [(c["program"] == p) & np.isin(c["healpix"], pixels) for p, pixels in ABSENT_COADDS.items()]
+    return ~np.any(lacking, axis=0)
 
 
 AION: Mapping[str, tuple[Cut, ...]] = {
@@ -355,15 +306,15 @@ class Desi(Survey):
         where = f"desi {self.release}: {path}"
         with opened(path) as hdus:
             if "ZCATALOG" in hdus:
-                available, n, start = _table(hdus["ZCATALOG"], rows, where)
+                available, n, start = table_columns(hdus["ZCATALOG"], rows, where)
             else:
                 if rows is not None:
                     raise ValueError(f"{where}: a redrock file is read whole; rows {rows[0]}..{rows[1]} were asked")
-                available, n = _redrock(hdus, path)
+                available, n = redrock_columns(hdus, path)
                 start = 0
             by_name = {name.lower(): fetch for name, fetch in available.items()}
             if not {"survey", "program"} <= by_name.keys():
-                survey, program = _survey_and_program(hdus, path, self.production.specprod)
+                survey, program = survey_and_program(hdus, path, self.production.specprod)
                 by_name["survey"] = lambda: np.full(n, survey)
                 by_name["program"] = lambda: np.full(n, program)
             reason = f"is this a file of another release than {self.release} ({self.production.specprod})?"
@@ -444,7 +395,7 @@ class Desi(Survey):
                 targetid,
             )
         )
-        first = np.r_[True, np.diff(targetid[order]) != 0]
+        first = np.concatenate([[True], targetid[order][1:] != targetid[order][:-1]])
         primary = np.empty(n, dtype=np.int64)
         primary[order] = order[first][np.cumsum(first) - 1]
         return primary
@@ -509,63 +460,3 @@ def _healpix(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.in
     out = np.full(len(ra), -1, dtype=np.int64)
     out[on_sky] = healpy.ang2pix(1 << WORK_ORDER, ra[on_sky], dec[on_sky], nest=True, lonlat=True)
     return out
-
-
-def _table(hdu: Any, rows: tuple[int, int] | None, where: str) -> tuple[dict[str, Fetch], int, int]:
-    """Columns of a mapped binary table, each read when it is called for; their number of rows; the first row."""
-    total = int(hdu.header["NAXIS2"])
-    start, stop = rows if rows is not None else (0, total)
-    if not 0 <= start <= stop <= total:
-        raise ValueError(f"{where}: rows {start}..{stop} were asked of a table of {total}")
-    data = hdu.data[start:stop]
-
-    def fetch(name: str) -> Callable[[], NDArray[Any]]:
-        return lambda: np.asarray(data[name])
-
-    return {name: fetch(name) for name in data.names}, stop - start, start
-
-
-def _redrock(hdus: fits.HDUList, path: Path) -> tuple[dict[str, Fetch], int]:
-    """Columns of FIBERMAP and TSNR2 brought to the rows of REDSHIFTS by TARGETID."""
-    advice = "wanted a redshift catalogue (ZCATALOG) or a redrock file (REDSHIFTS and FIBERMAP)"
-    redshifts, n, _ = _table(hdu_named(hdus, "REDSHIFTS", path, advice), None, str(path))
-    targetid = redshifts["TARGETID"]().astype(np.int64)
-    out: dict[str, Fetch] = {}
-    for extname in ("FIBERMAP", "TSNR2"):
-        if extname == "TSNR2" and extname not in hdus:
-            continue
-        other, m, _ = _table(hdu_named(hdus, extname, path, advice), None, str(path))
-        held = other["TARGETID"]().astype(np.int64)
-        same = m == n and bool((held == targetid).all())  # stuck fibres share their TARGETIDs: no join could part them
-        order = np.arange(n) if same else match_targetids(targetid, held, f"{path} {extname}")
-        if (lost := np.flatnonzero(order < 0)).size:
-            i = lost[0]
-            raise ValueError(f"{path}: {extname} lacks TARGETID {targetid[i]}, which stands in REDSHIFTS row {i}")
-        for name, fetch in other.items():
-            out[name] = _in_order(fetch, order)
-    return {**out, **redshifts}, n
-
-
-def _in_order(fetch: Fetch, order: NDArray[np.int64]) -> Fetch:
-    return lambda: fetch()[order]
-
-
-def _survey_and_program(hdus: fits.HDUList, path: Path, specprod: str) -> tuple[str, str]:
-    """What the file's headers say, else its name, else the table of tiles beside it."""
-    for hdu in hdus:
-        if "SURVEY" in hdu.header and "PROGRAM" in hdu.header:
-            return str(hdu.header["SURVEY"]).strip(), str(hdu.header["PROGRAM"]).strip()
-    named = re.match(rf"(?:redrock|zpix)-({'|'.join(SURVEY_CODES)})-({'|'.join(PROGRAM_CODES)})\b", path.name)
-    if named:
-        return named[1], named[2]
-    tiles = path.with_name(f"tiles-{specprod}.csv")
-    tile = next((int(h.header["TILEID"]) for h in hdus if "TILEID" in h.header), None)
-    if tile is not None and tiles.is_file():
-        with tiles.open(newline="") as file:
-            for line in csv.DictReader(file):
-                if int(line["TILEID"]) == tile:
-                    return line["SURVEY"].strip(), line["PROGRAM"].strip()
-    raise ValueError(
-        f"{path}: its survey and program are unknown (no SURVEY and PROGRAM in its headers, none in its name, "
-        f"tile {tile} not in {tiles.name} beside it); put that table beside it, or read the healpix file"
-    )

@@ -1,7 +1,7 @@
 """DESI's coadded spectra: the wanted rows of a coadd file, its three arms joined on one wavelength grid.
 
-Format: https://desidatamodel.readthedocs.io (coadd-SURVEY-PROGRAM-HEALPIX.fits). Wavelengths are vacuum, barycentric, in
-Angstrom; fluxes 1e-17 erg/s/cm2/Angstrom; ivar their inverse square. HDUs go by EXTNAME, since their order is not
+Format: https://desidatamodel.readthedocs.io (coadd-SURVEY-PROGRAM-HEALPIX.fits). Wavelengths are vacuum, barycentric,
+in Angstrom; fluxes 1e-17 erg/s/cm2/Angstrom; ivar their inverse square. HDUs go by EXTNAME, since their order is not
 promised, and rows by TARGETID, never by their order.
 """
 
@@ -30,7 +30,7 @@ Arms = Mapping[str, NDArray[Any]]
 
 def wavelength() -> NDArray[np.float64]:
     """The joined grid, shape (7781,), Angstrom in vacuum."""
-    return WAVELENGTH_START + WAVELENGTH_STEP * np.arange(N_PIXELS)
+    return WAVELENGTH_START + WAVELENGTH_STEP * np.arange(N_PIXELS, dtype=np.float64)
 
 
 def join_arms(flux: Arms, ivar: Arms, mask: Arms) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:

@@ -1,8 +1,8 @@
 """Gaia's tables as its archive gives them: CSV with or without an ECSV header, gzipped or not, FITS, VOTable.
 
 Only the wanted columns are parsed, block by block, so that a file of many gigabytes needs little memory. The archive
-spells a missing value as nothing, `null` or `NaN`, a boolean as `True`, `true` or `t`, an array as `"[a, b]"` (bulk files)
-or `"(a, b)"` (DataLink). Ids never pass through a float.
+spells a missing value as nothing, `null` or `NaN`, a boolean as `True`, `true` or `t`, an array as `"[a, b]"` (bulk
+files) or `"(a, b)"` (DataLink). Ids never pass through a float.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def read_table(path: Path, types: Types) -> pa.Table:
         return _votable(path, types)
     if kind == ".zip":
         raise ValueError(f"{path}: is a zip of several products; unpack it and give the table that is wanted")
-    raise ValueError(
-        f"{path}: is no table that can be read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml"
-    )
+    raise ValueError(f"{path}: is no table that is read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml")
 
 
 def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
@@ -66,7 +64,7 @@ def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
         by_name = {name.lower(): name for name in reversed(names)}
         wanted = {by_name[name]: kind for name, kind in types.items() if name in by_name}
         if not wanted:
-            raise ValueError(f"{path}: has none of the columns {', '.join(types)}; is it the table that is wanted?")
+            raise _none_of(path, types)
         stored = {name: pa.string() if pa.types.is_list(kind) else kind for name, kind in wanted.items()}
         reader = pacsv.open_csv(
             pa.input_stream(path, compression="gzip" if zipped else None),
@@ -95,10 +93,15 @@ def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
         raise ValueError(f"{path}: cannot be read to its end ({what[:300]}); fetch it again") from error
 
 
+def _none_of(path: Path, types: Types) -> ValueError:
+    named = ", ".join(list(types)[:4])
+    return ValueError(f"{path}: has none of the {len(types)} wanted columns ({named}, ...); is it the right table?")
+
+
 def _header(file: Any, path: Path) -> tuple[int, list[str]]:
     """Number of comment lines, and the column names."""
     skip = 0
-    for line in io.BufferedReader(file):
+    for line in file:
         if line.startswith(b"#"):
             skip += 1
             continue
@@ -174,13 +177,13 @@ def _votable(path: Path, types: Types) -> pa.Table:
 
 def _table(columns: dict[str, pa.Array], types: Types, path: Path) -> pa.Table:
     if not columns:
-        raise ValueError(f"{path}: has none of the columns {', '.join(types)}; is it the table that is wanted?")
+        raise _none_of(path, types)
     return pa.table(columns)
 
 
 def _array(values: Any, mask: Any, kind: pa.DataType, where: str) -> pa.Array:
     if pa.types.is_list(kind):
-        rows = []
+        rows: list[Any] = []
         for i, row in enumerate(values):
             cell = np.ma.getdata(np.ma.asarray(row)).reshape(-1)
             if np.ma.getmaskarray(np.ma.asarray(row)).any() or len(cell) == 0:
@@ -198,9 +201,7 @@ def _array(values: Any, mask: Any, kind: pa.DataType, where: str) -> pa.Array:
     if values.dtype.kind == "f":
         missing = missing | np.isnan(values)
         if pa.types.is_integer(kind):
-            raise ValueError(
-                f"{where} holds {values.dtype}; wanted whole numbers, which must never pass through a float"
-            )
+            raise ValueError(f"{where} holds {values.dtype}; wanted whole numbers, never passed through a float")
     try:
         return pa.array(np.where(missing, values.dtype.type(0), values), mask=missing).cast(kind)
     except pa.ArrowInvalid as error:

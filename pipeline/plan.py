@@ -50,11 +50,22 @@ class Plan:
 
 
 @dataclass
+class Memory:
+    """What one planning leaves to the next of the same build."""
+
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    "by key"
+    files: dict[str, list[RemoteFile]] = field(default_factory=dict)
+    "catalogue files by survey"
+
+
+@dataclass
 class _Planner:
     ctx: Context
     failed: Mapping[str, str]
     before: Mapping[str, Mapping[str, Any]]
     cache: dict[str, Receipt]
+    files: dict[str, list[RemoteFile]]
     plan: Plan = field(default_factory=Plan)
 
     def need(
@@ -99,14 +110,15 @@ def plan(
     ctx: Context,
     failed: Mapping[str, str] | None = None,
     before: Mapping[str, Mapping[str, Any]] | None = None,
-    cache: dict[str, Receipt] | None = None,
+    memory: Memory | None = None,
 ) -> Plan:
     """The plan of this recipe for this pile.
 
     `failed` names tasks (by label) that failed in this run, with the reason; `before` the tasks behind the head
-    snapshot, by label, to tell why one is to be done again; `cache` keeps receipts from one call to the next.
+    snapshot, by label, to tell why one is to be done again; `memory` spares the next call to look again.
     """
-    p = _Planner(ctx, failed or {}, before or {}, {} if cache is None else cache)
+    memory = memory or Memory()
+    p = _Planner(ctx, failed or {}, before or {}, memory.receipts, memory.files)
     surveys = [ctx.survey(c.name) for c in ctx.recipe.surveys]
     region_cells = ctx.recipe.region.work_cells(MARGIN_ARCSEC).tolist()
     reference = {s.name: _reference(p, s) for s in surveys}
@@ -187,7 +199,9 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
     choice = p.ctx.recipe.choice(s.name)
     needed = needed_columns(s, choice.profile)
     pieces: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for file in s.catalog_files(archive, region_cells):
+    if s.name not in p.files:
+        p.files[s.name] = s.catalog_files(archive, region_cells)
+    for file in p.files[s.name]:
         sha256 = _fetch(p, s, file)
         if sha256 is None:
             if f"{s.name}/{file.path}" in p.plan.held_back:

@@ -18,7 +18,7 @@ from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import task as tasks
 from skycairn.pipeline.encode import codec_of
-from skycairn.pipeline.plan import Plan, plan
+from skycairn.pipeline.plan import Memory, Plan, plan
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.report import Report, report
 from skycairn.pipeline.steps import work
@@ -65,12 +65,12 @@ def build(
     ctx = Context(pile, recipe)
     _adopt_lock(pile, recipe)
     before = tasks_behind(pile)
-    cache: dict[str, Receipt] = {}
+    memory = Memory()
     failed: dict[str, str] = {}
     n_tasks = 0
     with _engine(ctx, workers, scheduler) as engine:
-        while not (p := plan(ctx, failed, before, cache)).done:
-            n_tasks += _round(engine, p.todo, cache, failed, progress)
+        while not (p := plan(ctx, failed, before, memory)).done:
+            n_tasks += _round(engine, p.todo, memory, failed, progress)
     _check_whole(recipe, p)
     done = report(ctx, p)
     _check_split(recipe, done)
@@ -90,7 +90,7 @@ def dry_run(recipe: Recipe, pile_root: Path) -> Plan:
 def _round(
     engine: Callable[[Sequence[Task]], Iterator[tuple[Task, dict[str, Any]]]],
     todo: Sequence[Task],
-    cache: dict[str, Receipt],
+    memory: Memory,
     failed: dict[str, str],
     progress: Progress | None,
 ) -> int:
@@ -103,7 +103,7 @@ def _round(
             if task.step not in LOSABLE or result["kind"] == "MissingColumn":
                 fatal = fatal or f"{task.label}: {result['error']}"
         else:
-            cache[task.key] = Receipt.from_json(result["receipt"])
+            memory.receipts[task.key] = Receipt.from_json(result["receipt"])
         done[task.step] += 1
         if progress:
             progress(task.step, done[task.step], total[task.step])

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import healpy
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,9 +24,7 @@ XP_PRODUCTS = "gaia/xp-continuous"
 
 
 def checksums(folder: Path, name: str, algorithm: str) -> None:
-    lines = [
-        f"{hashlib.new(algorithm, p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(folder.iterdir())
-    ]
+    lines = [f"{hashlib.new(algorithm, p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(folder.iterdir())]
     (folder / name).write_text("".join(lines))
 
 
@@ -51,8 +50,6 @@ def lay_desi(real: Path, root: Path) -> int:
     source = real / "desi/coadd-redrock-iron"
     with fits.open(source / "redrock-4-80613-thru20210324.fits") as hdus:
         row = hdus["FIBERMAP"].data[0]
-        import healpy
-
         cell = int(healpy.ang2pix(64, row["TARGET_RA"], row["TARGET_DEC"], nest=True, lonlat=True))
     folder = root / f"healpix/sv1/bright/{cell // 100}/{cell}"
     folder.mkdir(parents=True)
@@ -62,7 +59,7 @@ def lay_desi(real: Path, root: Path) -> int:
     return cell
 
 
-def lay_gaia(real: Path, root: Path) -> tuple[int, set[int]]:
+def lay_gaia(real: Path, root: Path) -> tuple[set[int], set[int]]:
     """Real gaia_source rows, and the real XP spectra.
 
     No real gaia_source row of a source with a real XP product is at hand: those sources get a row of the id and the
@@ -77,10 +74,9 @@ def lay_gaia(real: Path, root: Path) -> tuple[int, set[int]]:
             spectra |= {int(row["source_id"]): row for row in csv.DictReader(stream)}
     where = {}
     for source_id in spectra:
-        import healpy
-
         # the centre of the level-12 pixel of the id, for their products carry no position
-        where[source_id] = healpy.pix2ang(4096, source_id >> 35, nest=True, lonlat=True)
+        ra, dec = healpy.pix2ang(4096, source_id >> 35, nest=True, lonlat=True)
+        where[source_id] = (float(ra), float(dec))
 
     def text(value: object) -> str:
         if np.ma.is_masked(value) or (isinstance(value, (float, np.floating)) and not np.isfinite(value)):
@@ -108,18 +104,20 @@ def lay_gaia(real: Path, root: Path) -> tuple[int, set[int]]:
         dict_writer.writeheader()
         dict_writer.writerows(spectra.values())
     checksums(folder, "_MD5SUM.txt", "md5")
-    return len(sources), set(spectra)
+    ra, dec = [*sources["ra"], *(r for r, _ in where.values())], [*sources["dec"], *(d for _, d in where.values())]
+    cells = healpy.ang2pix(64, np.array(ra), np.array(dec), nest=True, lonlat=True)
+    return {int(c) for c in cells}, set(spectra)
 
 
 @pytest.fixture(scope="module")
 def built(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[run.Built, Pile, set[int]]]:
     root = tmp_path_factory.mktemp("archives")
     lay_legacysurvey(real_data, root / "legacysurvey")
-    lay_desi(real_data, root / "desi")
-    _, with_xp = lay_gaia(real_data, root / "gaia")
+    cell = lay_desi(real_data, root / "desi")
+    cells, with_xp = lay_gaia(real_data, root / "gaia")
     recipe = parse(
         {
-            "region": {"kind": "cells", "order": 0, "cells": list(range(12))},
+            "region": {"kind": "cells", "order": 6, "cells": sorted({*cells, cell})},
             "surveys": {
                 "legacysurvey": {"release": "dr9-north", "profile": "all", "catalog": "tractor"},
                 "desi": {"release": "dr1", "profile": "all", "catalog": "redrock"},
@@ -191,9 +189,7 @@ def test_sums_close(built: tuple[run.Built, Pile, set[int]]) -> None:
     assert report.objects == sum(report.strata.values()) == sum(report.splits.values())
 
 
-def test_building_again_does_nothing(
-    built: tuple[run.Built, Pile, set[int]], real_data: Path
-) -> None:
+def test_building_again_does_nothing(built: tuple[run.Built, Pile, set[int]], real_data: Path) -> None:
     done, pile, _ = built
     assert pile.snapshot().number == done.snapshot.number == 1
     assert not pile.verify(deep=True).problems
