@@ -327,14 +327,14 @@ def _ranks(own: Ints, other: Ints, other_table: pa.Table, separation: Ints) -> t
 
 
 def _chance(a_cell: Ints, b_cell: Ints, i: Ints, separation: Ints) -> Floats:
-    wanted, of_pair = np.unique(sky.cells(a_cell[i], DENSITY_ORDER), return_inverse=True)
-    most = np.ones(wanted.size)
+    if not i.size:
+        return np.zeros(0)
+    here = sky.cells(a_cell[i], DENSITY_ORDER)
+    first, last = here.min(), here.max()
+    most = np.ones(i.size)
     for table in (a_cell, b_cell):
         cell = sky.cells(table, DENSITY_ORDER)
-        place = np.searchsorted(wanted, cell)
-        place[place == wanted.size] = 0
-        if wanted.size:
-            inside = wanted[place] == cell
-            most = np.maximum(most, np.bincount(place[inside], minlength=wanted.size))
+        cell = cell[(cell >= first) & (cell <= last)] - first
+        most = np.maximum(most, np.bincount(cell, minlength=last - first + 1)[here - first])
     density = most / sky.cell_size_arcsec(DENSITY_ORDER) ** 2
-    return np.asarray(-np.expm1(-np.pi * (separation / 1e6) ** 2 * density[of_pair]), np.float64)
+    return np.asarray(-np.expm1(-np.pi * (separation / 1e6) ** 2 * density), np.float64)

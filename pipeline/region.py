@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import healpy
@@ -220,7 +220,7 @@ def from_settings(settings: Mapping[str, Any]) -> Region:
     kind = KINDS.get(str(settings.get("kind")))
     if kind is None:
         raise ValueError(f"region kind is {settings.get('kind')!r}; wanted one of {', '.join(KINDS)}")
-    wanted = [name for name in kind.__dataclass_fields__ if name != "_tree"]  # type: ignore[attr-defined]
+    wanted = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
     if sorted(rest) != sorted(wanted):
         raise ValueError(f"region {kind.kind!r} has settings {', '.join(sorted(rest))}; wanted {', '.join(wanted)}")
     try:
