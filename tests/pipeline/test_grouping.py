@@ -221,7 +221,7 @@ def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | N
     return results
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
 def test_cells_sum_to_the_whole_sky(seed: int, place: str, speed: float, n: int) -> None:
     check_cells_against_whole(crowd(np.random.default_rng(seed), PLACES[place], n, speed))
@@ -326,12 +326,23 @@ def test_at_most_one_source_of_a_survey_and_the_refused_edge_is_kept() -> None:
         ({"gaia": source_table([1.0, 2.0], [1.0, 2.0], [5, 5])}, RANKS, "gaia: key 5 is there more than once"),
         ({"hsc": source_table([1.0], [1.0], [5])}, RANKS, "'hsc'"),
         ({}, {"gaia": 1, "desi": 1}, "a different one for each"),
-        ({"gaia": pa.table({"key": pa.array([None], pa.int64()), "ra": [1.0], "dec": [1.0]})}, RANKS, "have no key"),
+        ({"gaia": pa.table({"key": pa.array([None], pa.int64()), "ra": [1.0], "dec": [1.0]})}, RANKS, "with 1 nulls"),
     ],
 )
 def test_nonsense_is_refused(sources: dict, ranks: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         group(sources, ranks, 1.0)
+
+
+def test_a_blend_group_beyond_the_neighbours_is_an_error_not_a_loss() -> None:
+    ra = np.arange(0, 2.0, 1.5 / 3600)
+    sources = {
+        "legacysurvey": source_table(ra[::2], 0 * ra[::2], np.arange(ra[::2].size)),
+        "desi": source_table(ra[1::2], 0 * ra[1::2], np.arange(ra[1::2].size)),
+    }
+    all_sky = Sky(sources)
+    with pytest.raises(ValueError, match="reaches beyond the 8 neighbouring cells"):
+        all_sky.match(all_sky.cells[0])
 
 
 def test_match_cell_refuses_what_would_break_its_bounds() -> None:

@@ -119,6 +119,7 @@ def test_settings_go_through_json(region: Region) -> None:
         {"kind": "cells", "order": 6, "cells": []},
         {"kind": "cells", "order": 6, "cells": [49152]},
         {"kind": "cells", "order": 30, "cells": [1]},
+        {"kind": "cells", "order": 6, "cells": [1.5]},
         {"kind": "targets", "ra": [], "dec": [], "radius_arcsec": 1},
         {"kind": "targets", "ra": [1, 2], "dec": [1], "radius_arcsec": 1},
         {"kind": "targets", "ra": [1], "dec": [-90.5], "radius_arcsec": 1},
