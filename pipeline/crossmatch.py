@@ -33,6 +33,8 @@ UAS = 180 / np.pi * 3600e6
 """Micro-arcseconds in a radian."""
 DENSITY_ORDER = 10
 """Chance is reckoned from the sources in the left source's cell of this order (206 arcsec)."""
+CLOSEST_BEADS_ARCSEC = 1.0
+"""Beads on tracks are no closer than this, however small the radius."""
 BLOCK = 1 << 18
 MOST_AT_ONCE = 1 << 22
 
@@ -278,9 +280,11 @@ def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa
     a, b = Positions.of(left, "left"), Positions.of(right, "right")
     if not left.num_rows or not right.num_rows:
         return PAIR_SCHEMA.empty_table()
+    a_key, b_key = keys_of(left, "left"), keys_of(right, "right")
     a_cell, b_cell = healpix29_of(left), healpix29_of(right)
-    a_beads = beads(a, a_cell, epoch_span(b), radius_arcsec)
-    b_beads = beads(b, b_cell, epoch_span(a), radius_arcsec)
+    spacing = max(radius_arcsec, CLOSEST_BEADS_ARCSEC)
+    a_beads = beads(a, a_cell, epoch_span(b), spacing)
+    b_beads = beads(b, b_cell, epoch_span(a), spacing)
     search = radius_arcsec + a_beads.cover_arcsec + b_beads.cover_arcsec
     limit = round(radius_arcsec * 1e6)
     swap = a_beads.row.size > b_beads.row.size
@@ -295,8 +299,8 @@ def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa
     if a_beads.row.size > left.num_rows or b_beads.row.size > right.num_rows:
         _, once = np.unique(i * right.num_rows + j, return_index=True)
         i, j, separation = i[once], j[once], separation[once]
-    left_rank, left_rivals = _ranks(i, j, right, separation)
-    right_rank, right_rivals = _ranks(j, i, left, separation)
+    left_rank, left_rivals = _ranks(i, j, b_key, separation)
+    right_rank, right_rivals = _ranks(j, i, a_key, separation)
     chance = _chance(a_cell, b_cell, i, separation)
     columns = [i, j, separation, left_rank, right_rank, (left_rank == 1) & (right_rank == 1)]
     columns += [left_rivals, right_rivals, chance]
@@ -311,14 +315,21 @@ def healpix29_of(table: pa.Table) -> Ints:
     return sky.healpix29(table.column("ra").to_numpy(), table.column("dec").to_numpy())
 
 
-def _ranks(own: Ints, other: Ints, other_table: pa.Table, separation: Ints) -> tuple[NDArray[np.int32], ...]:
+def keys_of(table: pa.Table, what: str) -> Ints:
+    """The keys, never through float."""
+    column = table.column("key") if "key" in table.column_names else pa.chunked_array([], pa.null())
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise ValueError(f"{what}: key is {column.type} with {column.null_count} nulls; wanted integers without null")
+    return np.asarray(column.cast(pa.int64()).to_numpy())
+
+
+def _ranks(own: Ints, other: Ints, other_key: Ints, separation: Ints) -> tuple[NDArray[np.int32], ...]:
     count = np.bincount(own)[own] if own.size else own
     rank = np.ones(own.size, np.int32)
     rivalled = np.flatnonzero(count > 1)
     if rivalled.size:
-        key = other_table.column("key").to_numpy()
         own, other = own[rivalled], other[rivalled]
-        order = np.lexsort((other, key[other], separation[rivalled], own))
+        order = np.lexsort((other, other_key[other], separation[rivalled], own))
         sorted_own = own[order]
         first = np.flatnonzero(np.append(True, sorted_own[1:] != sorted_own[:-1]))
         run = np.diff(np.append(first, order.size))
@@ -327,14 +338,14 @@ def _ranks(own: Ints, other: Ints, other_table: pa.Table, separation: Ints) -> t
 
 
 def _chance(a_cell: Ints, b_cell: Ints, i: Ints, separation: Ints) -> Floats:
-    wanted, of_pair = np.unique(sky.cells(a_cell[i], DENSITY_ORDER), return_inverse=True)
-    most = np.ones(wanted.size)
+    if not i.size:
+        return np.zeros(0)
+    here = sky.cells(a_cell[i], DENSITY_ORDER)
+    first, last = here.min(), here.max()
+    most = np.ones(i.size)
     for table in (a_cell, b_cell):
         cell = sky.cells(table, DENSITY_ORDER)
-        place = np.searchsorted(wanted, cell)
-        place[place == wanted.size] = 0
-        if wanted.size:
-            inside = wanted[place] == cell
-            most = np.maximum(most, np.bincount(place[inside], minlength=wanted.size))
+        cell = cell[(cell >= first) & (cell <= last)] - first
+        most = np.maximum(most, np.bincount(cell, minlength=last - first + 1)[here - first])
     density = most / sky.cell_size_arcsec(DENSITY_ORDER) ** 2
-    return np.asarray(-np.expm1(-np.pi * (separation / 1e6) ** 2 * density[of_pair]), np.float64)
+    return np.asarray(-np.expm1(-np.pi * (separation / 1e6) ** 2 * density), np.float64)

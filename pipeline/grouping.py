@@ -18,7 +18,15 @@ from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import PAIR_SCHEMA, Positions, beads, candidate_pairs, epoch_span, healpix29_of
+from skycairn.pipeline.crossmatch import (
+    PAIR_SCHEMA,
+    Positions,
+    beads,
+    candidate_pairs,
+    epoch_span,
+    healpix29_of,
+    keys_of,
+)
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -104,10 +112,7 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
     start = np.zeros(len(names) + 1, np.int64)
     rows, keys, number = [], [], []
     for i, name in enumerate(names):
-        column = sources[name].column("key")
-        if column.null_count:
-            raise ValueError(f"{name}: {column.null_count} sources have no key; wanted valid sources only")
-        key = column.to_numpy().astype(np.int64, copy=False)
+        key = keys_of(sources[name], name)
         row = np.argsort(key, kind="stable")
         key = key[row]
         twice = np.flatnonzero(key[1:] == key[:-1])
@@ -262,15 +267,19 @@ def match_cell(
     """Match the sources of one order-6 cell.
 
     `load` gives, by survey, all sources that are not `is_fast` and lie in the order-12 cells it is asked for (sorted;
-    never the same twice; in the work cell and nearly always its 8 neighbours). `fast` holds all `is_fast` sources that
+    never the same twice; in the work cell and its 8 neighbours). `fast` holds all `is_fast` sources that
     come near the work cell between `epochs`; it does no harm to give all there are. Every epoch of every source must
     lie within `epochs`, which bounds how far an unread source can have moved.
+
+    Raises ValueError for what `group` refuses, a slow source among the fast or the reverse, an epoch outside `epochs`,
+    and a blend group that reaches beyond the neighbours.
     """
     shift = 2 * (sky.FINE_ORDER - WORK_ORDER)
     names = sorted(ranks, key=lambda name: ranks[name])
     widest = max((radius_of(radii, x, y) for x in names for y in names if x < y), default=0.0)
     reach = widest + BEAD_ARCSEC / 2 + max(FAST_ARCSEC_PER_YEAR * (epochs[1] - epochs[0]), BEAD_ARCSEC / 2)
     n_rings = math.ceil(reach * sky.SAFE_RATIO / sky.cell_size_arcsec(sky.FINE_ORDER))
+    reachable = sky.rings(WORK_ORDER, [cell], 1)
     own_fine = (np.int64(cell) << shift) + np.arange(1 << shift)
     wanted = sky.rings(sky.FINE_ORDER, own_fine, max(FEWEST_RINGS, n_rings + 1))
     fast = {name: table for name, table in fast.items() if table.num_rows}
@@ -305,6 +314,11 @@ def match_cell(
         if not unseen.size:
             break
         wanted = np.setdiff1d(sky.rings(sky.FINE_ORDER, unseen, n_rings), read, assume_unique=True)
+        if not np.isin(wanted >> shift, reachable).all():
+            raise ValueError(
+                f"cell {cell}: a blend group or a track reaches beyond the 8 neighbouring cells; "
+                f"wanted radii that are small beside the distance of sources, here up to {widest} arcsec"
+            )
     anchor = _anchors(c)
     groups = _tables(c, anchor, ranks, home[anchor], home[c.a])
     return CellMatch(groups.members, groups.pairs, int(read.size), times)

@@ -128,13 +128,15 @@ class Box(Region):
 
 @dataclass(frozen=True)
 class CellList(Region):
-    """HEALPix cells of one order. Its margin is generous: at least as wide as asked for, at most about four times."""
+    """HEALPix cells of one order. Its margin is at least as wide as asked for, in places several times as wide."""
 
     kind: ClassVar[str] = "cells"
     order: int
     cells: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not all(isinstance(number, int) for number in (self.order, *self.cells)):
+            raise ValueError("cells: the order or a cell is not an integer; wanted integers")
         if not 0 <= self.order <= sky.MAX_ORDER:
             raise ValueError(f"cells: order is {self.order}; wanted 0 to {sky.MAX_ORDER}")
         if not self.cells:
@@ -220,13 +222,15 @@ def from_settings(settings: Mapping[str, Any]) -> Region:
     kind = KINDS.get(str(settings.get("kind")))
     if kind is None:
         raise ValueError(f"region kind is {settings.get('kind')!r}; wanted one of {', '.join(KINDS)}")
-    wanted = [f.name for f in fields(kind) if f.init]
+    wanted = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
     if sorted(rest) != sorted(wanted):
         raise ValueError(f"region {kind.kind!r} has settings {', '.join(sorted(rest))}; wanted {', '.join(wanted)}")
     try:
         return kind(**rest)
     except TypeError as error:
-        raise ValueError(f"region {kind.kind!r}: a setting is not a number ({error}); wanted degrees") from error
+        raise ValueError(
+            f"region {kind.kind!r}: a setting is not what it should be ({error}); wanted numbers"
+        ) from error
 
 
 def _check_point(kind: str, ra: float, dec: float) -> None:

@@ -30,7 +30,7 @@ GUARD = "guard"
 def check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], what: str = "position") -> None:
     """Raise ValueError that names the first row whose ra is outside [0, 360], dec outside [-90, 90], or not finite."""
     if ra.shape != dec.shape:
-        raise ValueError(f"{what}: ra has shape {ra.shape}, dec {dec.shape}; give one dec for each ra")
+        raise ValueError(f"{what}: ra has shape {ra.shape}, dec {dec.shape}; wanted one dec for each ra")
     bad = ~((ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90))
     if bad.any():
         row = int(np.argmax(bad))

@@ -116,7 +116,7 @@ def as_dict(pairs: pa.Table) -> dict:
     return {(r["left_row"], r["right_row"]): tuple(r[n] for n in names) for r in pairs.to_pylist()}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.integers(0, 2**31),
     st.sampled_from([(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (90.0, 41.8103149), (0.0, 41.8103149)]),
@@ -163,6 +163,12 @@ def test_identical_positions_and_duplicates_rank_by_key() -> None:
     assert set(pairs["left_rivals"].to_pylist()) == {2} and set(pairs["right_rivals"].to_pylist()) == {1}
 
 
+def test_keys_near_2_to_63_are_told_apart() -> None:
+    top = 2**63 - 1
+    pairs = candidate_pairs(table(5.0, 5.0), table([5.0] * 3, [5.0] * 3, key=[top, top - 1, top - 2]), 1.0)
+    assert pairs["right_row"].to_pylist() == [2, 1, 0]
+
+
 def test_empty_sides() -> None:
     none, some = table([], []), table(1.0, 1.0)
     for left, right in ((none, some), (some, none), (none, none), (some, table(2.0, 2.0))):
@@ -186,6 +192,9 @@ def test_bad_rows_are_refused_by_row() -> None:
     null = good.set_column(1, "ra", pa.array([1.0, None]))
     with pytest.raises(ValueError, match="right at row 1: ra nan"):
         candidate_pairs(good, null, 1.0)
+    for key in (pa.array([1, None], pa.int64()), pa.array([1.0, 2.0]), pa.array(["1", "2"])):
+        with pytest.raises(ValueError, match=r"right: key is .* wanted integers"):
+            candidate_pairs(good, good.set_column(0, "key", key), 1.0)
     with pytest.raises(ValueError, match="left has no column 'dec'"):
         candidate_pairs(good.drop_columns("dec"), good, 1.0)
     with pytest.raises(ValueError, match=r"left at row 0 holds from epoch 2010.0 to 2000.0"):

@@ -1,0 +1,357 @@
+"""Grouping against an independent one: every pair by its full matrix, greedy merging on Python's sets and fractions."""
+
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skycairn.pipeline import sky
+from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
+
+RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3, "targets": 100}
+RADII = {("legacysurvey", "gaia"): 1.0, ("gaia", "desi"): 1.5, ("desi", "legacysurvey"): 2.0}
+MOTION = ("pmra", "pmdec", "epoch", "epoch_min", "epoch_max")
+
+CORNER_OF_THREE = (90.0, float(np.degrees(np.arcsin(2 / 3))))
+"""A point where only three cells meet, at every order."""
+PLACES = {
+    "corner of three cells": CORNER_OF_THREE,
+    "corner of four cells at ra 0": (0.0, 0.0),
+    "inside a cell at ra 0": (0.0, 0.5),
+    "north pole": (0.0, 90.0),
+    "south pole": (0.0, -90.0),
+}
+
+
+def source_table(ra, dec, key, pmra=None, pmdec=None, epoch=None, epoch_min=None, epoch_max=None) -> pa.Table:
+    columns = {"key": pa.array(np.asarray(key), pa.int64()), "ra": np.asarray(ra, float), "dec": np.asarray(dec, float)}
+    for name, values in zip(MOTION, (pmra, pmdec, epoch, epoch_min, epoch_max), strict=True):
+        n = len(columns["key"])
+        columns[name] = (
+            pa.nulls(n, pa.float64()) if values is None else pa.array(values, pa.float64(), from_pandas=True)
+        )
+    return pa.table(columns)
+
+
+def offset(place: tuple[float, float], east, north) -> tuple[np.ndarray, np.ndarray]:
+    """Positions `east`, `north` arcsec from the place along great circles."""
+    return sky.propagate(*place, np.asarray(east) * 1000.0, np.asarray(north) * 1000.0, 1.0)
+
+
+def crowd(rng: np.random.Generator, place: tuple[float, float], n: int, speed: float) -> dict[str, pa.Table]:
+    """Some surveys of one small crowded patch: chains, blends, doubles, movers."""
+    out = {}
+    patch = rng.choice([5.0, 15.0, 60.0])
+    things = rng.normal(0, patch, (2, n))
+    for name in RANKS:
+        seen = rng.uniform(size=n) < 0.8
+        m = int(seen.sum())
+        here = things[:, seen] + rng.normal(0, rng.choice([0.0, 0.3, 0.8]), (2, m))
+        moves = (rng.uniform(size=m) < 0.5) & (name != "targets")
+        mas = 1000 * speed * rng.uniform(0, 1, m) ** 2 * moves
+        way = rng.uniform(0, 2 * np.pi, m)
+        pmra, pmdec = mas * np.sin(way), mas * np.cos(way)
+        epoch = np.full(m, 2016.0)
+        start = rng.uniform(1998, 2014, m)
+        years = 2016.0 - rng.uniform(2000, 2016, m)
+        ra, dec = offset(place, here[0] + pmra / 1000 * years, here[1] + pmdec / 1000 * years)
+        null = np.where(moves, 0.0, np.nan)
+        hold = np.where(moves | (rng.uniform(size=m) < 0.1), np.nan, 0.0)
+        key = rng.choice(4 * n, m, replace=False) + (1 << 61)
+        out[name] = source_table(
+            ra, dec, key, pmra + null, pmdec + null, epoch + null, start + hold, start + hold + rng.uniform(0, 4, m)
+        )
+    return out
+
+
+def radius(a: str, b: str) -> float:
+    return RADII.get((a, b), RADII.get((b, a), 1.0))
+
+
+def closest(a: dict, b: dict) -> int:
+    """Micro-arcseconds, on the plane that touches the sky at a: least |d + v t| in the interval, in closed form."""
+    lon, lat = np.radians(a["ra"]), np.radians(a["dec"])
+    east = np.array([-np.sin(lon), np.cos(lon), 0.0])
+    north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
+
+    def plane(row: dict) -> tuple[np.ndarray, np.ndarray]:
+        x, y = np.radians(row["ra"]), np.radians(row["dec"])
+        p = np.array([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
+        e = np.array([-np.sin(x), np.cos(x), 0.0])
+        n = np.array([-np.sin(y) * np.cos(x), -np.sin(y) * np.sin(x), np.cos(y)])
+        v = (row["pmra"] or 0) * e + (row["pmdec"] or 0) * n
+        return np.array([p @ east, p @ north]) * 648000 / np.pi, np.array([v @ east, v @ north]) / 1000
+
+    (pa_, va), (pb, vb) = plane(a), plane(b)
+    moving = [r for r in (a, b) if r["pmra"] is not None]
+    if len(moving) == 2:
+        low, high = sorted([a["epoch"], b["epoch"]])
+    elif moving:
+        other = b if moving[0] is a else a
+        low, high = other["epoch_min"], other["epoch_max"]
+        if low is None:
+            low = high = moving[0]["epoch"]
+    else:
+        low = high = 0.0
+    d = pa_ - va * (a["epoch"] or 0) - pb + vb * (b["epoch"] or 0)
+    v = va - vb
+    t = low if not v @ v else min(max(-(d @ v) / (v @ v), low), high)
+    return round(float(np.hypot(*(d + v * t))) * 1e6)
+
+
+def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, set]:
+    """Objects, separations of all candidates, and conflicts, from rows of Python."""
+    every = [(RANKS[s], row["key"], s, row) for s, table in sources.items() for row in table.to_pylist()]
+    near = {}
+    for p, q in combinations(sorted(every, key=lambda x: x[:2]), 2):
+        if p[0] == q[0] or np.cos(np.radians(p[3]["dec"] - q[3]["dec"])) < np.cos(np.radians(0.5)):
+            continue
+        s = separation(p[3], q[3])
+        if s <= round(radius(p[2], q[2]) * 1e6):
+            near[p[:2], q[:2]] = s
+    name = {RANKS[s]: s for s in sources}
+
+    def first(own: tuple, other: tuple) -> bool:
+        mine = [(s, (set(pair) - {own}).pop()[1]) for pair, s in near.items() if own in pair]
+        mine = [(s, x[1]) for pair, s in near.items() if own in pair for x in pair if x != own and x[0] == other[0]]
+        return min(mine)[1] == other[1]
+
+    edges = [(p, q) for p, q in near if first(p, q) and first(q, p)]
+    edges.sort(key=lambda e: (Fraction(near[e], round(radius(name[e[0][0]], name[e[1][0]]) * 1e6)), *e))
+    holder = {x[:2]: frozenset([x[:2]]) for x in every}
+    for p, q in edges:
+        both = holder[p] | holder[q]
+        if all((x, y) in near for x, y in combinations(sorted(both), 2)):
+            for x in both:
+                holder[x] = both
+    conflicts = {e for e in edges if holder[e[0]] != holder[e[1]]}
+    return set(holder.values()), near, conflicts
+
+
+def objects(groups: Groups) -> set:
+    out: dict[tuple, set] = {}
+    for r in groups.members.to_pylist():
+        out.setdefault((RANKS[r["anchor_survey"]], r["anchor_key"]), set()).add((RANKS[r["survey"]], r["key"]))
+    assert all(min(members) == anchor for anchor, members in out.items())
+    return {frozenset(members) for members in out.values()}
+
+
+def pair_of(r: dict) -> tuple:
+    return (RANKS[r["survey_a"]], r["key_a"]), (RANKS[r["survey_b"]], r["key_b"])
+
+
+places = st.sampled_from(sorted(PLACES))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.4, 10.0]), st.integers(1, 14))
+def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: int) -> None:
+    sources = crowd(np.random.default_rng(seed), PLACES[place], n, speed)
+    groups = group(sources, RANKS, RADII)
+    expected, near, conflicts = brute(sources)
+    rows = groups.pairs.to_pylist()
+    found = {pair_of(r): r["separation_uas"] for r in rows}
+    assert set(found) == set(near)
+    # plane against sphere: second order in a few arcminutes
+    assert all(abs(found[p] - near[p]) < 20 + 2e-6 * near[p] for p in near)
+    assert objects(groups) == expected
+    assert {pair_of(r) for r in rows if r["conflict"]} == conflicts
+    whole = {x: members for members in expected for x in members}
+    assert all(r["accepted"] == (whole[pair_of(r)[0]] == whole[pair_of(r)[1]]) for r in rows)
+    for r in groups.members.to_pylist():
+        pair = (RANKS[r["anchor_survey"]], r["anchor_key"]), (RANKS[r["survey"]], r["key"])
+        assert r["separation_uas"] == found.get(pair, 0)
+        linked = {pair[1]}
+        while more := {x for p in near for x in p if linked & set(p)} - linked:
+            linked |= more
+        assert (RANKS[r["blend_survey"]], r["blend_key"]) == min(linked)
+        for survey, rank in RANKS.items():
+            assert r[f"n_{survey}"] == sum(x[0] == rank for x in linked)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), places)
+def test_order_of_rows_and_surveys_does_not_matter(seed: int, place: str) -> None:
+    rng = np.random.default_rng(seed)
+    sources = crowd(rng, PLACES[place], 60, 1.0)
+    one = group(sources, RANKS, RADII)
+    names = rng.permutation(list(sources)).tolist()
+    again = group({s: sources[s].take(rng.permutation(sources[s].num_rows)) for s in names}, dict(RANKS), RADII)
+    assert one.members.equals(again.members) and one.pairs.equals(again.pairs)
+
+
+class Sky:
+    """All sources, as `match_cell` is given them."""
+
+    def __init__(self, sources: dict[str, pa.Table]) -> None:
+        self.fast = {s: t.filter(is_fast(t)) for s, t in sources.items()}
+        self.slow = {s: t.filter(~is_fast(t)) for s, t in sources.items()}
+        self.fine = {s: sky.cells(healpix29(t), 12) for s, t in self.slow.items()}
+        self.cells = sorted({c for t in sources.values() for c in sky.cells(healpix29(t), 6).tolist()})
+        self.asked: list[int] = []
+
+    def load(self, fine: np.ndarray) -> dict[str, pa.Table]:
+        assert (np.diff(fine) > 0).all() and not set(fine.tolist()) & set(self.asked)
+        self.asked.extend(fine.tolist())
+        return {s: t.filter(np.isin(self.fine[s], fine)) for s, t in self.slow.items()}
+
+    def match(self, cell: int):
+        self.asked = []
+        return match_cell(cell, self.load, self.fast, RANKS, RADII)
+
+
+def healpix29(table: pa.Table) -> np.ndarray:
+    return sky.healpix29(table["ra"].to_numpy(), table["dec"].to_numpy())
+
+
+def rows_of(tables: list[pa.Table]) -> list[str]:
+    return sorted(repr(r) for t in tables for r in t.to_pylist())
+
+
+def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | None = None) -> list:
+    whole = group(sources, RANKS, RADII)
+    all_sky = Sky(sources)
+    results = [all_sky.match(cell) for cell in cells or all_sky.cells]
+    assert rows_of([r.members for r in results]) == rows_of([whole.members])
+    assert rows_of([r.pairs for r in results]) == rows_of([whole.pairs])
+    return results
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
+def test_cells_sum_to_the_whole_sky(seed: int, place: str, speed: float, n: int) -> None:
+    check_cells_against_whole(crowd(np.random.default_rng(seed), PLACES[place], n, speed))
+
+
+def chain(place: tuple[float, float], way: float, n: int) -> dict[str, pa.Table]:
+    """Sources 0.5 to 1.9 arcsec apart on a line through the place, by turns of two surveys."""
+    along = np.cumsum(np.random.default_rng(4).uniform(0.5, 1.9, n))
+    along -= along[n // 2]
+    ra, dec = offset(place, along * np.sin(way), along * np.cos(way))
+    key = np.arange(n)
+    return {
+        "legacysurvey": source_table(ra[::2], dec[::2], key[::2]),
+        "desi": source_table(ra[1::2], dec[1::2], key[1::2]),
+    }
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize("way", [0.0, 0.8, 2.0])
+def test_chain_across_cells_is_followed_to_its_end(place: str, way: float) -> None:
+    # 480 arcsec of one blend group, far beyond the first two rings of fine cells
+    sources = chain(PLACES[place], way, 400)
+    results = check_cells_against_whole(sources)
+    blends = {(r["blend_survey"], r["blend_key"]) for result in results for r in result.members.to_pylist()}
+    assert blends == {("legacysurvey", 0)}
+    assert all(r["n_desi"] == 200 for result in results for r in result.members.to_pylist())
+    if len(results) > 1:
+        assert max(r.times_read for r in results) > 2
+
+
+def test_three_cells_meet_at_the_corner() -> None:
+    ra, dec = offset(CORNER_OF_THREE, 5 * np.sin(np.arange(60)), 5 * np.cos(np.arange(60)))
+    assert np.unique(sky.cells(sky.healpix29(ra, dec), 6)).size == 3
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+def test_fast_star_over_the_border_meets_its_old_counterparts(place: str) -> None:
+    # 10 arcsec/yr; Gaia at 2016, exposures of 1996 and 2006 lie 200 and 100 arcsec behind
+    for way in np.arange(6.0):
+        where = PLACES[place]
+        at = [offset(where, d * np.sin(way), d * np.cos(way)) for d in (-100.0, 0.0, 100.0)]
+        star_ra, star_dec = at[2]
+        # direction of the arc where the star is, by a small step on it
+        on = offset(where, 100.01 * np.sin(way), 100.01 * np.cos(way))
+        lon = np.radians(on[0] - star_ra)[0]
+        east, north = np.sin(lon) * np.cos(np.radians(on[1][0])), np.radians(on[1] - star_dec)[0]
+        if abs(star_dec[0]) > 80:  # the plane of ra, dec is bent here: take the tangent itself
+            tangent = (sky.unit_vectors(*on) - sky.unit_vectors(star_ra, star_dec))[:, 0]
+            x, y = np.radians(star_ra[0]), np.radians(star_dec[0])
+            east = tangent @ np.array([-np.sin(x), np.cos(x), 0])
+            north = tangent @ np.array([-np.sin(y) * np.cos(x), -np.sin(y) * np.sin(x), np.cos(y)])
+        size = np.hypot(east, north)
+        pm = 10000 * east / size, 10000 * north / size
+        sources = {
+            "gaia": source_table(star_ra, star_dec, [1], [pm[0]], [pm[1]], [2016.0]),
+            "legacysurvey": source_table(*at[1], [2], epoch_min=[2006.0], epoch_max=[2006.0]),
+            "targets": source_table(*at[0], [3], epoch_min=[1996.0], epoch_max=[1996.0]),
+            "desi": source_table(*at[0], [4], epoch_min=[2010.0], epoch_max=[2012.0]),
+        }
+        results = check_cells_against_whole(sources)
+        pairs = [r for result in results for r in result.pairs.to_pylist()]
+        found = {(r["survey_a"], r["survey_b"]) for r in pairs}
+        assert found == {("legacysurvey", "gaia"), ("gaia", "targets"), ("desi", "targets")}
+        assert all(r["separation_uas"] < 20000 for r in pairs)
+
+
+def test_match_cell_reads_little_where_nothing_reaches_out() -> None:
+    ra, dec = sky.centres(6, np.array([1234]))
+    sources = {"gaia": source_table(ra, dec, [1]), "desi": source_table(ra, dec, [2])}
+    result = Sky(sources).match(1234)
+    assert (result.times_read, result.fine_cells_read) == (1, 68 * 68)
+    assert result.members.num_rows == 2 and result.pairs.num_rows == 1
+
+
+def test_empty_input() -> None:
+    none = group({}, RANKS, RADII)
+    assert none.members.num_rows == none.pairs.num_rows == 0
+    cell = match_cell(7, lambda fine: {}, {}, RANKS, RADII)
+    assert cell.members.schema == none.members.schema and cell.pairs.schema == none.pairs.schema
+    some = group({"gaia": source_table([1.0], [1.0], [1]), "desi": source_table([], [], [])}, RANKS, RADII)
+    assert some.members.schema == none.members.schema and some.pairs.schema == none.pairs.schema
+    assert some.members["anchor_key"].to_pylist() == [1]
+
+
+def test_at_most_one_source_of_a_survey_and_the_refused_edge_is_kept() -> None:
+    # gaia 1 - legacy 10 - desi 20 - gaia 2 in a row: both gaia sources have an edge into the pair, the nearer wins
+    ra = np.array([0.0, 0.5, 0.9, 1.5]) / 3600
+    sources = {
+        "legacysurvey": source_table(ra[1:2], [0.0], [10]),
+        "desi": source_table(ra[2:3], [0.0], [20]),
+        "gaia": source_table(ra[[0, 3]], [0.0, 0.0], [1, 2]),
+    }
+    groups = group(sources, RANKS, 1.0)
+    assert objects(groups) == {frozenset([(0, 10), (3, 20), (2, 1)]), frozenset([(2, 2)])}
+    conflict = [pair_of(r) for r in groups.pairs.to_pylist() if r["conflict"]]
+    assert conflict == [((2, 2), (3, 20))]
+
+
+@pytest.mark.parametrize(
+    ("sources", "ranks", "message"),
+    [
+        ({"gaia": source_table([1.0, 2.0], [1.0, 2.0], [5, 5])}, RANKS, "gaia: key 5 is there more than once"),
+        ({"hsc": source_table([1.0], [1.0], [5])}, RANKS, "'hsc'"),
+        ({}, {"gaia": 1, "desi": 1}, "a different one for each"),
+        ({"gaia": pa.table({"key": pa.array([None], pa.int64()), "ra": [1.0], "dec": [1.0]})}, RANKS, "with 1 nulls"),
+    ],
+)
+def test_nonsense_is_refused(sources: dict, ranks: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        group(sources, ranks, 1.0)
+
+
+def test_a_blend_group_beyond_the_neighbours_is_an_error_not_a_loss() -> None:
+    ra = np.arange(0, 2.0, 1.5 / 3600)
+    sources = {
+        "legacysurvey": source_table(ra[::2], 0 * ra[::2], np.arange(ra[::2].size)),
+        "desi": source_table(ra[1::2], 0 * ra[1::2], np.arange(ra[1::2].size)),
+    }
+    all_sky = Sky(sources)
+    with pytest.raises(ValueError, match="reaches beyond the 8 neighbouring cells"):
+        all_sky.match(all_sky.cells[0])
+
+
+def test_match_cell_refuses_what_would_break_its_bounds() -> None:
+    slow = source_table([1.0], [1.0], [1], [3.0], [0.0], [2016.0])
+    quick = source_table([1.0], [1.0], [2], [3000.0], [0.0], [2016.0])
+    old = source_table([1.0], [1.0], [3], epoch_min=[1950.0], epoch_max=[1951.0])
+    with pytest.raises(ValueError, match="gaia: a slow source is among the fast"):
+        match_cell(1, lambda fine: {}, {"gaia": slow}, RANKS)
+    with pytest.raises(ValueError, match="gaia: a fast source is among the slow"):
+        match_cell(1, lambda fine: {"gaia": quick}, {}, RANKS)
+    with pytest.raises(ValueError, match=r"gaia: sources hold from 1950\.0 to 1951\.0"):
+        match_cell(1, lambda fine: {"gaia": old}, {}, RANKS)
