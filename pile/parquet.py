@@ -167,10 +167,14 @@ def _stored_type(kind: pa.DataType, nested: bool = False) -> pa.DataType:
     return pa.large_list(item) if t.is_large_list(kind) else pa.list_(item)
 
 
-def open_file(path: Path) -> pq.ParquetFile:
-    """The Parquet file, its pages verified as they are read."""
+def open_file(path: Path, n_rows: int | None = None) -> pq.ParquetFile:
+    """The Parquet file, its pages verified as they are read. `Damaged` where it does not have `n_rows`."""
     with damage(path):
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    if n_rows is not None and file.metadata.num_rows != n_rows:
+        file.close()
+        raise Damaged(f"{path} has {file.metadata.num_rows} rows, not {n_rows}; remove it and build it again")
+    return file
 
 
 def read(
@@ -178,6 +182,7 @@ def read(
     columns: Sequence[str] | None = None,
     rows: tuple[int, int] | None = None,
     filters: Any = None,
+    n_rows: int | None = None,
 ) -> pa.Table:
     """Columns and the half-open range of rows of a Parquet file; only the row groups that hold them are read.
 
@@ -186,7 +191,7 @@ def read(
     """
     if rows is not None and filters is not None:
         raise ValueError("rows and filters were both given; give one of them")
-    with open_file(path) as file:
+    with open_file(path, n_rows) as file:
         names = file.schema_arrow.names
         if absent := [c for c in columns or () if c not in names]:
             raise ValueError(f"{path}: there is no column {', '.join(absent)}; the file has {', '.join(names)}")

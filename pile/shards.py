@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skycairn.pile import parquet
 from skycairn.pile.content import canonical_json
-from skycairn.pile.files import Damaged
+from skycairn.pile.files import Damaged, check_sha256_once
 
 ROW_GROUP_ROWS = 8_192
 """Objects of a row group, unless told otherwise; 8 to 16 thousand is one good read, local or remote."""
@@ -150,18 +150,23 @@ def shard_table(
             raise ValueError(
                 f"{name}: row {row} has the token {values[row, place]}; its vocabulary ends at {column.vocabulary - 1}"
             )
-        said = pa.array(status[name], pa.string())
+        said = status[name]
+        said = said.cast(pa.string()) if isinstance(said, pa.Array) else pa.array(said, pa.string())
         if not np.array_equal(np.asarray(said.to_numpy(zero_copy_only=False)) == PRESENT, present):
             raise ValueError(f"{name}: the status is {PRESENT!r} for other rows than those that have tokens")
         flat = values.astype(column.dtype, copy=False)
         if column.layout == "scalar":
             arrays[name] = pa.array(flat[:, 0], mask=~present)
         else:
-            offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int32)
-            inner = pa.array(flat[there])
-            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), inner, type=column.type, mask=pa.array(~present)))
-        arrays.append(said.dictionary_encode())
-    return pa.Table.from_arrays(arrays, schema=schema)
+            offsets = np.concatenate([[0], np.cumsum(length)])
+            if offsets[-1] > np.iinfo(np.int32).max:
+                raise ValueError(f"{name}: {offsets[-1]} tokens at once; hand in fewer rows than {n}")
+            ends, inner = pa.array(offsets, pa.int32()), pa.array(flat[there])
+            arrays[name] = pa.ListArray.from_arrays(ends, inner, type=column.type, mask=pa.array(~present))
+        arrays[column.status] = said.dictionary_encode()
+    if set(arrays) != set(schema.names):
+        raise ValueError(f"objects have the columns {objects.column_names}; the shard's are {schema.names}")
+    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
 def token_columns(schema: pa.Schema, where: str = "the schema") -> dict[str, TokenColumn]:
@@ -183,10 +188,12 @@ def token_columns(schema: pa.Schema, where: str = "the schema") -> dict[str, Tok
 
 
 class ShardReader:
-    """Reads a shard, a row group at a time, its pages verified."""
+    """Reads a shard, a row group at a time, its pages verified; the whole file first, where its SHA-256 is given."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, sha256: str | None = None) -> None:
         self.path = Path(path)
+        if sha256 is not None:
+            check_sha256_once(self.path, sha256)
         self._file = parquet.open_file(self.path)
         schema = self._file.schema_arrow
         self.columns = token_columns(schema, str(self.path))

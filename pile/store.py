@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,7 @@ from skycairn.pile.files import (
     Missing,
     NotAPile,
     PendingFile,
+    check_sha256_once,
     file_sha256,
     make_folder,
     sealed,
@@ -39,6 +40,9 @@ from skycairn.pile.snapshot import Draft, Entry, Snapshot
 from skycairn.pile.verify import Verification, verify
 
 FORMAT = 1
+Check = Literal["first", "pages"]
+"""How much of a table's part is verified on reading, beside the checksums of the pages read: all of it when a process
+first opens it (2 GB/s), or no more. `pages` is for reading a few rows of a large part over a network."""
 _FOLDERS = ("parts", "receipts", "snapshots", "tmp")
 _SNAPSHOT = re.compile(r"([0-9]{20})\.json")
 _PARQUET = ".parquet"
@@ -49,9 +53,10 @@ __all__ = ["FORMAT", "Draft", "Entry", "Part", "Pile", "Receipt", "Snapshot", "T
 class Pile:
     """A folder of immutable parts, receipts and snapshots. Any number of processes may read and write it at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, check: Check = "first") -> None:
         """Use `create` or `open`, which look at what is there."""
         self.root = root
+        self.check = check
 
     @classmethod
     def create(cls, root: str | Path) -> Self:
@@ -76,7 +81,7 @@ class Pile:
         return pile
 
     @classmethod
-    def open(cls, root: str | Path) -> Self:
+    def open(cls, root: str | Path, check: Check = "first") -> Self:
         """Open a pile. `NotAPile` where the folder is none, or was written by a newer version."""
         root = Path(root)
         try:
@@ -92,7 +97,7 @@ class Pile:
                 f"{root} is a pile of format {head['format']}, this version reads formats up to {FORMAT}; "
                 f"use a newer skycairn"
             )
-        pile = cls(root)
+        pile = cls(root, check)
         pile.sweep()
         return pile
 
@@ -154,27 +159,29 @@ class Pile:
         filters: Any = None,
     ) -> pa.Table:
         """Read a part, known by itself or by its SHA-256; see `parquet.read`. Page checksums are always verified."""
-        path = self._check_part(part)
-        return parquet.read(path, columns, rows, filters)
+        path, n_rows = self._checked(part)
+        return parquet.read(path, columns, rows, filters, n_rows)
 
     def open_parquet(self, part: Part | str) -> pq.ParquetFile:
         """The part as a `pyarrow.parquet.ParquetFile` that verifies page checksums; close it after use."""
-        return parquet.open_file(self._check_part(part))
+        return parquet.open_file(*self._checked(part))
 
-    def _check_part(self, part: Part | str) -> Path:
+    def _checked(self, part: Part | str) -> tuple[Path, int | None]:
+        """Path of a table's part, verified as `check` says, and its rows where they are known."""
         if isinstance(part, str):
             check_sha256(part, "the part asked for")
-            return self.root / "parts" / part[:2] / (part + _PARQUET)
-        if part.suffix != _PARQUET:
-            raise ValueError(f"part {part.sha256[:12]}.. is a {part.suffix} file, not a table; use read_bytes or path")
-        path = self.path(part)
-        self._check_size(part)
-        with parquet.open_file(path) as file:
-            if file.metadata.num_rows != part.n_rows:
-                raise Damaged(
-                    f"{path} has {file.metadata.num_rows} rows, not {part.n_rows}; remove it and build it again"
+            sha256, n_rows = part, None
+            path = self.root / "parts" / part[:2] / (part + _PARQUET)
+        else:
+            if part.suffix != _PARQUET:
+                raise ValueError(
+                    f"part {part.sha256[:12]}.. is a {part.suffix} file, not a table; use read_bytes or path"
                 )
-        return path
+            sha256, n_rows, path = part.sha256, part.n_rows, self.path(part)
+            self._check_size(part)
+        if self.check == "first":
+            check_sha256_once(path, sha256)
+        return path, n_rows
 
     def _check_size(self, part: Part) -> None:
         path = self.path(part)
