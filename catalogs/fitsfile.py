@@ -32,7 +32,7 @@ def check_whole(path: Path) -> list[fits.Header]:
             file.seek(end)
             try:
                 header = fits.Header.fromfile(file)
-            except (OSError, EOFError, fits.VerifyError) as error:
+            except (OSError, EOFError, ValueError, fits.VerifyError) as error:
                 raise ValueError(f"{path}: cut short inside header {len(headers)}; fetch it again ({error})") from error
             end = file.tell() + data_bytes(header)
             headers.append(header)
