@@ -99,7 +99,7 @@ def test_beyond_the_edge_is_masked(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("bit", "bands"),
-    enumerate(["", "", "g", "r", "z", "g", "r", "z", "", "", "griz", "", "", "", "i", "i", ""]),
+    list(enumerate(["", "", "g", "r", "z", "g", "r", "z", "", "", "griz", "", "", "", "i", "i", ""])),
 )
 @pytest.mark.parametrize("kind", [np.int16, np.int32])
 def test_bits_mask_their_bands(bit: int, bands: str, kind: type) -> None:
