@@ -55,7 +55,7 @@ def cut(hdu: Any, x0: Ints, y0: Ints, size: int, fill: float) -> NDArray[Any]:
     """
     ny, nx = (int(n) for n in hdu.shape)
     tile = [int(t) for t in getattr(hdu, "tile_shape", None) or (1, nx)]
-    touched = len(x0) * (size + tile[0]) * (size + tile[1])
+    touched = len(x0) * min(size + tile[0], ny) * min(size + tile[1], nx)
     pixels_ = hdu.data if touched >= ny * nx else hdu.section
     out: NDArray[Any] | None = None
     for i, (left, bottom) in enumerate(zip(x0.tolist(), y0.tolist(), strict=True)):

@@ -6,6 +6,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def check_whole(path: Path) -> list[fits.Header]:
             file.seek(end)
             try:
                 header = fits.Header.fromfile(file)
-            except (OSError, EOFError, fits.VerifyError) as error:
+            except (OSError, EOFError, ValueError, fits.VerifyError) as error:
                 raise ValueError(f"{path}: cut short inside header {len(headers)}; fetch it again ({error})") from error
             end = file.tell() + data_bytes(header)
             headers.append(header)
@@ -90,21 +91,23 @@ def read_columns(path: Path, rows: tuple[int, int] | None = None) -> tuple[dict[
         start, stop = rows if rows is not None else (0, n_rows)
         if not 0 <= start <= stop <= n_rows:
             raise ValueError(f"{path}: rows {start}..{stop} were asked of a table of {n_rows}")
-        slice_ = table.data[start:stop]
-        raw = slice_.view(np.ndarray)
+        data = table.data
+        raw = data.view(np.ndarray)[start:stop]  # slicing the record array itself would copy every column
         columns: dict[str, Callable[[], NDArray[Any]]] = {}
         for column in table.columns:
-            scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
-            columns[column.name] = _fetch(slice_ if scaled else raw, column.name, column.format.endswith("L"))
+            if column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0):
+                columns[column.name] = partial(_scaled, data, column.name, start, stop)
+            else:
+                columns[column.name] = partial(_stored, raw, column.name, column.format.endswith("L"))
     return columns, stop - start
 
 
-def _fetch(source: Any, name: str, logical: bool) -> Callable[[], NDArray[Any]]:
-    def fetch() -> NDArray[Any]:
-        values = np.asarray(source[name])
-        return values == ord("T") if logical and values.dtype.kind == "i" else values
+def _scaled(data: fits.FITS_rec, name: str, start: int, stop: int) -> NDArray[Any]:
+    return np.asarray(data[name])[start:stop]
 
-    return fetch
+
+def _stored(raw: NDArray[Any], name: str, logical: bool) -> NDArray[Any]:
+    return raw[name] == ord("T") if logical else raw[name]
 
 
 def first_image(path: Path, hdus: fits.HDUList) -> Any:

@@ -224,13 +224,14 @@ def keys(column: pa.ChunkedArray, where: str) -> tuple[pa.Array, pa.Array]:
         values = column.to_pylist()
         for row, value in enumerate(values):
             if value is not None and abs(value) > LARGEST:
-                raise ValueError(f"targets: {where}, row {row}: id {value} is beyond int64; give it as text")
+                raise ValueError(f"targets: {where}, row {row}: id {value} is beyond int64; make the ids text")
         key = values
     elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = [v.strip() or None if v is not None else None for v in column.to_pylist()]
-        if any(values) and all(v is None or (PLAIN_INTEGER.fullmatch(v) and abs(int(v)) > LARGEST) for v in values):
+        there = [v for v in values if v is not None]
+        if all(PLAIN_INTEGER.fullmatch(v) for v in there) and (big := [v for v in there if abs(int(v)) > LARGEST]):
             raise ValueError(
-                f"targets: {where}: ids such as {next(filter(None, values))} are beyond int64; add a letter"
+                f"targets: {where}, row {values.index(big[0])}: id {big[0]} is beyond int64; put a letter before all"
             )
         key = [None if v is None else text_key(v) for v in values]
     else:
