@@ -19,7 +19,8 @@ from skycairn.pile.store import Pile
 from skycairn.pipeline import run
 from skycairn.pipeline.recipe import parse
 
-TARGETID, BRICK = 39633321176729857, "1054p567"
+BRICK = "1054p567"
+N_SOURCES = 30
 XP_PRODUCTS = "gaia/xp-continuous"
 
 
@@ -104,7 +105,9 @@ def lay_gaia(real: Path, root: Path) -> tuple[set[int], set[int]]:
         dict_writer.writeheader()
         dict_writer.writerows(spectra.values())
     checksums(folder, "_MD5SUM.txt", "md5")
-    ra, dec = [*sources["ra"], *(r for r, _ in where.values())], [*sources["dec"], *(d for _, d in where.values())]
+    # the file holds a random thousand of the whole sky, each in a cell of its own: some of them are enough
+    some = sources[:N_SOURCES]
+    ra, dec = [*some["ra"], *(r for r, _ in where.values())], [*some["dec"], *(d for _, d in where.values())]
     cells = healpy.ang2pix(64, np.array(ra), np.array(dec), nest=True, lonlat=True)
     return {int(c) for c in cells}, set(spectra)
 
@@ -170,7 +173,8 @@ def test_the_desi_target_and_its_legacy_row_are_one_object_with_tokens(
 def test_the_gaia_rows_with_xp_have_tokens_and_the_others_a_status(built: tuple[run.Built, Pile, set[int]]) -> None:
     _, pile, with_xp = built
     rows = {r["key.gaia"]: r for r in objects(pile).to_pylist() if r["key.gaia"] is not None}
-    assert len(rows) == 1000 + len(with_xp)
+    assert len(rows) >= N_SOURCES + len(with_xp)
+    assert with_xp <= set(rows)
     for key in with_xp:
         assert rows[key]["status.gaia.xp_rp"] == "present"
         assert tokens_of(pile, rows[key]["object_id"])["gaia.xp_rp"] == 55
