@@ -425,7 +425,7 @@ class Desi(Survey):
         absent = np.ones(n, dtype=bool)
         if "coadd" in files:
             spectra = read_spectra(files["coadd"], sources.column("targetid").to_numpy())
-            absent = spectra["mask"].all(axis=1)
+            absent = np.asarray(spectra["mask"].all(axis=1))
             flux, ivar = (_lists(spectra[c], absent, pa.float32()) for c in ("flux", "ivar"))
             mask = _lists(spectra["mask"], absent, pa.bool_())
             blurred = np.isnan(spectra["lsf_sigma"]).any(axis=1)

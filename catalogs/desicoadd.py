@@ -103,7 +103,11 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
             warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
             warnings.filterwarnings("error", "Error validating header", AstropyUserWarning)
             warnings.filterwarnings("error", "non-ASCII characters", AstropyUserWarning)
-            with fits.open(path, memmap=True, do_not_scale_image_data=True, lazy_load_hdus=False) as hdus:
+            # opened by hand, since astropy leaves a file that it refuses open
+            with (
+                path.open("rb") as file,
+                fits.open(file, memmap=True, do_not_scale_image_data=True, lazy_load_hdus=False) as hdus,
+            ):
                 yield hdus
     except FileNotFoundError:
         raise
