@@ -455,8 +455,9 @@ def _lists(values: NDArray[Any], null: NDArray[np.bool_], kind: pa.DataType) -> 
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[~null].reshape(-1), kind), mask=pa.array(null))
 
 
-def _healpix(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+def _healpix(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cell of each position as DESI numbers its files, NaN where there is none."""
     on_sky = np.isfinite(ra) & (np.abs(dec) <= 90)
-    out = np.full(len(ra), -1, dtype=np.int64)
+    out = np.full(len(ra), np.nan)
     out[on_sky] = healpy.ang2pix(1 << WORK_ORDER, ra[on_sky], dec[on_sky], nest=True, lonlat=True)
     return out
