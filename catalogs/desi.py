@@ -425,7 +425,7 @@ class Desi(Survey):
         absent = np.ones(n, dtype=bool)
         if "coadd" in files:
             spectra = read_spectra(files["coadd"], sources.column("targetid").to_numpy())
-            absent = spectra["mask"].all(axis=1)
+            absent = np.asarray(spectra["mask"].all(axis=1))
             flux, ivar = (_lists(spectra[c], absent, pa.float32()) for c in ("flux", "ivar"))
             mask = _lists(spectra["mask"], absent, pa.bool_())
             blurred = np.isnan(spectra["lsf_sigma"]).any(axis=1)
@@ -455,8 +455,9 @@ def _lists(values: NDArray[Any], null: NDArray[np.bool_], kind: pa.DataType) -> 
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[~null].reshape(-1), kind), mask=pa.array(null))
 
 
-def _healpix(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+def _healpix(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cell of each position as DESI numbers its files, NaN where there is none."""
     on_sky = np.isfinite(ra) & (np.abs(dec) <= 90)
-    out = np.full(len(ra), -1, dtype=np.int64)
+    out = np.full(len(ra), np.nan)
     out[on_sky] = healpy.ang2pix(1 << WORK_ORDER, ra[on_sky], dec[on_sky], nest=True, lonlat=True)
     return out

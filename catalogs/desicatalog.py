@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,23 @@ def table_columns(hdu: Any, rows: tuple[int, int] | None, where: str) -> tuple[d
     if not 0 <= start <= stop <= total:
         raise ValueError(f"{where}: rows {start}..{stop} were asked of a table of {total}")
     data = hdu.data[start:stop]
+    return {name: _fetch(data, name) for name in data.names}, stop - start, start
 
-    def fetch(name: str) -> Callable[[], NDArray[Any]]:
-        return lambda: np.asarray(data[name])
 
-    return {name: fetch(name) for name in data.names}, stop - start, start
+def _fetch(data: fits.FITS_rec, name: str) -> Fetch:
+    column, stored = data.columns[name], data.view(np.ndarray)[name]
+    if column.format.endswith("L"):
+        return lambda: np.asarray(stored == ord("T"))
+    if stored.dtype.kind == "S":
+        return lambda: _text(stored)
+    return lambda: np.asarray(data[name])
+
+
+def _text(stored: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return stored.astype(np.str_)  # far faster than decoding each, and all that FITS allows
+    except UnicodeDecodeError:
+        return stored
 
 
 def redrock_columns(hdus: fits.HDUList, path: Path) -> tuple[dict[str, Fetch], int]:

@@ -140,7 +140,8 @@ def _fits(path: Path, types: Types) -> pa.Table:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
-            with fits.open(path, memmap=path.suffix != ".gz", lazy_load_hdus=False) as hdus:
+            # opened by hand, since astropy leaves a file that it refuses open
+            with path.open("rb") as file, fits.open(file, memmap=True, lazy_load_hdus=False) as hdus:
                 table = next((h for h in hdus if isinstance(h, fits.BinTableHDU)), None)
                 if table is None:
                     raise ValueError(f"{path}: holds no binary table; is it the table that is wanted?")

@@ -1,0 +1,24 @@
+import importlib.util
+
+import pytest
+
+if any(importlib.util.find_spec(f"skycairn.catalogs.{name}") is None for name in ("legacysurvey", "targets")):
+    pytest.skip("the other surveys are not here", allow_module_level=True)
+
+from skycairn.catalogs.desi import Desi
+from skycairn.catalogs.registry import SURVEYS, survey
+
+
+def test_by_name() -> None:
+    assert isinstance(survey("desi", "dr1", catalog="redrock"), Desi)
+    assert all(cls.name == name for name, cls in SURVEYS.items())
+
+
+def test_ranks_differ_and_are_in_order() -> None:
+    ranks = [cls.rank for cls in SURVEYS.values()]
+    assert ranks == sorted(set(ranks))
+
+
+def test_unknown() -> None:
+    with pytest.raises(ValueError, match=r"there is no survey 'dessi'; there are legacysurvey, gaia, desi"):
+        survey("dessi", "dr1")
