@@ -54,7 +54,7 @@ class PatchBasis:
         k = len(c)
         # one product of a fixed shape per source, so that a source's tokens do not hang on its neighbours in a batch
         normal = np.matmul(w, (c[:, None, :] * c[None, :, :]).reshape(k * k, -1).T).reshape(*w.shape[:2], k, k)
-        prior = 1 / np.maximum(self.variances, 1e-12 * self.variances.max(initial=1e-300))
+        prior = 1 / np.maximum(self.variances, max(1e-12 * self.variances.max(), 1e-100))
         diagonal = np.where(bad.any(axis=2, keepdims=True), prior / scale, 1e-12)
         normal[..., np.arange(k), np.arange(k)] += diagonal
         return np.linalg.solve(normal, np.matmul(w * y, c.T)[..., None])[..., 0]
@@ -116,21 +116,25 @@ def fit_basis(chunks: Callable[[], Iterator[Patches]], n_pixels: int, codes: int
     # the sign that makes the largest element positive, first of equals
     largest = np.argmax(np.round(np.abs(components), 6), axis=1)
     components = components * np.where(components[np.arange(k), largest] < 0, -1.0, 1.0)[:, None]
-    total = float(np.maximum(np.trace(covariance), 0.0))
 
     def basis(n: int, levels: list[Floats]) -> PatchBasis:
-        rest = max(total - float(variances[:n].sum()), 0.0) / n_pixels
+        rest = float(np.maximum(values[: n_pixels - n], 0.0).sum()) / n_pixels
         return PatchBasis(_rounded(components[:n]), _rounded(variances[:n]), float(np.float32(rest)), levels)
 
     whole = basis(k, [])
-    samples = []
+    samples, weights = [np.zeros((0, k))], [np.zeros(0)]
     for y, w in chunks():
         a = whole.coefficients((y, w))
-        samples.append(a[(w > 0).mean(axis=2) > 0.5])
-    sample = np.concatenate(samples)
+        enough = (w > 0).mean(axis=2) > 0.5
+        # levels go where there is signal, more of them where there is more: by count alone blank sky takes them,
+        # and the cores of galaxies, a thousandth of all patches, lose half of their light
+        excess = np.maximum(np.sum(a**2, axis=2) * w.mean(axis=2) / k - 1, 0.0)[enough]
+        samples.append(a[enough])
+        weights.append(np.sqrt(np.maximum(excess, 0.01)))
+    sample, weight = np.concatenate(samples), np.concatenate(weights)
     if not len(sample):
-        sample = np.zeros((1, k))
-    levels = [_rounded(v) for v in fit_levels(sample, codes)]
+        sample, weight = np.zeros((1, k)), np.ones(1)
+    levels = [_rounded(v) for v in fit_levels(sample, weight, codes)]
     kept = max([i + 1 for i, v in enumerate(levels) if len(v) > 1], default=1)
     return basis(kept, levels[:kept])
 

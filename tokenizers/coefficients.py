@@ -15,8 +15,8 @@ from skycairn.tokenizers.vocabulary import finite_values, from_tokens, to_tokens
 class CoefficientCodec(Codec):
     """Each coefficient to a bin of its own table, fitted in asinh(asinh(x)) as AION-1's; all tables share the ids.
 
-    `normalise`: the first coefficient is coded as it is, the others divided by the absolute value that it decodes
-    to, so that colour is coded apart from brightness. Off by default, as in AION-1.
+    `normalise`: the first coefficient is coded as it is, the others divided by its absolute value (1 where it is 0),
+    so that colour is coded apart from brightness. Off by default, as in AION-1.
     A table with fewer bins than the longest (a coefficient with few distinct values) decodes the ids that it does
     not use to its last centre. Without `normalise`, encode(decode(t)) == t for every t that `encode` gives.
     """
@@ -41,23 +41,16 @@ class CoefficientCodec(Codec):
         most = default_bins(len(x)) if bins is None else bins
         if most < 1:
             raise ValueError(f"coefficient codec: {most} bins asked for, wanted 1 or more")
-        tables: list[Bins] = []
-        divisor: Floats | float = 1.0
-        for k in range(shape[1]):
-            tables.append(quantile_bins(x[:, k] / divisor, most, _compress, _expand, uniform))
-            if normalise and k == 0:
-                divisor = _divisor(tables[0], tables[0].index(x[:, 0]))
-        return cls(tables, len(x), normalise)
+        x = _by_the_first(x) if normalise else x
+        return cls([quantile_bins(c, most, _compress, _expand, uniform) for c in x.T], len(x), normalise)
 
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, m) of `value` (n, m)."""
         x = finite_values("coefficient codec", measurement, len(self.tables))
+        x = _by_the_first(x) if self.normalise else x
         index = np.empty(x.shape, dtype=np.int64)
-        divisor: Floats | float = 1.0
         for k, table in enumerate(self.tables):
-            index[:, k] = table.index(x[:, k] / divisor)
-            if self.normalise and k == 0:
-                divisor = _divisor(table, index[:, 0])
+            index[:, k] = table.index(x[:, k])
         return to_tokens(self, index)
 
     def decode(self, tokens: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -66,7 +59,7 @@ class CoefficientCodec(Codec):
         columns = [t.centres[np.minimum(index[:, k], len(t.centres) - 1)] for k, t in enumerate(self.tables)]
         value = np.stack(columns, axis=1)
         if self.normalise:
-            value[:, 1:] *= np.where(value[:, :1] == 0, 1.0, np.abs(value[:, :1]))
+            value[:, 1:] *= _size(value[:, :1])
         return {"value": value}
 
     def settings(self) -> dict[str, Any]:
@@ -101,7 +94,9 @@ def _expand(y: Floats) -> Floats:
     return np.sinh(np.sinh(y))
 
 
-def _divisor(table: Bins, index: NDArray[np.int64]) -> Floats:
-    """Absolute value that the first coefficient decodes to; 1 where that is 0."""
-    size = np.abs(table.centres[index])
-    return np.where(size == 0, 1.0, size)
+def _size(first: Floats) -> Floats:
+    return np.where(first == 0, 1.0, np.abs(first))
+
+
+def _by_the_first(x: Floats) -> Floats:
+    return np.concatenate([x[:, :1], x[:, 1:] / _size(x[:, :1])], axis=1)

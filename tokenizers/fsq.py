@@ -29,12 +29,16 @@ def from_index(index: NDArray[np.int64], levels: Sequence[int]) -> NDArray[np.in
 
 
 class Sample:
-    """Sorted numbers whose best levels are sought."""
+    """Numbers, with their weights, whose best levels are sought."""
 
-    def __init__(self, x: Floats) -> None:
-        self.x = np.sort(x)
-        self.sums = np.concatenate([[0.0], np.cumsum(self.x)])
-        self.total = float(np.mean(self.x**2))
+    def __init__(self, x: Floats, weight: Floats) -> None:
+        order = np.lexsort((weight, x))
+        self.x, self.weight = x[order], weight[order]
+        self.mass = np.concatenate([[0.0], np.cumsum(self.weight)])
+        self.sums = np.concatenate([[0.0], np.cumsum(self.weight * self.x)])
+        self.square = float(np.sum(self.weight * self.x**2))
+        counts, self.borders = np.histogram(self.x, bins=4096, weights=self.weight)
+        self.grown = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
 
     def levels(self, n: int, rounds: int = 12) -> tuple[Floats, float]:
         """At most n levels of small mean squared error, and that error.
@@ -44,21 +48,19 @@ class Sample:
         """
         if self.x[-1] == self.x[0]:
             return self.x[:1], 0.0
-        counts, borders = np.histogram(self.x, bins=4096)
-        grown = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
-        centres = np.interp((np.arange(n) + 0.5) / n * grown[-1], grown, borders)
+        centres = np.interp((np.arange(n) + 0.5) / n * self.grown[-1], self.grown, self.borders)
+        explained = 0.0
         for _ in range(rounds):
             ends = np.concatenate([[0], np.searchsorted(self.x, (centres[1:] + centres[:-1]) / 2), [len(self.x)]])
-            held = np.diff(ends)
+            held, total = np.diff(self.mass[ends]), np.diff(self.sums[ends])
             taken = held > 0
-            centres = np.diff(self.sums[ends])[taken] / held[taken]
-            centres = np.unique(centres)
-        nearest = centres[np.searchsorted((centres[1:] + centres[:-1]) / 2, self.x)]
-        return centres, float(np.mean((self.x - nearest) ** 2))
+            centres = np.unique(total[taken] / held[taken])
+            explained = float(np.sum(total[taken] ** 2 / held[taken]))
+        return centres, max(self.square - explained, 0.0) / float(self.mass[-1])
 
 
-def fit_levels(x: Floats, codes: int) -> list[Floats]:
-    """Levels of each column of x, shape (n, k), so that their counts multiply to at most `codes`.
+def fit_levels(x: Floats, weight: Floats, codes: int) -> list[Floats]:
+    """Levels of each column of x, shape (n, k), rows weighted, so that their counts multiply to at most `codes`.
 
     Greedy: the next levels go where they lower the squared error most for the bits that they cost. A column that is
     not worth a bit keeps one level, its mean. Depends on the sample alone, not on the order of its rows.
@@ -66,7 +68,7 @@ def fit_levels(x: Floats, codes: int) -> list[Floats]:
     sizes = [
         n for n in (*range(1, 17), *range(18, 33, 2), *range(36, 65, 4), *range(72, 129, 8), 160, 192, MOST_LEVELS)
     ]
-    samples = [Sample(x[:, k]) for k in range(x.shape[1])]
+    samples = [Sample(x[:, k], weight) for k in range(x.shape[1])]
     tables: list[dict[int, tuple[Floats, float]]] = [{} for _ in samples]
 
     def table(k: int, n: int) -> tuple[Floats, float]:

@@ -112,12 +112,13 @@ class PatchImageCodec(Codec):
 class PatchSpectrumCodec(Codec):
     """A spectrum on a shared wavelength grid as one token of its amplitude and then one token a patch.
 
-    `flux` (n, pixel) is divided by its amplitude, sqrt(mean^2 + noise^2) of the good pixels, weighted by ivar: the
-    brightness of a bright spectrum, the noise of a faint or negative one. The first token is the amplitude on a grid
-    of equal steps of its logarithm, clipped to `amplitude_range`; 0 means that no pixel is good, which decodes to no
-    flux. What is divided by is what that token decodes to, so its steps cost no precision. The other tokens are
-    patches of equal length, evenly spread (neighbours may share a pixel), projected and quantised as `PatchBasis`
-    says. Pixels with mask True or ivar 0 have no influence, whatever they hold.
+    `flux` (n, pixel) is divided by its amplitude, sqrt(mean^2 + noise^2) of the good pixels, weighted by ivar, with
+    the sign of the mean: the brightness of a bright spectrum, the noise of a faint one. The first token is the
+    amplitude on a grid of equal steps of its logarithm, clipped to `amplitude_range`, first the positive and then
+    the negative; 0 means that no pixel is good, which decodes to no flux. What is divided by is what that token
+    decodes to, so its steps cost no precision. The other tokens are patches of equal length, evenly spread
+    (neighbours may share a pixel), projected and quantised as `PatchBasis` says. Pixels with mask True or ivar 0 have
+    no influence, whatever they hold.
 
     decode gives `flux` (n, pixel), float32, in the unit of the input. Fitted to few spectra it is valid, but poor;
     `n_fit` tells.
@@ -164,9 +165,9 @@ class PatchSpectrumCodec(Codec):
             raise ValueError(
                 f"spectrum codec: {n_patches} patches of {n_pixels} pixels asked for, wanted 1 to {n_pixels}"
             )
-        if codes < 2 or not 0 < amplitude_range[0] < amplitude_range[1] < np.inf:
+        if codes < 3 or not 0 < amplitude_range[0] < amplitude_range[1] < np.inf:
             raise ValueError(
-                f"spectrum codec: codes {codes}, amplitude_range {amplitude_range}: wanted 2 or more, a range"
+                f"spectrum codec: codes {codes}, amplitude_range {amplitude_range}: wanted 3 or more, a range"
             )
         blank = PatchBasis(np.zeros((1, 1)), np.zeros(1), 0.0, [np.zeros(1)])
         head = cls(start, step, n_pixels, n_patches, amplitude_range, codes, len(order), blank)
@@ -186,9 +187,10 @@ class PatchSpectrumCodec(Codec):
         mean = np.sum(ivar * flux, axis=1) / weight
         noise2 = (ivar > 0).sum(axis=1) / weight
         low, high = np.log(self.amplitude_range)
-        place = (np.log(np.maximum(np.sqrt(mean**2 + noise2), 1e-300)) - low) / (high - low)
-        token = np.where(seen, 1 + np.clip(place * (self.amplitude_bins - 1), 0, self.amplitude_bins - 2), 0)
-        token = token.astype(np.int64)
+        half = (self.amplitude_bins - 1) // 2
+        place = (np.log(np.maximum(np.sqrt(mean**2 + noise2), 1e-300)) - low) / (high - low) * half
+        token = 1 + np.clip(place, 0, half - 1).astype(np.int64)
+        token = np.where(seen, np.where(mean < 0, token + half, token), 0)
         amplitude = self._amplitude(token)
         amplitude[~seen] = 1.0
         y = (flux / amplitude[:, None])[:, self.pixels]
@@ -196,10 +198,10 @@ class PatchSpectrumCodec(Codec):
 
     def _amplitude(self, token: NDArray[np.int64]) -> Floats:
         low, high = np.log(self.amplitude_range)
-        value = np.exp(
-            low + (high - low) * (np.minimum(token, self.amplitude_bins - 1) - 0.5) / (self.amplitude_bins - 1)
-        )
-        return np.where(token == 0, 0.0, value)
+        half = (self.amplitude_bins - 1) // 2
+        step = np.minimum(token, 2 * half) - 1
+        value = np.exp(low + (high - low) * (step % half + 0.5) / half)
+        return np.where(token == 0, 0.0, np.where(step < half, value, -value))
 
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, 1 + patches) of `flux`, `ivar` and `mask`, each (n, pixel)."""

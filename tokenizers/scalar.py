@@ -127,7 +127,8 @@ class QuantileCodec(Codec):
             return cls(_with_floor(x, floor, most, uniform), transform, len(x), uniform, floor, None)
         if transform == "asinh":
             size = np.sort(np.abs(x[x != 0]))
-            scale = scale if scale is not None else float(size[len(size) // 10]) if len(size) else 1.0
+            if scale is None:
+                scale = float(max(size[len(size) // 10], 1e-12 * size[-1])) if len(size) else 1.0
             if not 0 < scale < np.inf:
                 raise ValueError(f"quantile codec: the scale is {scale}, wanted a number above 0")
             fitted = quantile_bins(x, most, lambda v: np.arcsinh(v / scale), lambda v: np.sinh(v) * scale, uniform)
