@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from skycairn.pile.content import canonical_json, merkle
@@ -22,7 +23,7 @@ class Entry:
     "such as {'cell': 21041, 'survey': 'gaia'}; no two entries of a table have the same"
     part: Part
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The labels as one text, by which entries are sorted and told apart."""
         return canonical_json(self.labels).decode()
