@@ -56,7 +56,7 @@ def cut(hdu: Any, x0: Ints, y0: Ints, size: int, fill: float) -> NDArray[Any]:
     ny, nx = (int(n) for n in hdu.shape)
     tile = [int(t) for t in getattr(hdu, "tile_shape", None) or (1, nx)]
     touched = len(x0) * min(size + tile[0], ny) * min(size + tile[1], nx)
-    pixels_ = hdu.data if touched >= ny * nx else hdu.section
+    pixels_ = hdu.section[0:ny, 0:nx] if touched >= ny * nx else hdu.section  # `hdu.data` would stay in memory
     out: NDArray[Any] | None = None
     for i, (left, bottom) in enumerate(zip(x0.tolist(), y0.tolist(), strict=True)):
         x_lo, x_hi, y_lo, y_hi = max(left, 0), min(left + size, nx), max(bottom, 0), min(bottom + size, ny)
@@ -67,11 +67,3 @@ def cut(hdu: Any, x0: Ints, y0: Ints, size: int, fill: float) -> NDArray[Any]:
             out = np.full((len(x0), size, size), fill, dtype=piece.dtype.newbyteorder("="))
         out[i, y_lo - bottom : y_hi - bottom, x_lo - left : x_hi - left] = piece
     return out if out is not None else np.full((len(x0), size, size), fill, dtype=np.float32)
-
-
-def inside(shape: tuple[int, int], x0: Ints, y0: Ints, size: int) -> NDArray[np.bool_]:
-    """Which pixels of the cut-outs, shape (n, size, size), lie on the image of `shape` (ny, nx)."""
-    steps = np.arange(size)
-    x, y = x0[:, None] + steps, y0[:, None] + steps
-    on_x, on_y = (x >= 0) & (x < shape[1]), (y >= 0) & (y < shape[0])
-    return on_y[:, :, None] & on_x[:, None, :]

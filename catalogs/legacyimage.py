@@ -76,13 +76,12 @@ def cut_brick(sources: pa.Table, files: Mapping[str, Path], lost: frozenset[str]
             ra, dec = (sources.column(c).to_numpy() for c in ("ra", "dec"))
             x, y = cutout.pixels(header, ra, dec)
             (x0, offset[0]), (y0, offset[1]) = cutout.place(x, size), cutout.place(y, size)
-            on_image = cutout.inside((int(header["NAXIS2"]), int(header["NAXIS1"])), x0, y0, size)
             bits = cutout.cut(images["maskbits"], x0, y0, size, 0) if "maskbits" in images else None
             for b, band in enumerate(BANDS):
                 if _published(band, files):
                     flux[:, b] = cutout.cut(images[f"image-{band}"], x0, y0, size, 0)
                     ivar[:, b] = cutout.cut(images[f"invvar-{band}"], x0, y0, size, 0)
-                    mask[:, b] = ~on_image | bad(flux[:, b], ivar[:, b], bits, band)
+                    mask[:, b] = bad(flux[:, b], ivar[:, b], bits, band)  # beyond the edge ivar is 0
                 if f"psfsize-{band}" in images:
                     middle = x0 + size // 2, y0 + size // 2
                     seeing[:, b] = cutout.cut(images[f"psfsize-{band}"], *middle, 1, np.nan)[:, 0, 0]

@@ -127,6 +127,8 @@ def test_masked_pixels_hold_zeros_and_never_nan(write: Write) -> None:
     assert got["mask"][0, 2, :, :8].all() and got["mask"][0, 2, 8, 9] and got["mask"][0, 2].sum() == 8 * 16 + 1
     assert got["mask"].sum() == got["mask"][0, 2].sum(), "WISE's own mask (the other HDUs) plays no part"
     assert (got["flux"][0, 2, :, 8] == -2.5).all()
+    assert not got["ivar"][got["mask"]].any() and not got["flux"][got["mask"]].any()
+    assert (got["ivar"][~got["mask"]] > 0).all()
 
 
 def test_a_band_without_exposures_is_masked_and_the_rest_stands(write: Write) -> None:

@@ -300,6 +300,9 @@ def test_tractor_files_are_those_of_covered_bricks_that_are_listed(bricks: dict[
         "south/tractor/000/tractor-0002p001.fits",
         "south/tractor/359/tractor-3597p001.fits",
     ]
+    lists[survey.layout.tractor_list("3597p001")] = {"tractor-3599p001.fits": "0"}
+    listed = survey.catalog_files(Folder(lists, tmp_path), [zero])
+    assert [f.path for f in listed] == [files[0].path], "a brick that is not listed was not published"
     with pytest.raises(ValueError, match="the archive has no south/tractor/000/"):
         survey.catalog_files(Folder({}, tmp_path), [zero])
 
