@@ -131,6 +131,16 @@ def test_masked_pixels_hold_zeros_and_never_nan(write: Write) -> None:
     assert (got["ivar"][~got["mask"]] > 0).all()
 
 
+def test_seeing_is_that_of_the_sources_own_pixel_and_null_where_there_is_none(write: Write) -> None:
+    seeing = np.zeros(SHAPE, np.float32)
+    seeing[50, 60], seeing[50, 61] = 1.75, np.nan
+    files = write(psfsize_r=seeing)
+    out = cut_brick(sources((60.4, 49.6), (61, 50), (62, 50), (-3, 50)), files, frozenset(), SIZE)
+    assert [row[1] for row in out.column("psf_fwhm").to_pylist()] == [1.75, None, None, None]
+    assert [row[0] for row in out.column("psf_fwhm").to_pylist()] == [1.0, 1.0, 1.0, None]
+    assert out.column("status").null_count == 4, "a source just off the image has pixels on it"
+
+
 def test_a_band_without_exposures_is_masked_and_the_rest_stands(write: Write) -> None:
     files = write("grz")
     out = cut_brick(sources((60, 50)), files, frozenset(), SIZE)

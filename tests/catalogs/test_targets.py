@@ -90,6 +90,12 @@ def test_positions_that_are_none_are_cut_and_keep_their_row(tmp_path: Path) -> N
     assert table.column("row").to_pylist() == list(range(7))
 
 
+def test_a_slice_keeps_the_rows_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", id=[5, 6, 7], ra=[1, 2, 3], dec=[1, 2, 3])
+    assert Targets().read(path, (1, 3)).equals(Targets().read(path).slice(1, 2))
+    assert Targets().read(path, (1, 3)).column("row").to_pylist() == [1, 2]
+
+
 def test_a_row_without_identifier_is_cut(tmp_path: Path) -> None:
     table = Targets().read(write(tmp_path / "t.csv", id=["a", None, "c"], ra=[1, 2, 3], dec=[1, 2, 3]))
     assert first_failed(Targets.valid, table).to_pylist() == [None, "key", None]
