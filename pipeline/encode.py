@@ -79,9 +79,10 @@ def fit(ctx: Context, task: Task) -> Outcome:
 def _sampled_values(ctx: Context, task: Task, modality: Modality, rows: pa.Table) -> NDArray[np.float64]:
     values = []
     for cell in np.unique(int64(rows, "cell")):
-        wide = ctx.pile.read_table(task.args["cells"][str(cell)]["wide"], columns=["key", str(modality.column)])
+        names = ["key", *(n for n in (modality.column, modality.ivar) if n)]
+        wide = ctx.pile.read_table(task.args["cells"][str(cell)]["wide"], columns=names)
         wide = wide.filter(pc.is_in(wide.column("key"), rows.column("key").combine_chunks()))
-        values.append(column_values(wide.column(modality.column).combine_chunks(), modality)[0])
+        values.append(measured_values(wide, modality)[0])
     return np.concatenate(values) if values else np.empty((0, *modality.shape))
 
 
@@ -101,6 +102,19 @@ def _sampled_payload(ctx: Context, task: Task, modality: Modality, rows: pa.Tabl
             if chunk.num_rows:
                 pieces.append(payload_arrays(chunk, modality))
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]} if pieces else {}
+
+
+def measured_values(table: pa.Table, modality: Modality) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The measured values of a column modality, and which rows they are of.
+
+    A value with inverse variance 0 was not measured, whatever stands there (the fluxes that the Legacy Surveys predict
+    for retained Gaia stars, say).
+    """
+    column = table.column(modality.column).combine_chunks()
+    if modality.ivar:
+        ivar = pc.fill_null(table.column(modality.ivar).combine_chunks(), 0.0)
+        column = pc.if_else(pc.greater(ivar, 0.0), column, pa.scalar(None, column.type))
+    return column_values(column, modality)
 
 
 def column_values(column: pa.Array, modality: Modality) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -146,11 +160,10 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
     outputs, counts = {}, Counter({"sources": wanted.num_rows})
     for name, files in sorted(task.args["codecs"].items()):
         modality = survey.modality(name)
-        column = wanted.column(modality.column).combine_chunks()
         codec = codec_of(ctx, files) if files else None
-        value, mask = column_values(column, modality)
+        value, mask = measured_values(wanted, modality)
         if codec is None:
-            value, mask = value[:0], np.zeros(len(column), bool)
+            value, mask = value[:0], np.zeros(wanted.num_rows, bool)
         status = np.full(len(mask), "not measured", dtype=object)
         status[mask] = None
         if modality.absent_flag:

@@ -324,7 +324,7 @@ def _match(p: _Planner, parts: Mapping[str, Parts]) -> dict[int, Receipt]:
                     if recipe.match.on == "selected":
                         inputs[f"{name} {c} selection"] = found[c]["selection"].content_id
                         args[f"{name} {c} selection"] = found[c]["selection"].sha256
-        receipt = p.need("match", f"cell {cell}", settings, inputs, {"cell": cell, "parts": args})
+        receipt = p.need("match", f"cell {cell}", {**settings, "cell": cell}, inputs, {"cell": cell, "parts": args})
         if receipt is not None:
             out[cell] = receipt
             p.plan.tables["members"].append({"cell": cell, "part": receipt.outputs["members"]})
@@ -570,7 +570,7 @@ def _objects(
                         near[str(c)]["tokens"][name] = by_cell[c].sha256
                         inputs[f"{name} {c}"] = by_cell[c].content_id
             args["near"][s.name] = near
-        receipt = p.need("objects", f"cell {cell}", settings, inputs, args)
+        receipt = p.need("objects", f"cell {cell}", {**settings, "cell": cell}, inputs, args)
         if receipt is not None:
             out[cell] = receipt
             p.plan.tables["objects"].append({"cell": cell, "part": receipt.outputs["objects"]})
