@@ -36,7 +36,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.catalogs.columns import own_columns
-from skycairn.catalogs.desicatalog import redrock_columns, survey_and_program, table_columns
+from skycairn.catalogs.desicatalog import healpix_of_file, redrock_columns, survey_and_program, table_columns
 from skycairn.catalogs.desicoadd import N_PIXELS, WAVELENGTH_START, WAVELENGTH_STEP, opened, read_spectra
 from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, pack_key
 from skycairn.catalogs.survey import (
@@ -304,6 +304,7 @@ class Desi(Survey):
         A tile's survey and program are told by its headers, its name, or `tiles-<specprod>.csv` beside it.
         """
         where = f"desi {self.release}: {path}"
+        reason = f"is this a file of another release than {self.release} ({self.production.specprod})?"
         with opened(path) as hdus:
             if "ZCATALOG" in hdus:
                 available, n, start = table_columns(hdus["ZCATALOG"], rows, where)
@@ -312,12 +313,12 @@ class Desi(Survey):
                     raise ValueError(f"{where}: a redrock file is read whole; rows {rows[0]}..{rows[1]} were asked")
                 available, n = redrock_columns(hdus, path)
                 start = 0
+                reason = "redrock files do not tell it; read the redshift catalogue (catalog='zcatalog')"
             by_name = {name.lower(): fetch for name, fetch in available.items()}
             if not {"survey", "program"} <= by_name.keys():
                 survey, program = survey_and_program(hdus, path, self.production.specprod)
                 by_name["survey"] = lambda: np.full(n, survey)
                 by_name["program"] = lambda: np.full(n, program)
-            reason = f"is this a file of another release than {self.release} ({self.production.specprod})?"
             values: dict[str, NDArray[Any]] = {}
             for column in ("target_ra", "target_dec", "pmra", "pmdec", "ref_epoch", "z", "zwarn", "deltachi2"):
                 if column not in by_name:
@@ -327,8 +328,13 @@ class Desi(Survey):
             by_name["good_z"] = lambda: good
             by_name["z_good"] = lambda: np.where(good, values["z"], np.nan)
             if "healpix" not in by_name:
-                by_name["healpix"] = lambda: _healpix(values["target_ra"], values["target_dec"])
-            own = own_columns(by_name, self.columns, n, needed, where, reason)
+                pixel = healpix_of_file(hdus, path)
+                by_name["healpix"] = lambda: (
+                    _healpix(values["target_ra"], values["target_dec"]) if pixel is None else np.full(n, pixel)
+                )
+            # `repeats` finds the primary without it, as it must where the file does not say
+            demanded = set(needed) - {"zcat_primary"}
+            own = own_columns(by_name, self.columns, n, demanded, where, reason)
         wide = pa.Table.from_arrays(own, schema=pa.schema([c.field() for c in self.columns]))
         return self._with_standard(wide, values, start, where)
 
