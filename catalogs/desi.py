@@ -36,8 +36,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.catalogs.columns import own_columns
-from skycairn.catalogs.desicatalog import redrock_columns, survey_and_program, table_columns
+from skycairn.catalogs.desicatalog import healpix_of_file, redrock_columns, survey_and_program, table_columns
 from skycairn.catalogs.desicoadd import N_PIXELS, WAVELENGTH_START, WAVELENGTH_STEP, opened, read_spectra
+from skycairn.catalogs.desicolumns import COLUMNS
 from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, pack_key
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
@@ -105,58 +106,6 @@ def healpix_file(release: str, kind: str, survey: str, program: str, healpix: in
     return RemoteFile(f"{folder}/{kind}-{survey}-{program}-{healpix}.fits", sums, "sha256")
 
 
-def _columns() -> tuple[Column, ...]:
-    f4, f8, i4, i8, text, flag = pa.float32(), pa.float64(), pa.int32(), pa.int64(), pa.string(), pa.bool_()
-    out = [
-        Column("targetid", i8, required=True),
-        Column("survey", text, required=True),
-        Column("program", text, required=True),
-        Column("healpix", i4),
-        Column("z", f8, required=True),
-        Column("zerr", f8),
-        Column("zwarn", i8, required=True),
-        Column("chi2", f8),
-        Column("deltachi2", f8, required=True),
-        Column("spectype", text),
-        Column("subtype", text),
-        Column("coadd_fiberstatus", i4, required=True),
-        Column("objtype", text, required=True),
-        Column("ref_epoch", f4, "yr", zero_is_null=True),
-        Column("release", pa.int16()),
-        Column("brickid", i4),
-        Column("brickname", text),
-        Column("brick_objid", i4),
-        Column("morphtype", text),
-        Column("ebv", f4, "mag"),
-    ]
-    for band in ("g", "r", "z", "w1", "w2"):
-        # an exact 0 stands for the photometry of targets that the imaging does not have
-        out.append(Column(f"flux_{band}", f4, "nanomaggy", zero_is_null=True))
-        out.append(Column(f"flux_ivar_{band}", f4, "nanomaggy^-2"))
-    out += [
-        Column("maskbits", pa.int16()),
-        Column("ref_id", i8, zero_is_null=True),
-        Column("ref_cat", text),
-        Column("photsys", text),
-        Column("coadd_exptime", f4, "s"),
-        Column("tsnr2_lrg", f4),
-        Column("min_mjd", f8, "d"),
-        Column("max_mjd", f8, "d"),
-        Column("mean_mjd", f8, "d"),
-        Column("mean_fiber_ra", f8, "deg"),
-        Column("mean_fiber_dec", f8, "deg"),
-        Column("sv_nspec", pa.int16()),
-        Column("sv_primary", flag),
-        Column("main_nspec", pa.int16()),
-        Column("main_primary", flag),
-        Column("zcat_nspec", pa.int16()),
-        Column("zcat_primary", flag),
-        Column("good_z", flag),
-        Column("z_good", f8),
-    ]
-    return tuple(out)
-
-
 FIBERSTATUS_ZERO = Cut(
     "fiberstatus_zero",
     ("coadd_fiberstatus",),
@@ -200,7 +149,7 @@ class Desi(Survey):
     name: ClassVar[str] = "desi"
     rank: ClassVar[int] = 3
     releases: ClassVar[tuple[str, ...]] = tuple(PRODUCTIONS)
-    columns: ClassVar[tuple[Column, ...]] = _columns()
+    columns: ClassVar[tuple[Column, ...]] = COLUMNS
     footprint = "occupied"
     bands: ClassVar[Mapping[str, str]] = {"g": "flux_g", "r": "flux_r", "z": "flux_z"}
     valid: ClassVar[tuple[Cut, ...]] = (
@@ -304,6 +253,7 @@ class Desi(Survey):
         A tile's survey and program are told by its headers, its name, or `tiles-<specprod>.csv` beside it.
         """
         where = f"desi {self.release}: {path}"
+        reason = f"is this a file of another release than {self.release} ({self.production.specprod})?"
         with opened(path) as hdus:
             if "ZCATALOG" in hdus:
                 available, n, start = table_columns(hdus["ZCATALOG"], rows, where)
@@ -312,12 +262,12 @@ class Desi(Survey):
                     raise ValueError(f"{where}: a redrock file is read whole; rows {rows[0]}..{rows[1]} were asked")
                 available, n = redrock_columns(hdus, path)
                 start = 0
+                reason = "redrock files do not tell it; read the redshift catalogue (catalog='zcatalog')"
             by_name = {name.lower(): fetch for name, fetch in available.items()}
             if not {"survey", "program"} <= by_name.keys():
                 survey, program = survey_and_program(hdus, path, self.production.specprod)
                 by_name["survey"] = lambda: np.full(n, survey)
                 by_name["program"] = lambda: np.full(n, program)
-            reason = f"is this a file of another release than {self.release} ({self.production.specprod})?"
             values: dict[str, NDArray[Any]] = {}
             for column in ("target_ra", "target_dec", "pmra", "pmdec", "ref_epoch", "z", "zwarn", "deltachi2"):
                 if column not in by_name:
@@ -327,8 +277,13 @@ class Desi(Survey):
             by_name["good_z"] = lambda: good
             by_name["z_good"] = lambda: np.where(good, values["z"], np.nan)
             if "healpix" not in by_name:
-                by_name["healpix"] = lambda: _healpix(values["target_ra"], values["target_dec"])
-            own = own_columns(by_name, self.columns, n, needed, where, reason)
+                pixel = healpix_of_file(hdus, path)
+                by_name["healpix"] = lambda: (
+                    _healpix(values["target_ra"], values["target_dec"]) if pixel is None else np.full(n, pixel)
+                )
+            # `repeats` finds the primary without it, as it must where the file does not say
+            demanded = set(needed) - {"zcat_primary"}
+            own = own_columns(by_name, self.columns, n, demanded, where, reason)
         wide = pa.Table.from_arrays(own, schema=pa.schema([c.field() for c in self.columns]))
         return self._with_standard(wide, values, start, where)
 

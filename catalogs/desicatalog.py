@@ -86,3 +86,15 @@ def survey_and_program(hdus: fits.HDUList, path: Path, specprod: str) -> tuple[s
         f"{path}: its survey and program are unknown (no SURVEY and PROGRAM in its headers, none in its name, "
         f"tile {tile} not in {tiles.name} beside it); put that table beside it, or read the healpix file"
     )
+
+
+def healpix_of_file(hdus: fits.HDUList, path: Path) -> int | None:
+    """HEALPix pixel (nside 64, NESTED) that the file was coadded in: by its headers, else its name; None of a tile."""
+    for hdu in hdus:
+        if "HPXPIXEL" in hdu.header:
+            nside, nested = hdu.header.get("HPXNSIDE", 64), hdu.header.get("HPXNEST", True)
+            if nside != 64 or not nested:
+                raise ValueError(f"{path}: HPXNSIDE {nside}, HPXNEST {nested}; wanted 64, NESTED, as DESI's files are")
+            return int(hdu.header["HPXPIXEL"])
+    named = re.fullmatch(r"redrock-[a-z0-9]+-[a-z]+-(\d+)\.fits(?:\.gz)?", path.name)
+    return int(named[1]) if named else None

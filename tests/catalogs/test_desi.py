@@ -124,6 +124,11 @@ class TestRead:
         with pytest.raises(ValueError, match="its survey and program are unknown"):
             Desi("edr").read(zcatalog(tmp_path / "mine.fits", table))
 
+    def test_text_that_is_not_ascii_is_kept(self, tmp_path: Path) -> None:
+        path = zcatalog(tmp_path / "z.fits", rows({}, {"SPECTYPE": "QSO"}))
+        path.write_bytes(path.read_bytes().replace(b"GALAXY", "GALÄ ".encode()))
+        assert Desi("dr1").read(path)["spectype"].to_pylist() == ["GALÄ", "QSO"]
+
     def test_not_a_catalogue(self, tmp_path: Path) -> None:
         path = tmp_path / "x.fits"
         fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros(3), name="B_FLUX")]).writeto(path)
@@ -332,12 +337,24 @@ class TestRedrock:
         assert table["z"].to_pylist() == pytest.approx([0, 0.1, 0.2]) and table["ra"].to_pylist() == [10, 11, 12]
         assert table["tsnr2_lrg"].to_pylist() == [10, 11, 12]
         assert set(table["survey"].to_pylist()) == {"sv3"} and set(table["program"].to_pylist()) == {"bright"}
-        assert table["healpix"].to_pylist() == healpy.ang2pix(64, [10, 11, 12], -5.0, nest=True, lonlat=True).tolist()
+        assert table["healpix"].to_pylist() == [9, 9, 9]  # its name says so
         assert Desi("edr").n_rows(path) is None
 
     def test_header_before_name(self, tmp_path: Path) -> None:
-        path = redrock(tmp_path / "redrock-sv3-bright-9.fits", *self.split(), {"SURVEY": "main", "PROGRAM": "dark"})
-        assert Desi("dr1").read(path)["program"].to_pylist() == ["dark"] * 3
+        header = {"SURVEY": "main", "PROGRAM": "dark", "HPXPIXEL": 27, "HPXNSIDE": 64, "HPXNEST": True}
+        table = Desi("dr1").read(redrock(tmp_path / "redrock-sv3-bright-9.fits", *self.split(), header))
+        assert table["program"].to_pylist() == ["dark"] * 3 and table["healpix"].to_pylist() == [27] * 3
+        path = redrock(tmp_path / "redrock-sv3-bright-9.fits", *self.split(), {**header, "HPXNSIDE": 32})
+        with pytest.raises(ValueError, match="HPXNSIDE 32, HPXNEST True; wanted 64, NESTED"):
+            Desi("dr1").read(path)
+
+    def test_a_tiles_targets_have_the_healpix_of_their_positions(self, tmp_path: Path) -> None:
+        (tmp_path / "tiles-iron.csv").write_text("TILEID,SURVEY,PROGRAM\n7,sv1,bright\n")
+        fit, fibers = self.split()
+        fibers["TARGET_RA"][2] = np.nan
+        table = Desi("dr1").read(redrock(tmp_path / "redrock-4-7-thru1.fits", fit, fibers, {"TILEID": 7}))
+        wanted = healpy.ang2pix(64, [10.0, 11.0], -5.0, nest=True, lonlat=True).tolist()
+        assert table["healpix"].to_pylist() == [*wanted, None]
 
     def test_unknown_survey(self, tmp_path: Path) -> None:
         path = redrock(tmp_path / "redrock-4-80613-thru20210324.fits", *self.split(), {"TILEID": 80613})
@@ -361,8 +378,12 @@ class TestRedrock:
 
     def test_aion_cannot_be_cut_from_redrock_files(self, tmp_path: Path) -> None:
         path = redrock(tmp_path / "redrock-main-dark-9.fits", *self.split())
-        with pytest.raises(MissingColumn, match="MAIN_PRIMARY"):
+        with pytest.raises(MissingColumn, match=r"MAIN_PRIMARY.*redrock files do not tell it; read the redshift cat"):
             Desi("dr1", catalog="redrock").read(path, needed=["main_primary"])
+        # strict can: which spectrum is the primary is left to the repeats
+        desi = Desi("dr1", catalog="redrock")
+        needed = {c for cut in (*desi.valid, *desi.select["strict"]) for c in cut.columns}
+        assert desi.read(path, needed=needed).num_rows == 3
 
     def test_rows_of_a_redrock_file_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="read whole"):

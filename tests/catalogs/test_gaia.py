@@ -276,6 +276,16 @@ class TestFiles:
         assert nearest.max() < 0.4
         assert touched_pixels([]).tolist() == []
 
+    @pytest.mark.parametrize("cell", [0, 4095, 4096, 16384, 12 * 4096 - 1, 11 * 4096])
+    def test_pixels_at_poles_and_where_faces_meet(self, cell: int) -> None:
+        pixels = touched_pixels([cell])
+        assert 16 + 18 <= len(pixels) <= 16 + 20 and pixels[0] >= 0
+        # whatever lies a little way off the cell in any direction is in them
+        corners = healpy.boundaries(64, cell, step=8, nest=True).T
+        centre = np.array(healpy.pix2vec(64, cell, nest=True))
+        outside = corners + 0.02 * (corners - centre)
+        assert set(healpy.vec2pix(256, *outside.T, nest=True).tolist()) <= set(pixels.tolist())
+
     def test_files_are_the_ranges_that_touch(self) -> None:
         pixels = touched_pixels([1000])
         inside = pixels[(pixels >= 16000) & (pixels < 16016)]
