@@ -137,6 +137,28 @@ def test_pairs_are_those_of_the_full_matrix(seed: int, where: tuple[float, float
     assert as_dict(candidate_pairs(left, right, radius)) == brute(left, right, radius)
 
 
+@pytest.mark.parametrize("radius", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("both", [False, True])
+def test_whatever_a_star_passes_is_found(radius: float, both: bool) -> None:
+    rng = np.random.default_rng(8)
+    n = 3000
+    ra, dec = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
+    pmra, pmdec = rng.normal(0, 300, (2, n)) * 10 ** rng.uniform(-2, 1, n)
+    when = rng.uniform(1998, 2016, n)
+    there = sky.propagate(ra, dec, pmra, pmdec, when - 2016)
+    way = rng.uniform(0, 2 * np.pi, n)
+    there = sky.propagate(*there, 990 * radius * np.sin(way), 990 * radius * np.cos(way), 1.0)
+    left = table(ra, dec, pmra=pmra, pmdec=pmdec, epoch=2016.0)
+    if both:
+        right = table(*there, pmra=rng.normal(0, 300, n), pmdec=rng.normal(0, 300, n), epoch=when)
+    else:
+        right = table(*there, epoch_min=when, epoch_max=when)
+    pairs = candidate_pairs(left, right, radius)
+    found = pairs.filter(np.asarray(pairs["left_row"]) == np.asarray(pairs["right_row"]))
+    assert found["left_row"].to_pylist() == list(range(n))
+    assert found["separation_uas"].to_numpy().max() <= 0.99001e6 * radius + 1
+
+
 def test_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(5)
     left, right = moving_sky(rng, 200, (0.0, 0.0), 3.0), moving_sky(rng, 300, (0.0, 0.0), 3.0)

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import combinations
 
+import healpy
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skycairn.pipeline import sky
-from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
+from skycairn.pipeline.grouping import CellMatch, Groups, group, is_fast, match_cell
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3, "targets": 100}
 RADII = {("legacysurvey", "gaia"): 1.0, ("gaia", "desi"): 1.5, ("desi", "legacysurvey"): 2.0}
@@ -199,9 +200,9 @@ class Sky:
         self.asked.extend(fine.tolist())
         return {s: t.filter(np.isin(self.fine[s], fine)) for s, t in self.slow.items()}
 
-    def match(self, cell: int):
+    def match(self, cell: int, **options) -> CellMatch:
         self.asked = []
-        return match_cell(cell, self.load, self.fast, RANKS, RADII)
+        return match_cell(cell, self.load, self.fast, RANKS, RADII, **options)
 
 
 def healpix29(table: pa.Table) -> np.ndarray:
@@ -217,6 +218,8 @@ def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | N
     all_sky = Sky(sources)
     results = [all_sky.match(cell) for cell in cells or all_sky.cells]
     assert rows_of([r.members for r in results]) == rows_of([whole.members])
+    anchors = [set(map(repr, r.members.select(["anchor_survey", "anchor_key"]).to_pylist())) for r in results]
+    assert sum(map(len, anchors)) == len(set().union(*anchors)), "an object was torn between cells"
     assert rows_of([r.pairs for r in results]) == rows_of([whole.pairs])
     return results
 
@@ -286,6 +289,44 @@ def test_fast_star_over_the_border_meets_its_old_counterparts(place: str) -> Non
         found = {(r["survey_a"], r["survey_b"]) for r in pairs}
         assert found == {("legacysurvey", "gaia"), ("gaia", "targets"), ("desi", "targets")}
         assert all(r["separation_uas"] < 20000 for r in pairs)
+
+
+def test_slow_star_from_unread_cells_is_found_over_a_century() -> None:
+    # 0.49 arcsec/yr: star 1 passed a source of the cell in 1900 and lies in the first ring in 2016, with a source of
+    # old plates beside it, which star 2 passed in 1900; that one is now two rings farther out
+    x, y, z = healpy.boundaries(64, 1234, step=2, nest=True)
+    middle = tuple(v[0] for v in healpy.vec2ang(np.array([[x[1], y[1], z[1]]]), lonlat=True))
+    inner = sky.unit_vectors(*sky.centres(6, np.array([1234])))[:, 0]
+    lon, lat = np.radians(middle)
+    way = np.arctan2(
+        inner @ [np.sin(lon), -np.cos(lon), 0],
+        -inner @ [-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)],
+    )
+    for away in np.arange(30.0, 56.0):
+        at = {d: offset(middle, d * np.sin(way), d * np.cos(way)) for d in (-1.0, away, away + 56.84)}
+        pm = [490 * np.sin(way)], [490 * np.cos(way)]
+        per_year = (away + 1) / 116 * 1000
+        sources = {
+            "legacysurvey": source_table(
+                *np.concatenate([at[-1.0], at[away]], axis=1),
+                [1, 2],
+                epoch_min=[1900.0] * 2,
+                epoch_max=[1900.0, 2016.0],
+            ),
+            "gaia": source_table(
+                *np.concatenate([at[away], at[away + 56.84]], axis=1),
+                [3, 4],
+                [per_year * np.sin(way), pm[0][0]],
+                [per_year * np.cos(way), pm[1][0]],
+                [2016.0] * 2,
+            ),
+        }
+        whole = group(sources, RANKS, RADII)
+        assert whole.members["n_gaia"].to_pylist() == [2] * 4
+        all_sky = Sky(sources)
+        results = [all_sky.match(cell, epochs=(1900.0, 2016.0)) for cell in all_sky.cells]
+        assert rows_of([r.members for r in results]) == rows_of([whole.members])
+        assert rows_of([r.pairs for r in results]) == rows_of([whole.pairs])
 
 
 def test_match_cell_reads_little_where_nothing_reaches_out() -> None:
