@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.tokenizers.fsq import fit_levels, from_index, to_index
+from skycairn.tokenizers.fsq import fit_levels, from_index, rounded, to_index
+from skycairn.tokenizers.scalar import Bins, Floats
 
-Floats = NDArray[np.float64]
 Patches = tuple[Floats, Floats]
 """Pixel values and their weights (inverse variance; 0 = bad, and there the value is 0), both (source, patch, pixel)."""
 
@@ -28,13 +28,17 @@ class PatchBasis:
     "(k,), of the signal's coefficients, noise taken off"
     rest: float
     "variance of a pixel's signal that the components leave out"
-    levels: list[Floats]
-    "k arrays, strictly increasing"
+    levels: list[Bins]
+    "of the k coefficients"
+
+    @property
+    def _counts(self) -> list[int]:
+        return [len(b.centres) for b in self.levels]
 
     @property
     def codes(self) -> int:
         """How many codes there are."""
-        return int(np.prod([len(v) for v in self.levels]))
+        return int(np.prod(self._counts))
 
     def coefficients(self, patches: Patches) -> Floats:
         """Coefficients, shape (source, patch, k), by weighted least squares.
@@ -60,32 +64,34 @@ class PatchBasis:
         return np.linalg.solve(normal, np.matmul(w * y, c.T)[..., None])[..., 0]
 
     def encode(self, patches: Patches) -> NDArray[np.int64]:
-        """Codes, shape (source, patch): each coefficient to its nearest level."""
+        """Codes, shape (source, patch): each coefficient to its bin."""
         a = self.coefficients(patches)
-        digits = [np.searchsorted((v[1:] + v[:-1]) / 2, a[..., i], side="right") for i, v in enumerate(self.levels)]
-        return to_index(np.stack(digits, axis=-1), [len(v) for v in self.levels])
+        return to_index(np.stack([b.index(a[..., i]) for i, b in enumerate(self.levels)], axis=-1), self._counts)
 
     def decode(self, codes: NDArray[np.int64]) -> Floats:
         """Pixel values, shape (source, patch, pixel). A number past the last code gives the last code's patch."""
-        digits = from_index(np.minimum(codes, self.codes - 1), [len(v) for v in self.levels])
-        a = np.stack([v[digits[..., i]] for i, v in enumerate(self.levels)], axis=-1)
+        digits = from_index(np.minimum(codes, self.codes - 1), self._counts)
+        a = np.stack([b.centres[digits[..., i]] for i, b in enumerate(self.levels)], axis=-1)
         return np.matmul(a, self.components)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The fitted numbers; the levels as one array, cut by their counts."""
+        """The fitted numbers; the bins of all coefficients end to end, `counts` of each."""
         return {
             "components": self.components,
             "variances": self.variances,
             "rest": np.array([self.rest]),
-            "levels": np.concatenate(self.levels),
-            "level_counts": np.array([len(v) for v in self.levels]),
+            "edges": np.concatenate([b.edges for b in self.levels]),
+            "centres": np.concatenate([b.centres for b in self.levels]),
+            "counts": np.array(self._counts),
         }
 
     @classmethod
     def restore(cls, arrays: dict[str, NDArray[Any]]) -> Self:
         """The basis of these arrays."""
-        cuts = np.cumsum(arrays["level_counts"])[:-1]
-        levels = np.split(arrays["levels"], cuts)
+        counts = arrays["counts"]
+        edges = np.split(arrays["edges"], np.cumsum(counts - 1)[:-1])
+        centres = np.split(arrays["centres"], np.cumsum(counts)[:-1])
+        levels = [Bins(e, c) for e, c in zip(edges, centres, strict=True)]
         return cls(arrays["components"], arrays["variances"], float(arrays["rest"][0]), levels)
 
 
@@ -117,9 +123,9 @@ def fit_basis(chunks: Callable[[], Iterator[Patches]], n_pixels: int, codes: int
     largest = np.argmax(np.round(np.abs(components), 6), axis=1)
     components = components * np.where(components[np.arange(k), largest] < 0, -1.0, 1.0)[:, None]
 
-    def basis(n: int, levels: list[Floats]) -> PatchBasis:
+    def basis(n: int, levels: list[Bins]) -> PatchBasis:
         rest = float(np.maximum(values[: n_pixels - n], 0.0).sum()) / n_pixels
-        return PatchBasis(_rounded(components[:n]), _rounded(variances[:n]), float(np.float32(rest)), levels)
+        return PatchBasis(rounded(components[:n]), rounded(variances[:n]), float(np.float32(rest)), levels)
 
     whole = basis(k, [])
     samples, weights = [np.zeros((0, k))], [np.zeros(0)]
@@ -134,10 +140,6 @@ def fit_basis(chunks: Callable[[], Iterator[Patches]], n_pixels: int, codes: int
     sample, weight = np.concatenate(samples), np.concatenate(weights)
     if not len(sample):
         sample, weight = np.zeros((1, k)), np.ones(1)
-    levels = [_rounded(v) for v in fit_levels(sample, weight, codes)]
-    kept = max([i + 1 for i, v in enumerate(levels) if len(v) > 1], default=1)
+    levels = fit_levels(sample, weight, codes)
+    kept = max([i + 1 for i, b in enumerate(levels) if len(b.centres) > 1], default=1)
     return basis(kept, levels[:kept])
-
-
-def _rounded(x: Floats) -> Floats:
-    return x.astype(np.float32).astype(np.float64) + 0.0

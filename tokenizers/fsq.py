@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from skycairn.tokenizers.scalar import Bins, Floats
 
 MOST_LEVELS = 256
 
@@ -28,6 +28,11 @@ def from_index(index: NDArray[np.int64], levels: Sequence[int]) -> NDArray[np.in
     return index[..., None] // basis % np.asarray(levels)
 
 
+def rounded(x: Floats) -> Floats:
+    """Each number as the nearest float32, and 0 for -0."""
+    return x.astype(np.float32).astype(np.float64) + 0.0
+
+
 class Sample:
     """Numbers, with their weights, whose best levels are sought."""
 
@@ -39,6 +44,21 @@ class Sample:
         self.square = float(np.sum(self.weight * self.x**2))
         counts, self.borders = np.histogram(self.x, bins=4096, weights=self.weight)
         self.grown = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
+
+    def bins(self, levels: Floats) -> Bins:
+        """Bins of the numbers nearest to each level; they decode to their plain, unweighted mean.
+
+        A weighted mean would be brighter than what falls into the bin, and blank sky would glow. All numbers are
+        rounded to float32, whose steps are far wider than what the number of threads moves.
+        """
+        edges = np.unique(rounded((levels[1:] + levels[:-1]) / 2))
+        ends = np.concatenate([[0], np.searchsorted(self.x, edges), [len(self.x)]])
+        held = np.flatnonzero(np.diff(ends))
+        low = np.concatenate([[-np.inf], edges])[held]
+        high = np.concatenate([low[1:], [np.inf]])
+        plain = np.concatenate([[0.0], np.cumsum(self.x)])
+        centres = rounded((plain[ends[held + 1]] - plain[ends[held]]) / (ends[held + 1] - ends[held]))
+        return Bins(low[1:], np.clip(centres, low, np.nextafter(high, -np.inf)))
 
     def levels(self, n: int, rounds: int = 12) -> tuple[Floats, float]:
         """At most n levels of small mean squared error, and that error.
@@ -59,7 +79,7 @@ class Sample:
         return centres, max(self.square - explained, 0.0) / float(self.mass[-1])
 
 
-def fit_levels(x: Floats, weight: Floats, codes: int) -> list[Floats]:
+def fit_levels(x: Floats, weight: Floats, codes: int) -> list[Bins]:
     """Levels of each column of x, shape (n, k), rows weighted, so that their counts multiply to at most `codes`.
 
     Greedy: the next levels go where they lower the squared error most for the bits that they cost. A column that is
@@ -91,5 +111,5 @@ def fit_levels(x: Floats, weight: Floats, codes: int) -> list[Floats]:
                 if worth > gain:
                     best, gain, step = k, worth, q
         if best < 0:
-            return [table(k, sizes[p])[0] for k, p in enumerate(place)]
+            return [samples[k].bins(table(k, sizes[p])[0]) for k, p in enumerate(place)]
         place[best] = step

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.tokenizers.basis import Floats, PatchBasis, Patches, fit_basis
+from skycairn.tokenizers.basis import PatchBasis, Patches, fit_basis
 from skycairn.tokenizers.codec import Codec, Layout, Measurement, Tokens
+from skycairn.tokenizers.scalar import Bins, Floats
 from skycairn.tokenizers.vocabulary import from_tokens, to_tokens
 
 Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]
@@ -169,7 +170,7 @@ class PatchSpectrumCodec(Codec):
             raise ValueError(
                 f"spectrum codec: codes {codes}, amplitude_range {amplitude_range}: wanted 3 or more, a range"
             )
-        blank = PatchBasis(np.zeros((1, 1)), np.zeros(1), 0.0, [np.zeros(1)])
+        blank = PatchBasis(np.zeros((1, 1)), np.zeros(1), 0.0, [Bins(np.zeros(0), np.zeros(1))])
         head = cls(start, step, n_pixels, n_patches, amplitude_range, codes, len(order), blank)
 
         def chunks() -> Iterator[Patches]:

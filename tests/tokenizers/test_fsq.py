@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,15 @@ def test_levels_of_a_normal_sample_reach_the_known_best():
 
 def test_levels_go_to_the_column_that_varies():
     x = np.random.default_rng(0).normal(size=(20_000, 3)) * [10, 1, 0]
-    counts = [len(v) for v in fit_levels(x, np.ones(len(x)), 100)]
+    counts = [len(b.centres) for b in fit_levels(x, np.ones(len(x)), 100)]
     assert counts[0] > 3 * counts[1] > 3
     assert counts[2] == 1
     assert 80 <= np.prod(counts) <= 100
+
+
+def test_weights_move_the_bins_but_not_the_mean_of_what_they_decode_to():
+    x = np.random.default_rng(0).normal(size=20_000)
+    for weight in (np.ones(len(x)), np.maximum(x, 0.01)):
+        (bins,) = fit_levels(x[:, None], weight, 6)
+        assert np.mean(bins.centres[bins.index(x)]) == pytest.approx(x.mean(), abs=1e-6)
+    assert bins.edges.mean() > 0.3

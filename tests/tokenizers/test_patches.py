@@ -86,7 +86,7 @@ def test_images_come_back(image_codec, images):
     # closer to the true sky than the measurement itself is, over most of the image
     assert (((flux - light) / SIGMA[:, None, None]) ** 2).mean(axis=(1, 2, 3)).min() < 0.4
     total = flux.sum(axis=(2, 3)) / light.sum(axis=(2, 3)) - 1
-    assert (np.abs(np.median(total, axis=0)) < 0.05).all()
+    assert (np.abs(np.median(total, axis=0)) < 0.08).all()
     # faint light is not drawn to zero
     faint = (light > 0.5 * SIGMA[:, None, None]) & (light < 2 * SIGMA[:, None, None])
     assert flux[faint].sum() / light[faint].sum() == pytest.approx(1, abs=0.06)
