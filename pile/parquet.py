@@ -161,6 +161,8 @@ def _stored_type(kind: pa.DataType, nested: bool = False) -> pa.DataType:
         return pa.struct([f.with_type(_stored_type(f.type, nested=True)) for f in kind.fields])
     if not (t.is_fixed_size_list(kind) or t.is_list(kind) or t.is_large_list(kind)):
         return kind
+    if t.is_fixed_size_list(kind) and kind.list_size == 0:
+        raise ValueError(f"Parquet gives {kind} back with another length; leave the column out")
     item = kind.value_field.with_type(_stored_type(kind.value_type, nested=True))
     if t.is_fixed_size_list(kind):
         return pa.list_(item, kind.list_size)

@@ -151,6 +151,35 @@ def test_null_is_not_zero_nor_empty() -> None:
     assert one(pa.array([None, 1])) != one(pa.array([1, None]))
 
 
+@FEW
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.data())
+def test_where_one_value_ends_and_the_next_begins_counts(numbers: list[int], data: st.DataObject) -> None:
+    cuts = [sorted(data.draw(st.lists(st.integers(0, len(numbers)), min_size=2, max_size=2))) for _ in range(2)]
+    lists = [[numbers[:a], numbers[a:b], numbers[b:]] for a, b in cuts]
+    texts = [["".join(map(str, piece)) for piece in pieces] for pieces in lists]
+    kind = pa.list_(pa.uint16())
+    assert (one(pa.array(lists[0], kind)) == one(pa.array(lists[1], kind))) == (cuts[0] == cuts[1])
+    assert (one(pa.array(texts[0])) == one(pa.array(texts[1]))) == (cuts[0] == cuts[1])
+    in_lists = [pa.array([pieces], pa.list_(pa.string())) for pieces in texts]
+    assert (one(in_lists[0]) == one(in_lists[1])) == (cuts[0] == cuts[1])
+
+
+@FEW
+@given(st.data(), st.lists(st.none() | st.integers(-5, 5), min_size=1, max_size=8))
+def test_any_one_change_is_seen(data: st.DataObject, numbers: list[int | None]) -> None:
+    i = data.draw(st.integers(0, len(numbers) - 1))
+    other = data.draw((st.none() | st.integers(-5, 5)).filter(lambda v: v != numbers[i]))
+    changed = [*numbers[:i], other, *numbers[i + 1 :]]
+    for kind in (pa.int32(), pa.float64(), pa.string(), pa.list_(pa.int64())):
+
+        def column(values: list[int | None], kind: pa.DataType = kind) -> pa.Array:
+            if pa.types.is_list(kind):
+                return pa.array([values], kind)
+            return pa.array(values, pa.int64()).cast(kind)
+
+        assert one(column(numbers)) != one(column(changed))
+
+
 def test_ids_near_two_to_the_63_stay_apart() -> None:
     big = [2**63 - 1, 2**63 - 2]
     assert one(pa.array(big[:1])) != one(pa.array(big[1:]))

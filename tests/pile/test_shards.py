@@ -72,6 +72,15 @@ def test_tokens_come_back(pile: Pile, n: int) -> None:
         assert ids == [f"gaia:{i}" for i in range(n)]
 
 
+def test_columns_of_objects_may_come_in_any_order() -> None:
+    schema = shard_schema(objects(1).schema, COLUMNS, "train", "all")
+    made = tokens(10)
+    table = shard_table(objects(10), made, statuses(made), schema)
+    shuffled = shard_table(objects(10).select(["dec", "object_id", "ra"]), made, statuses(made), schema)
+    assert shuffled.equals(table) and table.schema.equals(schema, check_metadata=True)
+    assert table.column("ra")[9].as_py() == 359.9
+
+
 def test_only_what_is_asked_for_is_read(pile: Pile) -> None:
     part, _ = shard(pile, 50)
     with ShardReader(pile.path(part)) as reader:

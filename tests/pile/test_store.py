@@ -250,6 +250,28 @@ def test_rows_of_another_shape_are_refused(pile: Pile) -> None:
         pile.put_table(pa.table({"a": [1]}), 0)
 
 
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int32())), "no content id for the Arrow type map"),
+        (pa.array([[]], pa.list_(pa.int8(), 0)), "back with another length"),
+        (pa.array([{}], pa.struct([])), "no child field"),
+    ],
+)
+def test_what_parquet_cannot_hold_is_refused(pile: Pile, column: pa.Array, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        pile.put_table(pa.table({"a": column}))
+    assert list((pile.root / "tmp").iterdir()) == []
+
+
+def test_nulls_where_a_list_allows_none_are_refused(pile: Pile) -> None:
+    lists = pa.array([[1, None]], pa.list_(pa.uint16()))
+    strict = pa.list_(pa.field("element", pa.uint16(), nullable=False))
+    bad = pa.ListArray.from_arrays(lists.offsets, lists.values, type=strict)
+    with pytest.raises(ValueError, match="null"):
+        pile.put_table(pa.table({"tokens": bad}))
+
+
 def test_bytes_and_folders(pile: Pile, tmp_path: Path) -> None:
     part = pile.put_bytes(b'{"kind": "grid"}', ".json")
     assert pile.read_bytes(part) == b'{"kind": "grid"}' and part.content_id == part.sha256
