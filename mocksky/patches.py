@@ -202,11 +202,11 @@ _DEFAULT = (
 TIERS: dict[str, Tier] = {
     "tiny": Tier(
         name="tiny",
-        patches=(Patch(0, "crosses RA 0", 0.0, -1.2),),
-        brick_deg=0.016,
-        galaxies_per_brick=20,
-        stars_per_brick=14,
-        quasars_per_brick=1,
+        patches=(Patch(0, "crosses RA 0", 0.0, -1.2, ny=2),),
+        brick_deg=0.02,
+        galaxies_per_brick=10,
+        stars_per_brick=5,
+        quasars_per_brick=0.5,
         bright_fraction=0.4,
         fast_stars=(3.0, 0.8),
     ),
