@@ -7,7 +7,7 @@ Galactic reddening. Fluxes in the DECam and WISE bands are dimmed by the Legacy 
 a catalogue's MW_TRANSMISSION undoes it exactly. Spectra, and the wide Gaia bands, are dimmed by the law of Fitzpatrick
 (1999) for R = 3.1, times the 0.86 of Schlafly & Finkbeiner (2011) on which those coefficients rest, and times a gentle
 correction (4 to 5 %) that makes it meet them at the bands' effective wavelengths. A source's colour moves a band's
-effective wavelength: at E(B-V) = 0.1 the two differ by 0.8 % in the median for stars in g, 2 % at most, far less in riz.
+effective wavelength: at E(B-V) = 0.1 the two differ by 0.8 % in the median for stars in g, 2 % at most, less in riz.
 """
 
 from __future__ import annotations
