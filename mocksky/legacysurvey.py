@@ -77,7 +77,7 @@ def exposures(tier: Tier, rows: Rows, seed: int) -> list[Exposures]:
     """How each brick was observed, with the blemishes that its bright stars and the dirt leave."""
     spoiled = dirt.files(tier)
     out = []
-    stars = np.flatnonzero(rows["gaia_source_id"] > 0)
+    stars = np.flatnonzero(rows["kind"] != "galaxy")
     for brick in tier.bricks:
         bare = expose(brick, seed, ("i",) if brick.name == spoiled.missing_i else ())
         mine = stars[(rows["patch"][stars] == brick.patch) & (rows["gaia_g"][stars] < 16)]
@@ -97,7 +97,7 @@ def exposures(tier: Tier, rows: Rows, seed: int) -> list[Exposures]:
 
 
 def observe(tier: Tier, rows: Rows, looks: list[Exposures], seed: int) -> Catalogue:
-    """The catalogue of the whole tier."""
+    """The catalogue of the whole tier. `rows` hold, beside the truth table, `gaia_source_id`: 0 where Gaia has none."""
     missed: dict[int, str] = {}
     parts: list[tuple[dict[str, NDArray[Any]], list[set[str]], list[I64]]] = []
     owner = tier.brick_index(rows["ra"], rows["dec"], rows["patch"])
@@ -145,7 +145,7 @@ def _brick(
 
     # who has Gaia's position
     draw = rng.random(n)
-    reference = (t["gaia_source_id"] > 0) & (t["gaia_g"] < REFERENCE_G_LIMIT)
+    reference = (t["gaia_source_id"] > 0) & (t["kind"] != "galaxy") & (t["gaia_g"] < REFERENCE_G_LIMIT)
     fast = np.hypot(t["pmra"], t["pmdec"]) >= FAST_MAS
     reference &= ~(fast & (t["uid"] % 2 == 0))
     dr2 = reference & ~fast & (draw < GAIA_DR2_FRACTION)
@@ -229,7 +229,7 @@ def _brick(
     labels: list[set[str]] = [set() for _ in range(n)]
     spoiled = dirt.files(tier)
     dead_any = np.any([(count[b] == 0) & (look.number[b] > 0) for b in BANDS], axis=0)
-    held = t["gaia_source_id"] > 0
+    held = (t["gaia_source_id"] > 0) & (t["kind"] != "galaxy")
     flags = {
         "masked": bits != 0,
         "no_data": dead_any,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ BLEND_ARCSEC = 1.2
 PAIRED_FRACTION = 0.08
 CLEAR_ARCSEC = 2.5
 """In the tiers with images nothing else is nearer than this to anything."""
-GAIA_G_LIMIT = 20.7
 BRIGHTEST = 12.0
 """Gaia G of the brightest stars."""
 _SURVEY = "truth"
@@ -43,7 +41,6 @@ SCHEMA = pa.schema(
         pa.field("pmra", pa.float64(), metadata={"unit": "mas/yr"}),
         pa.field("pmdec", pa.float64(), metadata={"unit": "mas/yr"}),
         pa.field("parallax", pa.float64(), metadata={"unit": "mas"}),
-        pa.field("gaia_source_id", pa.int64()),
         pa.field("z", pa.float64()),
         pa.field("ebv", pa.float32(), metadata={"unit": "mag"}),
         pa.field("log_mass", pa.float32()),
@@ -72,7 +69,6 @@ def assemble(tier: Tier, seed: int) -> Rows:
     rows["uid"] = np.arange(1, n + 1, dtype=np.int64)
     rows["blend_group"] = _blend_groups(rows)
     rows |= sed.photometry(rows, rows["ebv"])
-    rows["gaia_source_id"] = gaia_source_ids(rows)
     return {name: rows[name] for name in SCHEMA.names}
 
 
@@ -86,16 +82,6 @@ def table(rows: Rows) -> pa.Table:
         else:
             arrays.append(pa.array(values, from_pandas=True).cast(field.type))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
-
-
-def gaia_source_ids(rows: Rows) -> NDArray[np.int64]:
-    """Gaia DR3's number of each star and quasar that it holds, else 0.
-
-    As Gaia builds it: HEALPix pixel of order 12 (NESTED) times 2^35, running number times 2^7.
-    """
-    pixel = hp.ang2pix(1 << 12, rows["ra"], rows["dec"], nest=True, lonlat=True).astype(np.int64)
-    held = (rows["kind"] != "galaxy") & (rows["gaia_g"] < GAIA_G_LIMIT)
-    return np.where(held, (pixel << 35) + (rows["uid"] << 7), 0)
 
 
 def moved(ra: F64, dec: F64, pmra: F64, pmdec: F64, years: F64 | float) -> tuple[F64, F64]:
