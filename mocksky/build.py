@@ -1,0 +1,176 @@
+"""Build the mock sky: the truth, then every survey's own files.
+
+    OUT/mock.json                    tier, seed, version, counts; `complete` is written last
+    OUT/truth/sources.parquet        see docs/truth.md
+    OUT/truth/<survey>.parquet
+    OUT/truth/masks/<brick>.npz
+    OUT/legacysurvey/                root of DR10
+    OUT/desi/                        root of the production iron
+    OUT/gaia/                        root of gdr3
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, truth
+from skycairn.mocksky.patches import TIERS, Tier, in_desi
+
+VERSION = 1
+"""Raised whenever the same tier and seed give other files."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a mock holds; as in its mock.json."""
+
+    tier: str
+    seed: int
+    version: int
+    complete: bool
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def build(tier: str, out: Path, seed: int = 0, workers: int = 2, progress: Progress | None = None) -> Summary:
+    """Write the mock of a tier under `out`; does nothing where it is there and complete.
+
+    The same bytes for the same tier, seed and version, whatever the number of workers. ValueError for an unknown tier,
+    or a folder that holds anything but this mock, whole or in part.
+    """
+    if tier not in TIERS:
+        raise ValueError(f"there is no tier {tier!r} of the mock sky; choose one of {', '.join(TIERS)}")
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed is {seed}, wanted 0 to 2^32 - 1")
+    say = progress or (lambda _: None)
+    there = _found(out, Summary(tier, seed, VERSION, False))
+    if there is not None and there.complete:
+        say("the mock is there and complete")
+        return there
+    for name in ("truth", "legacysurvey", "desi", "gaia"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out, Summary(tier, seed, VERSION, False))
+    counts = _write(TIERS[tier], out, seed, workers, say)
+    summary = Summary(tier, seed, VERSION, True, counts)
+    _write_json(out, summary)
+    return summary
+
+
+def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dict[str, int]:
+    say("drawing the truth")
+    rows = truth.assemble(tier, seed)
+    sources = truth.table(rows)
+    (out / "truth").mkdir()
+    _write_parquet(sources, out / "truth" / "sources.parquet")
+    counts = {"true": sources.num_rows}
+
+    say("writing Gaia")
+    in_gaia = gaia.write(out / "gaia", sources, gaia.Options(spectra=tier.pixels), seed, workers)
+    _write_parquet(in_gaia, out / "truth" / "gaia.parquet")
+    counts["gaia"] = _rows(in_gaia)
+
+    say("writing DESI")
+    bricks = _brick_of_everything(tier, rows)
+    looked = in_desi(tier, rows["ra"], rows["dec"], rows["patch"])
+    options = desi.Options(spectra=tier.pixels)
+    in_spectra = desi.write(out / "desi", sources, options, seed, workers, looked, bricks)
+    _write_parquet(in_spectra, out / "truth" / "desi.parquet")
+    counts["desi"] = _rows(in_spectra)
+
+    say("writing the Legacy Survey's tables")
+    rows["gaia_source_id"] = _source_ids(rows["uid"], in_gaia)
+    looks = legacysurvey.exposures(tier, rows, seed)
+    catalogue = legacysurvey.observe(tier, rows, looks, seed)
+    root = out / "legacysurvey"
+    legacysurvey.write_sweeps(root, catalogue)
+    legacysurvey.write_brick_tables(root, tier, looks, catalogue)
+    in_legacy = legacysurvey.truth_table(catalogue)
+    _write_parquet(in_legacy, out / "truth" / "legacysurvey.parquet")
+    counts["legacysurvey"] = len(catalogue.dirt)
+    if tier.pixels:
+        absent = dirt.files(tier).absent_z
+        tasks = [
+            coadd.Task(root, out / "truth" / "masks", k, coadd.around(rows, k), seed, k.brick.name == absent) for k in looks
+        ]
+        counts["bricks"] = len(tasks)
+        _paint(tasks, workers, say)
+    return counts
+
+
+def _paint(tasks: list[coadd.Task], workers: int, say: Progress) -> None:
+    """Write all bricks, in processes where there are enough of them to pay for starting some."""
+    if workers < 2 or len(tasks) < 8:
+        for k, task in enumerate(tasks):
+            say(f"painting brick {k + 1} of {len(tasks)}")
+            coadd.write_brick(task)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for k, _ in enumerate(pool.map(coadd.write_brick, tasks)):
+            say(f"painted brick {k + 1} of {len(tasks)}")
+
+
+def _rows(table: pa.Table) -> int:
+    return int(np.count_nonzero(table.column("observed").to_numpy(zero_copy_only=False)))
+
+
+def _source_ids(uid: NDArray[np.int64], in_gaia: pa.Table) -> NDArray[np.int64]:
+    """Gaia's source_id of each true thing, 0 where Gaia does not hold it; of several the smallest."""
+    known = in_gaia.filter(in_gaia.column("key").is_valid()).sort_by([("uid", "ascending"), ("key", "ascending")])
+    held, first = np.unique(known.column("uid").to_numpy(), return_index=True)
+    keys = known.column("key").to_numpy()[first]
+    at = np.minimum(np.searchsorted(held, uid), max(len(held) - 1, 0))
+    if not len(held):
+        return np.zeros(len(uid), dtype=np.int64)
+    return np.where(held[at] == uid, keys[at], 0)
+
+
+def _brick_of_everything(tier: Tier, rows: truth.Rows) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Number and name of the brick of each true thing, the nearest one where it lies beside all of them."""
+    index = tier.brick_index(rows["ra"], rows["dec"], rows["patch"])
+    centres = truth.unit(np.array([b.ra for b in tier.bricks]), np.array([b.dec for b in tier.bricks]))
+    beside = index < 0
+    index[beside] = cKDTree(centres).query(truth.unit(rows["ra"][beside], rows["dec"][beside]))[1]
+    numbers = np.array([b.brickid for b in tier.bricks], dtype=np.int64)
+    return numbers[index], np.array([b.name for b in tier.bricks], dtype="U8")[index]
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")
+
+
+def _found(out: Path, wanted: Summary) -> Summary | None:
+    """What lies in the folder: None where it is empty or absent."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    path = out / "mock.json"
+    if not path.is_file():
+        raise ValueError(f"{out} is not empty and holds no mock.json: choose an empty folder for the mock sky")
+    try:
+        there = Summary(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); remove {out} or choose another folder") from error
+    if (there.tier, there.seed, there.version) != (wanted.tier, wanted.seed, wanted.version):
+        raise ValueError(
+            f"{out} holds the mock of tier {there.tier}, seed {there.seed}, version {there.version}; wanted tier "
+            f"{wanted.tier}, seed {wanted.seed}, version {wanted.version}: remove it or choose another folder"
+        )
+    return there
+
+
+def _write_json(out: Path, summary: Summary) -> None:
+    (out / "mock.json").write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,70 @@
+"""Photometry and spectrum of one source agree; lines lie where redshift puts them."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+import speclite.filters
+
+from skycairn.mocksky import lines, population, sed
+
+WAVE = np.arange(3000.0, 11_000.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["galaxy", "star", "quasar"])
+@pytest.mark.parametrize(("ebv", "decam", "gaia"), [(0.0, 0.005, 0.005), (0.08, 0.02, 0.005)])
+def test_a_spectrum_integrates_to_its_photometry(kind: str, ebv: float, decam: float, gaia: float) -> None:
+    rows = population.draw(np.random.default_rng(5), kind, 60)
+    seen = sed.photometry(rows, ebv)
+    flux = sed.spectrum(rows, WAVE, ebv) * u.Unit("erg / (s cm2 Angstrom)")
+    for band in "griz":
+        curve = speclite.filters.load_filter(sed.FILTERS[band])
+        padded = curve.pad_spectrum(flux, WAVE * u.AA)
+        synthetic = 10 ** (-0.4 * (np.asarray(curve.get_ab_magnitude(*padded)) - 22.5))
+        np.testing.assert_allclose(synthetic, seen[f"flux_{band}"], rtol=decam)
+    for band, zero in sed.GAIA_ZERO_POINT.items():
+        curve = speclite.filters.load_filter(sed.FILTERS[band])
+        vega = np.asarray(curve.get_ab_magnitude(flux, WAVE * u.AA)) + zero - sed.GAIA_ZERO_POINT_AB[band]
+        np.testing.assert_allclose(vega, seen[band], atol=gaia)
+
+
+def test_the_catalogue_coefficients_undo_the_reddening() -> None:
+    rows = population.draw(np.random.default_rng(6), "galaxy", 20)
+    dusty, clear = sed.photometry(rows, np.full(20, 0.1)), sed.photometry(rows, 0.0)
+    for band, coefficient in sed.EXTINCTION.items():
+        transmission = 10 ** (-0.4 * coefficient * 0.1)
+        np.testing.assert_allclose(dusty[f"flux_{band}"] / transmission, clear[f"flux_{band}"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Halpha", "OIII_5008", "Hbeta"])
+def test_a_line_lies_at_its_redshift(name: str) -> None:
+    rows = population.draw(np.random.default_rng(7), "galaxy", 600)
+    strong = (rows["z"] > 0.05) & (rows["z"] < 0.45) & (sed._galaxy_lines(rows)[:, 11] > 0)
+    blue = rows["coefficients"][:, 1] > 1e-4
+    rows = {k: v[strong & blue][:25] for k, v in rows.items()}
+    wave = np.arange(3600.0, 9824.0, 0.8)
+    flux = sed.spectrum(rows, wave, 0.0, lsf_sigma=0.7)
+    for k, z in enumerate(rows["z"]):
+        near = np.abs(wave - lines.LINES[name] * (1 + z)) < 9.0
+        peak = wave[near][np.argmax(flux[k, near])]
+        assert peak == pytest.approx(lines.LINES[name] * (1 + z), abs=1.2)
+
+
+def test_a_line_keeps_its_flux_whatever_the_resolution() -> None:
+    wave = np.arange(6000.0, 7000.0, 0.8)
+    for sigma in (1.0, 4.0):
+        flux = np.zeros((1, len(wave)))
+        lines.paint(flux, wave, np.array([[6500.3]]), np.array([[3.0]]), np.array([[sigma]]))
+        assert np.trapezoid(flux[0], wave) == pytest.approx(3.0, rel=1e-6)
+
+
+def test_rows_depend_on_themselves_alone() -> None:
+    rows = population.draw(np.random.default_rng(8), "galaxy", 50)
+    part = {k: v[[3, 17]] for k, v in rows.items()}
+    np.testing.assert_array_equal(sed.photometry(part, 0.03)["flux_r"], sed.photometry(rows, 0.03)["flux_r"][[3, 17]])
+
+
+def test_a_redshift_beyond_the_table_is_refused() -> None:
+    rows = population.draw(np.random.default_rng(9), "galaxy", 3)
+    rows["z"][1] = 7.0
+    with pytest.raises(ValueError, match="wanted 0 to"):
+        sed.photometry(rows, 0.0)
