@@ -46,10 +46,7 @@ def mock(
             raise ValueError(
                 f"the mock sky needs {error.name}, which is not installed; install skycairn[mock]"
             ) from error
-        from skycairn.cli.show import Bars
-
-        with Bars() as bars:
-            summary = make(tier, out, seed=seed, workers=workers, progress=bars)
+        summary = make(tier, out, seed=seed, workers=workers, progress=lambda text: typer.echo(text, err=True))
         typer.echo(str(summary))
 
 
