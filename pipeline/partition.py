@@ -111,6 +111,7 @@ def _failed_cut(survey: Survey, profile: str, table: pa.Table) -> pa.Array:
 
 
 def needed_columns(survey: Survey, profile: str) -> list[str]:
-    """The survey's own columns that its cuts ask for."""
+    """The survey's own columns without which its cuts cannot be made: those of cuts that a null does not pass."""
     own = {c.name for c in survey.columns}
-    return sorted({n for cut in (*survey.valid, *survey.select[profile]) for n in cut.columns if n in own})
+    cuts = [cut for cut in (*survey.valid, *survey.select[profile]) if cut.null == "fails"]
+    return sorted({n for cut in cuts for n in cut.columns if n in own})
