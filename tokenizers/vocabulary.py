@@ -12,6 +12,8 @@ from skycairn.tokenizers.codec import Codec, Measurement, Tokens
 
 def to_tokens(codec: Codec, indices: NDArray[np.int64]) -> Tokens:
     """The indices, shape (n, n_tokens), as the codec's unsigned type; ValueError where one would overflow."""
+    if codec.vocabulary > 1 << 32:
+        raise ValueError(f"{codec.kind} codec: its vocabulary of {codec.vocabulary} does not fit in 32 bits")
     _within(codec, indices)
     return indices.astype(np.uint16) if codec.dtype is np.uint16 else indices.astype(np.uint32)
 

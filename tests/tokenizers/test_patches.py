@@ -382,3 +382,27 @@ def test_a_real_image(real_data: Path):
     data = flux[..., 80:176, 80:176]
     assert (((back - data) / sigma) ** 2).mean() < 0.2 * ((data / sigma) ** 2).mean()
     np.testing.assert_allclose(back.sum(axis=(2, 3)), data.sum(axis=(2, 3)), rtol=0.1)
+
+
+def test_real_spectra(real_data: Path):
+    from astropy.io import fits
+
+    with fits.open(real_data / "desi/coadd-nofibermap/test_coadd.fits") as hdus:
+        total, weight = np.zeros((25, 7781)), np.zeros((25, 7781))
+        for arm in "BRZ":
+            pixels = np.round((hdus[f"{arm}_WAVELENGTH"].data - 3600) / 0.8).astype(int)
+            total[:, pixels] += hdus[f"{arm}_FLUX"].data * hdus[f"{arm}_IVAR"].data
+            weight[:, pixels] += hdus[f"{arm}_IVAR"].data
+    seen = weight.sum(axis=1) > 0
+    assert not seen.all()  # a spectrum without a good pixel is among them
+    flux = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    m = {"flux": flux, "ivar": weight, "mask": weight == 0}
+    codec = PatchSpectrumCodec.fit({k: v[:12] for k, v in m.items()})
+    tokens = codec.encode(m)
+    assert (tokens[~seen, 0] == 0).all()
+    back = codec.decode(tokens)["flux"]
+    good = (weight > 0).sum(axis=1)[seen]
+    chi2 = np.nansum((back - flux) ** 2 * weight, axis=1)[seen] / good
+    zero = np.nansum(flux**2 * weight, axis=1)[seen] / good
+    assert np.median(chi2[11:]) < 2
+    assert (chi2 < 0.1 * zero + 2).all()
