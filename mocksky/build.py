@@ -87,7 +87,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     say("writing DESI")
     bricks = _brick_of_everything(tier, rows)
     looked = in_desi(tier, rows["ra"], rows["dec"], rows["patch"])
-    options = desi.Options(spectra=tier.pixels)
+    options = desi.Options(spectra=tier.pixels, completeness=tier.desi_completeness)
     in_spectra = desi.write(out / "desi", sources, options, seed, workers, looked, bricks)
     _write_parquet(in_spectra, out / "truth" / "desi.parquet")
     counts["desi"] = _rows(in_spectra)

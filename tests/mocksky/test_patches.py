@@ -73,6 +73,6 @@ def test_half_a_patch_is_half_seen():
 
 
 def test_two_bricks_of_one_name_are_refused():
-    tier = Tier("bad", (Patch(0, "", 10.05, 3.05),), 0.04, 1, 1, 1, 0.0, ())
+    tier = Tier("bad", (Patch(0, "", 10.05, 3.05),), 0.04, 1, 1, 1, 0.0, (), 1.0)
     with pytest.raises(ValueError, match="share a name"):
         _ = tier.bricks
