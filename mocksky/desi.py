@@ -17,11 +17,10 @@ from typing import Any
 import healpy
 import numpy as np
 import pyarrow as pa
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from skycairn.mocksky import desi_columns, sed
-from skycairn.mocksky.desi_spectra import EXPOSURE_S, coadd_hdus, observe, redrock_hdus, save, table_hdu
+from skycairn.mocksky.desi_spectra import EXPOSURE_S, PRIMARY, coadd_hdus, observe, redrock_hdus, save, table_hdu
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -165,7 +164,7 @@ def write(
     catalog = root / "zcatalog" / "v1" / f"zall-pix-{SPECPROD}.fits"
     by_name = np.lexsort((np.arange(len(t["uid"])), t["HEALPIX"], t["PROGRAM"], t["SURVEY"]))
     table = table_hdu("ZCATALOG", desi_columns.ZCATALOG, {k: v[by_name] for k, v in t.items()}, len(by_name))
-    save(fits.HDUList([fits.PrimaryHDU(), table]), catalog)
+    save([PRIMARY, table], catalog)
     _checksums(catalog.parent, [catalog])
     return _truth(rows, t, why)
 
@@ -190,6 +189,9 @@ def _targets(
     ra, dec = move(s["ra"], s["dec"], s["pmra"], s["pmdec"], np.where(star, -0.5, 0.0))
     seen_before = np.ones(n, dtype=bool)
     seen_before[np.unique(index, return_index=True)[1]] = False
+    # stars are targeted where Gaia has them, the others where the images did
+    scatter = np.where(star, 0.0, 0.03 / 3600.0) * rng.standard_normal((2, n))
+    ra, dec = (ra + scatter[0] / np.cos(np.radians(dec))) % 360.0, np.clip(dec + scatter[1], -90.0, 90.0)
     t: Rows = {"uid": s["uid"].astype(np.int64), "dirt": np.where(seen_before, "repeat", "").astype("U24")}
     t |= {"TARGETID": ids[index], "SURVEY": survey.astype("S7"), "PROGRAM": program.astype("S6")}
     t |= {"TARGET_RA": ra, "TARGET_DEC": dec, "MEAN_FIBER_RA": ra.copy(), "MEAN_FIBER_DEC": dec.copy()}

@@ -174,6 +174,35 @@ def test_spectra_integrate_to_the_catalogue(mock: tuple[Path, pa.Table, pa.Table
     assert checked >= 5
 
 
+def test_files_are_formed_as_real_ones(mock: tuple[Path, pa.Table, pa.Table], real_data: Path) -> None:
+    root, _, _ = mock
+    real_folder = real_data / "desi" / "coadd-redrock-iron"
+    for kind in ("coadd", "redrock"):
+        path = min(root.rglob(f"{kind}-main-*.fits"))
+        with fits.open(path) as ours, fits.open(next(real_folder.glob(f"{kind}-4-*.fits"))) as real:
+            ours.verify("exception")
+            assert [h.name for h in ours] == [h.name for h in real]
+            for mine, theirs in zip(ours[1:], real[1:], strict=True):
+                if isinstance(theirs, fits.ImageHDU):
+                    assert mine.header.get("BUNIT") == theirs.header.get("BUNIT")
+                    assert mine.shape[1:] == theirs.shape[1:]
+                else:
+                    common = [c for c in mine.columns if c.name in theirs.columns.names]
+                    assert len(common) > 0.7 * len(mine.columns)
+                    assert [c.format for c in common] == [theirs.columns[c.name].format for c in common]
+            if kind == "coadd":
+                for arm in "BRZ":
+                    np.testing.assert_allclose(
+                        ours[f"{arm}_WAVELENGTH"].data, real[f"{arm}_WAVELENGTH"].data, atol=1e-8
+                    )
+                    offsets = (5 - np.arange(11))[:, None] * 0.8
+                    spread = [
+                        np.median(np.sqrt((r * offsets**2).sum(axis=0) / r.sum(axis=0)))
+                        for r in (ours[f"{arm}_RESOLUTION"].data[0], real[f"{arm}_RESOLUTION"].data[0])
+                    ]
+                    assert spread[0] == pytest.approx(spread[1], rel=0.2)
+
+
 def test_the_resolution_matrix_is_the_line_spread() -> None:
     a = desi_spectra.arm("R")
     offsets = (5 - np.arange(11)) * 0.8
