@@ -138,7 +138,9 @@ class Tier:
         names = [b.name for b in out]
         if len(set(names)) < len(names):
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise ValueError(f"tier {self.name}: bricks {twice} share a name; centre patches on multiples of 0.1 degrees")
+            raise ValueError(
+                f"tier {self.name}: bricks {twice} share a name; centre patches on multiples of 0.1 degrees"
+            )
         return tuple(out)
 
     def bricks_of(self, patch: Patch) -> tuple[Brick, ...]:

@@ -112,9 +112,10 @@ def test_a_blend_is_one_row_with_all_the_light(sky):
     rows, _, catalogue = sky
     n = np.bincount(catalogue.row)
     many = np.flatnonzero(n > 1)
-    part = np.isin(rows["uid"], catalogue.uid[n[catalogue.row] > 1]).sum() / (
-        (rows["kind"] == "galaxy") & (TIER.brick_index(rows["ra"], rows["dec"], rows["patch"]) >= 0)
-    ).sum()
+    part = (
+        np.isin(rows["uid"], catalogue.uid[n[catalogue.row] > 1]).sum()
+        / ((rows["kind"] == "galaxy") & (TIER.brick_index(rows["ra"], rows["dec"], rows["patch"]) >= 0)).sum()
+    )
     assert 0.04 < part < 0.12
     for k in many:
         members = catalogue.uid[catalogue.row == k] - 1
@@ -150,12 +151,15 @@ def test_truth_table_closes(sky):
     rows, _, catalogue = sky
     table = legacysurvey.truth_table(catalogue).to_pydict()
     assert set(table["uid"]) == set(rows["uid"].tolist())
-    assert all((k is None) == (not seen) == bool(why) for k, seen, why in zip(
-        table["key"], table["observed"], table["why_not"], strict=True
-    ))
+    assert all(
+        (k is None) == (not seen) == bool(why)
+        for k, seen, why in zip(table["key"], table["observed"], table["why_not"], strict=True)
+    )
     assert set(table["why_not"]) <= {"", "outside footprint", "too faint"}
     v = catalogue.values
-    assert {k for k in table["key"] if k is not None} == set(legacysurvey.key(v["RELEASE"], v["BRICKID"], v["OBJID"]).tolist())
+    assert {k for k in table["key"] if k is not None} == set(
+        legacysurvey.key(v["RELEASE"], v["BRICKID"], v["OBJID"]).tolist()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +183,10 @@ def test_images_hold_the_sources_where_and_as_bright_as_they_are(brick):
     task, folder = brick
     rows, look = task.rows, task.look
     star = np.flatnonzero(
-        (rows["kind"] == "star") & (rows["gaia_g"] > 15.8) & (rows["gaia_g"] < 18.5) & (np.hypot(rows["pmra"], rows["pmdec"]) < 60)
+        (rows["kind"] == "star")
+        & (rows["gaia_g"] > 15.8)
+        & (rows["gaia_g"] < 18.5)
+        & (np.hypot(rows["pmra"], rows["pmdec"]) < 60)
     )
     image, wcs, head = opened(folder, "image", "r")
     invvar = opened(folder, "invvar", "r")[0]
