@@ -1,12 +1,12 @@
 """Build the mock sky: the truth, then every survey's own files.
 
-    OUT/mock.json                    tier, seed, version, counts; `complete` is written last
-    OUT/truth/sources.parquet        see docs/truth.md
-    OUT/truth/<survey>.parquet
-    OUT/truth/masks/<brick>.npz
-    OUT/legacysurvey/                root of DR10
-    OUT/desi/                        root of the production iron
-    OUT/gaia/                        root of gdr3
+OUT/mock.json                    tier, seed, version, counts; `complete` is written last
+OUT/truth/sources.parquet        see docs/truth.md
+OUT/truth/<survey>.parquet
+OUT/truth/masks/<brick>.npz
+OUT/legacysurvey/                root of DR10
+OUT/desi/                        root of the production iron
+OUT/gaia/                        root of gdr3
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     say("writing DESI")
     bricks = _brick_of_everything(tier, rows)
     looked = in_desi(tier, rows["ra"], rows["dec"], rows["patch"])
-    options = desi.Options(spectra=tier.pixels)
+    options = desi.Options(spectra=tier.pixels, resolution=tier.name != "tiny", completeness=tier.desi_completeness)
     in_spectra = desi.write(out / "desi", sources, options, seed, workers, looked, bricks)
     _write_parquet(in_spectra, out / "truth" / "desi.parquet")
     counts["desi"] = _rows(in_spectra)
@@ -105,7 +105,8 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     if tier.pixels:
         absent = dirt.files(tier).absent_z
         tasks = [
-            coadd.Task(root, out / "truth" / "masks", k, coadd.around(rows, k), seed, k.brick.name == absent) for k in looks
+            coadd.Task(root, out / "truth" / "masks", k, coadd.around(rows, k), seed, k.brick.name == absent)
+            for k in looks
         ]
         counts["bricks"] = len(tasks)
         _paint(tasks, workers, say)

@@ -59,7 +59,7 @@ def write_brick(task: Task) -> int:
     # a band that is missing is painted with some seeing and not written
     fwhm = np.array([look.fwhm[b] or 1.0 for b in BANDS])
     scene = render.paint(rows, ra, dec, brick.wcs, brick.width, fwhm, look.pixel_invvar("r") ** -0.5 / np.sqrt(5))
-    y, x = np.mgrid[: brick.width, : brick.width]
+    y, x = np.ogrid[: brick.width, : brick.width]
     rng = stream(task.seed, "legacysurvey", brick.brickid, "noise")
     folder = task.root / "south" / "coadd" / brick.name[:3] / brick.name
     written = []
@@ -72,16 +72,24 @@ def write_brick(task: Task) -> int:
         with np.errstate(divide="ignore", invalid="ignore"):
             image = np.where(count > 0, scene.image[b] + noise / np.sqrt(invvar), 0).astype(np.float32)
         seeing = np.where(look.exposed(band, x, y) > 0, look.fwhm[band], 0).astype(np.float32)
-        for k, (product, array) in enumerate((("image", image), ("invvar", invvar), ("psfsize", seeing))):
+        sigma = (look.number[band] * look.pixel_invvar(band)) ** -0.5
+        # steps: a 16th of the noise; the others are whole numbers of steps, so that they are kept exactly
+        products = (
+            ("image", image, sigma / 16, 1 + b),
+            ("invvar", invvar, look.pixel_invvar(band) / 16, None),
+            ("psfsize", seeing, 0.001, None),
+        )
+        for product, array, step, dither_seed in products:
             path = folder / f"legacysurvey-{brick.name}-{product}-{band}.fits.fz"
-            save(path, [fits.PrimaryHDU(), compressed(array, header(look, product, band), 1 + 3 * b + k)])
+            save(path, [fits.PrimaryHDU(), compressed(array, header(look, product, band), step, dither_seed)])
             written.append(path)
     bits = look.maskbits(x, y)
-    lon, lat = brick.wcs.wcs_pix2world(x.ravel(), y.ravel(), 0)
+    rows_of, columns_of = np.indices(bits.shape)
+    lon, lat = brick.wcs.wcs_pix2world(columns_of.ravel(), rows_of.ravel(), 0)
     bits[~brick.holds(lon % 360, lat).reshape(bits.shape)] |= NPRIMARY
     none = np.zeros(bits.shape, dtype=np.uint8)
     path = folder / f"legacysurvey-{brick.name}-maskbits.fits.fz"
-    maps = [compressed(a, header(look, "maskbits", ""), 1) for a in (bits, none, none)]
+    maps = [compressed(a, header(look, "maskbits", "")) for a in (bits, none, none)]
     for hdu, name in zip(maps, ("MASKBITS", "WISEMASK_W1", "WISEMASK_W2"), strict=True):
         hdu.header["EXTNAME"] = name
     save(path, [fits.PrimaryHDU(), *maps])

@@ -37,7 +37,9 @@ def pixels(brick: Brick, seed: int) -> list[Blemish]:
         band = BANDS[rng.integers(4)]
         out.append(Blemish(float(rng.integers(0, width)), width / 2, 1.5, width, ALLMASK[band], (band,)))
     every = int(sum(ALLMASK.values()))
-    out.append(Blemish(rng.uniform(0, width), rng.uniform(0, width), rng.uniform(8, 25), rng.uniform(8, 25), every, BANDS))
+    out.append(
+        Blemish(rng.uniform(0, width), rng.uniform(0, width), rng.uniform(8, 25), rng.uniform(8, 25), every, BANDS)
+    )
     for _ in range(4):
         band = BANDS[rng.integers(4)]
         long, short = rng.uniform(4, 12), rng.uniform(1.5, 4)

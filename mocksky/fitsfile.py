@@ -40,7 +40,11 @@ class TableColumn(NamedTuple):
 
 
 def write_table(
-    path: Path, columns: Sequence[TableColumn], values: Mapping[str, NDArray[Any]], n: int, cards: Mapping[str, Any] = {}
+    path: Path,
+    columns: Sequence[TableColumn],
+    values: Mapping[str, NDArray[Any]],
+    n: int,
+    cards: Mapping[str, Any] = {},
 ) -> None:
     """Write a binary table into HDU 1, all columns in order; those without values are zeros or blanks.
 
@@ -51,7 +55,6 @@ def write_table(
         array = np.zeros((n, *column.shape), dtype=column.dtype)
         if column.name in values:
             array[...] = values[column.name]
-        form = f"{column.shape[0] if column.shape else ''}{_FORMATS.get(column.dtype.name.replace('uint8', 'u1'), '')}"
         if column.dtype.kind == "S":
             array = np.char.ljust(array, column.dtype.itemsize)
             form = f"{column.dtype.itemsize}A"
@@ -63,16 +66,24 @@ def write_table(
     save(path, [fits.PrimaryHDU(), table])
 
 
-def compressed(array: NDArray[Any], header: fits.Header, dither_seed: int) -> fits.CompImageHDU:
-    """An image as fpack makes it: RICE in tiles of 100 x 100, floats in steps of a 16th of the noise, dithered."""
+def compressed(
+    array: NDArray[Any], header: fits.Header, step: float | None = None, dither_seed: int | None = None
+) -> fits.CompImageHDU:
+    """An image as fpack makes it: RICE in tiles of 100 x 100.
+
+    Floats are kept in steps of this size, with subtractive dither (which keeps zeros) where there is a seed for it. The
+    step is given and not left to the noise of each tile: a tile without noise would be gzipped instead, with the time.
+    """
+    if step is None:
+        return fits.CompImageHDU(array, header, compression_type="RICE_1", tile_shape=(100, 100))
     return fits.CompImageHDU(
         array,
         header,
         compression_type="RICE_1",
         tile_shape=(100, 100),
-        quantize_level=16.0,
-        quantize_method=2,
-        dither_seed=dither_seed,
+        quantize_level=-step,
+        quantize_method=-1 if dither_seed is None else 2,
+        dither_seed=0 if dither_seed is None else dither_seed,
     )
 
 

@@ -42,7 +42,13 @@ DETECTION = 6.0
 FAST_MAS = 500.0
 
 TRUTH = pa.schema(
-    [("uid", pa.int64()), ("key", pa.int64()), ("dirt", pa.string()), ("observed", pa.bool_()), ("why_not", pa.string())]
+    [
+        ("uid", pa.int64()),
+        ("key", pa.int64()),
+        ("dirt", pa.string()),
+        ("observed", pa.bool_()),
+        ("why_not", pa.string()),
+    ]
 )
 
 
@@ -154,7 +160,9 @@ def _brick(
     blended = size > 1
     if blended.any():
         weight = rows["flux_r"][mine]
-        centre = np.stack([np.bincount(thing, weight * v, n) for v in unit(rows["ra"][mine], rows["dec"][mine]).T], axis=1)
+        centre = np.stack(
+            [np.bincount(thing, weight * v, n) for v in unit(rows["ra"][mine], rows["dec"][mine]).T], axis=1
+        )
         centre /= np.linalg.norm(centre, axis=1, keepdims=True)
         ra = np.where(blended, np.degrees(np.arctan2(centre[:, 1], centre[:, 0])) % 360, ra)
         dec = np.where(blended, np.degrees(np.arcsin(centre[:, 2])), dec)
@@ -211,7 +219,9 @@ def _brick(
     v["SHAPE_R"] = np.where(extended, np.maximum(radius * (1 + wobble * rng.standard_normal(n)), 0.05), 0.0)
     v["SHAPE_R_IVAR"] = np.where(extended, 1 / (wobble * np.maximum(radius, 0.05)) ** 2, 0.0)
     pointed = extended & (types != "REX")
-    for name, e in zip(("E1", "E2"), morphology.ellipticity(morphology.axis_ratio(t), t["position_angle"]), strict=True):
+    for name, e in zip(
+        ("E1", "E2"), morphology.ellipticity(morphology.axis_ratio(t), t["position_angle"]), strict=True
+    ):
         v[f"SHAPE_{name}"] = np.where(pointed, np.clip(e + wobble * rng.standard_normal(n), -0.95, 0.95), 0.0)
         v[f"SHAPE_{name}_IVAR"] = np.where(pointed, wobble**-2.0, 0.0)
     v["SERSIC"] = morphology.sersic_index(t, types)
@@ -256,7 +266,9 @@ def gaia_error_mas(gaia_g: F64) -> F64:
     return np.interp(gaia_g, [14, 15, 17, 18, 20, 21], [0.015, 0.02, 0.06, 0.1, 0.4, 1.2])
 
 
-def _gaia(t: Rows, reference: NDArray[np.bool_], dr2: NDArray[np.bool_], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+def _gaia(
+    t: Rows, reference: NDArray[np.bool_], dr2: NDArray[np.bool_], rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
     """What is taken over from Gaia; zeros and blanks where nothing is."""
     n = len(reference)
     sigma = 1.3 * gaia_error_mas(t["gaia_g"])
@@ -389,9 +401,7 @@ def write_brick_tables(root: Path, tier: Tier, looks: list[Exposures], catalogue
         "nobjs": [len(own[b.brickid]) for b in bricks],
         "survey_primary": [True] * len(bricks),
         "in_desi": [True] * len(bricks),
-        "area": [
-            (b.ra2 - b.ra1) * np.degrees(np.sin(np.radians(b.dec2)) - np.sin(np.radians(b.dec1))) for b in bricks
-        ],
+        "area": [(b.ra2 - b.ra1) * np.degrees(np.sin(np.radians(b.dec2)) - np.sin(np.radians(b.dec1))) for b in bricks],
         "ebv": [float(np.median(v["EBV"][own[b.brickid]])) if len(own[b.brickid]) else 0.0 for b in bricks],
     }
     for kind in ("psf", "rex", "exp", "dev", "ser", "dup"):
@@ -438,4 +448,3 @@ def truth_table(catalogue: Catalogue) -> pa.Table:
         },
         schema=TRUTH,
     )
-

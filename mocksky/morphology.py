@@ -33,7 +33,9 @@ LARGEST_ARCSEC = 6.0
 """No half-light radius is larger, so that a galaxy and its surroundings fit a mini-brick."""
 
 # magnitudes by which a component is fainter than the disk in g, r, i, z, for equal flux in r
-_COLOUR = np.array([[0.35, 0.0, -0.12, -0.20], [0.0, 0.0, 0.0, 0.0], [0.18, 0.0, -0.06, -0.10], [-0.20, 0.0, 0.07, 0.12]])
+_COLOUR = np.array(
+    [[0.35, 0.0, -0.12, -0.20], [0.0, 0.0, 0.0, 0.0], [0.18, 0.0, -0.06, -0.10], [-0.20, 0.0, 0.07, 0.12]]
+)
 
 
 def tidy(rows: dict[str, NDArray[Any]]) -> None:

@@ -100,6 +100,8 @@ class Tier:
     "part of the stars that is drawn bright, for Gaia's spectra"
     fast_stars: tuple[float, ...]
     "proper motions, arcsec/yr, of stars that are put in by hand; the first into the first patch and so on"
+    desi_completeness: float
+    "part of the possible targets that has a fibre"
     pixels: bool = True
     "images and spectra too; else catalogues only"
 
@@ -136,7 +138,9 @@ class Tier:
         names = [b.name for b in out]
         if len(set(names)) < len(names):
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise ValueError(f"tier {self.name}: bricks {twice} share a name; centre patches on multiples of 0.1 degrees")
+            raise ValueError(
+                f"tier {self.name}: bricks {twice} share a name; centre patches on multiples of 0.1 degrees"
+            )
         return tuple(out)
 
     def bricks_of(self, patch: Patch) -> tuple[Brick, ...]:
@@ -209,6 +213,7 @@ TIERS: dict[str, Tier] = {
         quasars_per_brick=0.5,
         bright_fraction=0.4,
         fast_stars=(3.0, 0.8),
+        desi_completeness=0.15,
     ),
     "default": Tier(
         name="default",
@@ -219,6 +224,7 @@ TIERS: dict[str, Tier] = {
         quasars_per_brick=2,
         bright_fraction=0.5,
         fast_stars=(1.2, 0.5, 10.0, 5.0, 0.7, 2.5, 0.9, 1.6),
+        desi_completeness=0.2,
     ),
     "catalogue": Tier(
         name="catalogue",
@@ -236,6 +242,7 @@ TIERS: dict[str, Tier] = {
         quasars_per_brick=20,
         bright_fraction=0.1,
         fast_stars=(1.2, 0.5, 10.0, 5.0, 0.7, 2.5, 0.9, 1.6) * 6,
+        desi_completeness=0.85,
         pixels=False,
     ),
 }

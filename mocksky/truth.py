@@ -49,7 +49,10 @@ SCHEMA = pa.schema(
         pa.field("logg", pa.float32()),
         pa.field("feh", pa.float32()),
         pa.field("line_seed", pa.int64()),
-        *[pa.field(f"flux_{b}", pa.float64(), metadata={"unit": "nanomaggy"}) for b in ("g", "r", "i", "z", "w1", "w2")],
+        *[
+            pa.field(f"flux_{b}", pa.float64(), metadata={"unit": "nanomaggy"})
+            for b in ("g", "r", "i", "z", "w1", "w2")
+        ],
         *[pa.field(f"gaia_{b}", pa.float64(), metadata={"unit": "mag"}) for b in ("g", "bp", "rp")],
         *[pa.field(name, pa.float32()) for name in population.MORPHOLOGY],
         pa.field("blend_group", pa.int64()),
@@ -91,7 +94,9 @@ def moved(ra: F64, dec: F64, pmra: F64, pmdec: F64, years: F64 | float) -> tuple
     north = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)], axis=-1)
     flight = np.radians(np.stack([pmra, pmdec], axis=-1) / 3.6e6) * np.expand_dims(np.asarray(years), -1)
     v = unit(ra, dec) + flight[..., :1] * east + flight[..., 1:] * north
-    return np.degrees(np.arctan2(v[..., 1], v[..., 0])) % 360, np.degrees(np.arctan2(v[..., 2], np.hypot(v[..., 0], v[..., 1])))
+    return np.degrees(np.arctan2(v[..., 1], v[..., 0])) % 360, np.degrees(
+        np.arctan2(v[..., 2], np.hypot(v[..., 0], v[..., 1]))
+    )
 
 
 def unit(ra: F64, dec: F64) -> F64:
@@ -113,8 +118,15 @@ def _patch(tier: Tier, patch: Patch, seed: int, fast: list[float]) -> Rows:
         "star": round(tier.stars_per_brick * patch.stars * area),
         "quasar": max(1, round(tier.quasars_per_brick * area)),
     }
-    limits: dict[str, dict[str, float]] = {"galaxy": {}, "star": {"bright_fraction": tier.bright_fraction}, "quasar": {}}
-    parts = [population.draw(stream(seed, _SURVEY, patch.number, kind), kind, n, **limits[kind]) for kind, n in numbers.items()]
+    limits: dict[str, dict[str, float]] = {
+        "galaxy": {},
+        "star": {"bright_fraction": tier.bright_fraction},
+        "quasar": {},
+    }
+    parts = [
+        population.draw(stream(seed, _SURVEY, patch.number, kind), kind, n, **limits[kind])
+        for kind, n in numbers.items()
+    ]
     rows: Rows = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     n = len(rows["kind"])
     morphology.tidy(rows)

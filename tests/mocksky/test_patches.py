@@ -42,7 +42,9 @@ def test_default_tier_fills_many_cells_and_the_hard_places():
 def test_a_160_pixel_cutout_of_any_source_of_a_brick_lies_within_its_images(name):
     for brick in TIERS[name].bricks:
         side = np.linspace(0, 1, 21)
-        lon, lat = np.meshgrid(brick.ra1 + side * (brick.ra2 - brick.ra1), brick.dec1 + side * (brick.dec2 - brick.dec1))
+        lon, lat = np.meshgrid(
+            brick.ra1 + side * (brick.ra2 - brick.ra1), brick.dec1 + side * (brick.dec2 - brick.dec1)
+        )
         x, y = brick.wcs.wcs_world2pix(lon.ravel(), lat.ravel(), 0)
         assert min(x.min(), y.min()) >= 81.4 and max(x.max(), y.max()) <= brick.width - 1 - 81.4
 
@@ -73,6 +75,6 @@ def test_half_a_patch_is_half_seen():
 
 
 def test_two_bricks_of_one_name_are_refused():
-    tier = Tier("bad", (Patch(0, "", 10.05, 3.05),), 0.04, 1, 1, 1, 0.0, ())
+    tier = Tier("bad", (Patch(0, "", 10.05, 3.05),), 0.04, 1, 1, 1, 0.0, (), 1.0)
     with pytest.raises(ValueError, match="share a name"):
         _ = tier.bricks

@@ -44,15 +44,17 @@ def drawn(row, place=UPRIGHT, flux=(10.0, 10.0, 10.0, 10.0), size=128):
 
 def peer(profile, row):
     """GalSim's picture of the same."""
-    profile = profile.transform(1, 0, 0, row["axis_ratio"]).withFlux(10).rotate(
-        (90 + row["position_angle"]) * galsim.degrees
+    profile = (
+        profile.transform(1, 0, 0, row["axis_ratio"]).withFlux(10).rotate((90 + row["position_angle"]) * galsim.degrees)
     )
     seen = galsim.Convolve(profile, galsim.Moffat(beta=3, fwhm=FWHM[1]))
     middle = 63.5
     return seen.drawImage(nx=128, ny=128, scale=PIXEL_ARCSEC, offset=(UPRIGHT.x - middle, UPRIGHT.y - middle)).array
 
 
-@pytest.mark.parametrize("n, radius, q, angle", [(4, 0.8, 0.6, 120), (4, 0.3, 0.9, 10), (1, 0.6, 0.7, 60), (2, 1.2, 0.5, 45)])
+@pytest.mark.parametrize(
+    "n, radius, q, angle", [(4, 0.8, 0.6, 120), (4, 0.3, 0.9, 10), (1, 0.6, 0.7, 60), (2, 1.2, 0.5, 45)]
+)
 def test_bulge_is_galsims(n, radius, q, angle):
     row = galaxy(bulge_fraction=1.0, bulge_n=n, bulge_radius=radius, axis_ratio=q, position_angle=angle)
     theirs = peer(galsim.Sersic(n, half_light_radius=radius, trunc=8 * radius, flux_untruncated=True), row)
