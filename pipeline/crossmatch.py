@@ -36,7 +36,7 @@ DENSITY_ORDER = 10
 CLOSEST_BEADS_ARCSEC = 1.0
 """Beads on tracks are no closer than this, however small the radius."""
 BLOCK = 1 << 18
-MOST_AT_ONCE = 1 << 22
+MOST_AT_ONCE = 1 << 20
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -265,6 +265,31 @@ def _nearby(few: Beads, many: Beads, search_arcsec: float) -> Iterator[tuple[Int
                 yield own[i:j][which], many_row[partner]
 
 
+@dataclass(frozen=True)
+class _Rough:
+    """A cheap test that no pair within the radius fails: catalogued positions, and how far each source can move."""
+
+    vectors: tuple[Floats, Floats]
+    reach: tuple[Floats, Floats]
+    "radians"
+    radius: float
+
+    @classmethod
+    def of(cls, a: Positions, b: Positions, radius_arcsec: float) -> _Rough:
+        reach = []
+        for s, span in ((a, epoch_span(b)), (b, epoch_span(a))):
+            years = np.fmax(np.fmax(s.epoch - span[0], span[1] - s.epoch), 0.0)
+            reach.append(np.where(s.moving, np.hypot(s.pmra, s.pmdec) * years * 1000, 0.0) / UAS)
+        vectors = sky.unit_vectors(a.ra, a.dec), sky.unit_vectors(b.ra, b.dec)
+        return cls(vectors, (reach[0], reach[1]), (radius_arcsec + 1e-5) * 1e6 / UAS)
+
+    def near(self, i: Ints, j: Ints) -> Bools:
+        square = np.zeros(i.size)
+        for one, other in zip(*self.vectors, strict=True):
+            square += (one[i] - other[j]) ** 2
+        return np.asarray(square <= (self.radius + self.reach[0][i] + self.reach[1][j]) ** 2)
+
+
 def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa.Table:
     """All pairs within `radius_arcsec`, as `PAIR_SCHEMA`, sorted by left_row and left_rank.
 
@@ -290,8 +315,14 @@ def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa
     swap = a_beads.row.size > b_beads.row.size
     few, many = (b_beads, a_beads) if swap else (a_beads, b_beads)
     found: list[tuple[Ints, Ints, Ints]] = []
+    rough: _Rough | None = None
     for few_row, many_row in _nearby(few, many, search):
         i, j = (many_row, few_row) if swap else (few_row, many_row)
+        # worth its cost only where the radius is wide beside the distance of sources
+        if i.size > (left.num_rows + right.num_rows) // 4:
+            rough = rough or _Rough.of(a, b, radius_arcsec)
+            near = rough.near(i, j)
+            i, j = i[near], j[near]
         separation = _separation(a.take(i), b.take(j))
         near = separation <= limit
         found.append((i[near], j[near], separation[near]))
