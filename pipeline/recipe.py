@@ -146,7 +146,7 @@ MOCK: dict[str, Any] = {
         "desi": {"release": "dr1", "profile": "strict"},
         "gaia": {"release": "dr3", "profile": "aion"},
     },
-    "split": {"salt": "mock", "fractions": [0.6, 0.2, 0.2]},
+    "split": {"salt": "mock-17", "fractions": [0.6, 0.2, 0.2]},
 }
 AION: dict[str, Any] = {
     "name": "aion",
