@@ -40,6 +40,8 @@ GAIA_DR2_FRACTION = 0.05
 DETECTION = 6.0
 """Signal to noise that a source needs in one band at least."""
 FAST_MAS = 500.0
+EDGE_ARCSEC = 1.5
+"""Gaia stars as near as this to another brick are listed by both."""
 
 TRUTH = pa.schema(
     [
@@ -95,6 +97,8 @@ def exposures(tier: Tier, rows: Rows, seed: int) -> list[Exposures]:
         marks = star_blemishes(x[near], y[near], rows["gaia_g"][mine][near], flux, bare.fwhm)
         if tier.pixels:
             marks += dirt.pixels(brick, seed)
+        else:
+            marks = [m for m in marks if not m.dead]
         out.append(Exposures(brick, bare.epoch, bare.fwhm, bare.number, bare.gap, tuple(marks)))
     return out
 
@@ -163,7 +167,7 @@ def _brick(
         centre = np.stack(
             [np.bincount(thing, weight * v, n) for v in unit(rows["ra"][mine], rows["dec"][mine]).T], axis=1
         )
-        centre /= np.linalg.norm(centre, axis=1, keepdims=True)
+        centre = centre / np.linalg.norm(centre, axis=1, keepdims=True)
         ra = np.where(blended, np.degrees(np.arctan2(centre[:, 1], centre[:, 0])) % 360, ra)
         dec = np.where(blended, np.degrees(np.arcsin(centre[:, 2])), dec)
         spread = 3600 * np.degrees(np.linalg.norm(unit(rows["ra"][mine], rows["dec"][mine]) - centre[thing], axis=1))
@@ -331,8 +335,8 @@ def _spoil(
     for name in added:
         if name.startswith(("FLUX_", "FIBERFLUX", "FIBERTOTFLUX")) and "_W" not in name:
             added[name][first] = 0.0
-    for name, values in (("BRICKID", [b.brickid for b in other]), ("BRICKNAME", [b.name.encode() for b in other])):
-        added[name][len(dups) :] = np.array(values, dtype=added[name].dtype)
+    for name, own in (("BRICKID", [b.brickid for b in other]), ("BRICKNAME", [b.name.encode() for b in other])):
+        added[name][len(dups) :] = np.array(own, dtype=added[name].dtype)
     added["RA"], added["DEC"] = added["_ra"].copy(), added["_dec"].copy()
     top: dict[int, int] = {}
     for b, o in zip(v["BRICKID"], v["OBJID"], strict=True):
@@ -345,22 +349,16 @@ def _spoil(
 
 
 def _at_edges(tier: Tier, v: dict[str, NDArray[Any]], stars: I64) -> tuple[I64, list[Brick]]:
-    """Gaia stars within 1.5 arcsec of a border with another brick, and that brick."""
-    ra, dec = v["_ra"][stars], v["_dec"][stars]
-    found: list[int] = []
-    other: list[Brick] = []
-    for k, star in enumerate(stars):
-        for brick in tier.bricks:
-            if brick.brickid == v["BRICKID"][star] or abs(brick.dec - dec[k]) > tier.brick_deg:
-                continue
-            wide = 1.5 / 3600 / np.cos(np.radians(dec[k]))
-            east = (ra[k] - brick.ra + 180) % 360 - 180
-            beside = abs(east) < (brick.ra2 - brick.ra1) / 2 + wide
-            if beside and brick.dec1 - 1.5 / 3600 <= dec[k] < brick.dec2 + 1.5 / 3600:
-                found.append(int(star))
-                other.append(brick)
-                break
-    return np.array(found, dtype=np.int64), other
+    """Gaia stars within `EDGE_ARCSEC` of a border with another brick, and that brick."""
+    ra, dec, owner = v["_ra"][stars], v["_dec"][stars], v["BRICKID"][stars]
+    other = np.full(len(stars), -1)
+    wide = EDGE_ARCSEC / 3600 / np.cos(np.radians(dec))
+    for k, brick in enumerate(tier.bricks):
+        east = np.abs((ra - brick.ra + 180) % 360 - 180) < (brick.ra2 - brick.ra1) / 2 + wide
+        north = np.abs(dec - brick.dec) < (brick.dec2 - brick.dec1) / 2 + EDGE_ARCSEC / 3600
+        other[east & north & (owner != brick.brickid)] = k
+    found = np.flatnonzero(other >= 0)
+    return stars[found], [tier.bricks[k] for k in other[found]]
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -385,7 +383,7 @@ def write_sweeps(root: Path, catalogue: Catalogue) -> list[Path]:
 def write_brick_tables(root: Path, tier: Tier, looks: list[Exposures], catalogue: Catalogue) -> None:
     """Write `survey-bricks.fits.gz` and `south/survey-bricks-dr10-south.fits.gz`."""
     bricks = tier.bricks
-    whole = {
+    whole: dict[str, list[Any]] = {
         "BRICKNAME": [b.name for b in bricks],
         "BRICKID": [b.brickid for b in bricks],
         "BRICKROW": [int((b.dec + 90) / tier.brick_deg) for b in bricks],
@@ -426,7 +424,7 @@ def _arrays(columns: tuple[TableColumn, ...], lists: Mapping[str, list[Any]]) ->
 def _histogram(look: Exposures, band: str) -> list[int]:
     """Pixels with 0, 1, ... 9, 10 or more exposures."""
     y, x = np.mgrid[: look.brick.width : 8, : look.brick.width : 8]
-    counts = np.bincount(np.minimum(look.count(band, x, y).ravel(), 10), minlength=11)
+    counts = np.bincount(np.minimum(look.exposed(band, x, y).ravel(), 10), minlength=11)
     return [int(c) * 64 for c in counts]
 
 

@@ -39,7 +39,7 @@ _COLOUR = np.array(
 
 
 def tidy(rows: dict[str, NDArray[Any]]) -> None:
-    """Bring drawn morphology to what is really painted: bulge_n to multiples of a half, radii to the largest allowed."""
+    """Bring drawn morphology to what is painted: bulge_n to multiples of a half, radii to the largest allowed."""
     rows["bulge_n"] = np.where(rows["bulge_fraction"] > 0, np.clip(np.round(rows["bulge_n"] * 2) / 2, 0.5, 6.0), 0.0)
     for name in ("bulge_radius", "disk_radius", "bar_radius"):
         rows[name] = np.minimum(rows[name], LARGEST_ARCSEC)

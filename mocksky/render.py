@@ -6,7 +6,8 @@ space first. A stamp's pixels sum to the source's flux; what would lie beyond th
 folded back.
 
 Profiles: Sersic, cut at 8 half-light radii (as the Tractor's de Vaucouleurs) and normalised to what is left;
-exponential; Gaussian. Point spread function: Moffat, beta = 3 (Moffat 1969), whose transform is in Trujillo et al. 2001.
+exponential; Gaussian. Point spread function: Moffat, beta = 3; its transform is in Trujillo
+et al. 2001.
 """
 
 from __future__ import annotations

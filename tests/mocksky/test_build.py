@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+
 from skycairn.mocksky import dirt
 from skycairn.mocksky.build import build
 from skycairn.mocksky.patches import TIERS
@@ -95,13 +96,13 @@ def test_a_complete_mock_is_left_alone_and_a_broken_one_made_again(tiny, tmp_pat
     out, summary, _ = tiny
     before = (out / "mock.json").stat().st_mtime_ns
     assert build("tiny", out, seed=5) == summary and (out / "mock.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="holds the mock of tier tiny, seed 5.*wanted tier tiny, seed 6"):
+    with pytest.raises(ValueError, match=r"holds the mock of tier tiny, seed 5.*wanted tier tiny, seed 6"):
         build("tiny", out, seed=6)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="is not empty and holds no mock.json"):
+    with pytest.raises(ValueError, match="is not empty and holds no mock"):
         build("tiny", tmp_path)
     (tmp_path / "mock.json").write_text('{"tier": "tiny"}')
     with pytest.raises(ValueError, match="cannot be read"):

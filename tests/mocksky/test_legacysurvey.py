@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+
 from skycairn.mocksky import coadd, dirt, legacysurvey, legacytables, truth
 from skycairn.mocksky.exposures import SATUR
 from skycairn.mocksky.patches import TIERS
@@ -221,7 +222,7 @@ def test_noise_is_that_of_the_invvar_and_bad_pixels_hold_nothing(brick):
 
 
 def test_mask_image_agrees_with_the_brick_and_its_stars(brick):
-    task, folder = brick
+    _, folder = brick
     with fits.open(folder / f"legacysurvey-{folder.name}-maskbits.fits.fz") as hdus:
         bits, head = hdus[1].data, hdus[1].header
         assert [h.shape for h in hdus[2:]] == [bits.shape] * 2

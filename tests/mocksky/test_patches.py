@@ -1,6 +1,7 @@
 import healpy as hp
 import numpy as np
 import pytest
+
 from skycairn.mocksky.patches import PIXEL_ARCSEC, TIERS, Patch, Tier, brick_name, extent, in_desi
 
 

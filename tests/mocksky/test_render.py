@@ -1,6 +1,7 @@
 import galsim
 import numpy as np
 import pytest
+
 from skycairn.mocksky import morphology, render
 from skycairn.mocksky.patches import PIXEL_ARCSEC, tangent
 
