@@ -39,7 +39,7 @@ REFERENCE_G_LIMIT = 20.3
 GAIA_DR2_FRACTION = 0.05
 DETECTION = 6.0
 """Signal to noise that a source needs in one band at least."""
-FAST_MAS = 500.0
+FAST_MAS = 499.9
 EDGE_ARCSEC = 1.5
 """Gaia stars as near as this to another brick are listed by both."""
 
