@@ -167,9 +167,12 @@ def _star(w: F64, teff: float, feh: float, logg: float) -> F64:
     metal = 10.0 ** (0.45 * feh)
     # the slope of an A star's Paschen continuum is that of a hotter black body
     colour = teff * (1.0 + 0.45 * np.clip((teff - 7000.0) / 2500.0, 0.0, 1.0))
+    colour *= 1.0 + 0.08 * np.exp(-0.5 * ((teff - 6400.0) / 900.0) ** 2)
+    # and the light of an M star comes from below its molecules
+    colour *= 1.0 - 0.14 * np.clip((4000.0 - teff) / 1000.0, 0.0, 1.0)
     flux = _planck(w, colour)
     cool = np.clip((8500.0 - teff) / 3500.0, 0.0, 1.6)
-    blanket = 0.30 * cool * metal
+    blanket = 0.18 * cool**2 * metal
     flux = flux * np.exp(-blanket * _step(w, 4550.0, 220.0) * (1.0 + 1.2 * _step(w, 3900.0, 60.0)))
     hydrogen = np.exp(-0.5 * (np.log(teff / 9300.0) / 0.28) ** 2)
     jump = 0.85 * hydrogen * (0.5 if logg > 6 else 1.0)

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from pyarrow import csv
 
-from skycairn.mocksky import gaia, population, sed
+from skycairn.mocksky import gaia, gaia_columns, population, sed
 
 
 def sky(galaxies: int, stars: int, quasars: int, seed: int = 1) -> pa.Table:
@@ -142,3 +143,26 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
         for w in ("1", "3")
     )
     assert first == second and len(first) >= 3
+
+
+def test_columns_and_zero_points_are_the_archive_s(real_data: Path) -> None:
+    with fits.open(real_data / "gaia" / "archive-gaia_source" / "gdr3_sm.fits") as hdus:
+        rows = hdus[1].data
+        theirs = [name.lower() for name in rows.names]
+        ours = [c.split(":")[0] for c in gaia_columns.GAIA_SOURCE.split()]
+        assert [n for n in ours if n in theirs] == [n for n in theirs if n in ours]
+        for band, zero in sed.GAIA_ZERO_POINT.items():
+            name = band.removeprefix("gaia_")
+            found = rows[f"phot_{name}_mean_mag"] + 2.5 * np.log10(rows[f"phot_{name}_mean_flux"])
+            assert np.nanmedian(found) == pytest.approx(zero, abs=1e-3)
+        for faint in (14.0, 16.0, 18.0):
+            g = rows["phot_g_mean_mag"].astype(float)
+            near = (np.abs(g - faint) < 1) & np.isfinite(rows["parallax_error"])
+            if near.sum() > 20:
+                ratio = np.median(rows["parallax_error"][near] / gaia.parallax_error(g[near]))
+                assert 0.5 < ratio < 2.0
+
+
+def test_xp_columns_are_the_archive_s(real_data: Path) -> None:
+    real = (real_data / "gaia" / "xp-continuous" / "XP_CONTINUOUS_RAW.csv").read_text().splitlines()[0]
+    assert real.split(",") == [c.split(":")[0] for c in gaia_columns.XP_CONTINUOUS.split()]

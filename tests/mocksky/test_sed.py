@@ -27,6 +27,45 @@ def test_a_spectrum_integrates_to_its_photometry(kind: str, ebv: float, decam: f
         np.testing.assert_allclose(vega, seen[band], atol=gaia)
 
 
+@pytest.mark.parametrize("kind", ["galaxy", "star", "quasar"])
+def test_the_infrared_agrees_too(kind: str) -> None:
+    rows = population.draw(np.random.default_rng(15), kind, 30)
+    wave = np.arange(25_000.0, 57_000.0, 15.0)
+    flux = sed.spectrum(rows, wave, 0.0) * u.Unit("erg / (s cm2 Angstrom)")
+    for band in ("w1", "w2"):
+        curve = speclite.filters.load_filter(sed.FILTERS[band])
+        synthetic = 10 ** (-0.4 * (np.asarray(curve.get_ab_magnitude(flux, wave * u.AA)) - 22.5))
+        np.testing.assert_allclose(synthetic, sed.photometry(rows, 0.0)[f"flux_{band}"], rtol=0.005)
+
+
+def test_the_law_meets_the_coefficients_and_rises_to_the_blue() -> None:
+    for band, a in list(sed.EXTINCTION.items())[:4]:
+        centre = speclite.filters.load_filter(sed.FILTERS[band]).effective_wavelength.value
+        assert sed.extinction(np.array([centre]))[0] == pytest.approx(a, rel=1e-6)
+    law = sed.extinction(np.arange(3000.0, 10_500.0, 10.0))
+    assert (np.diff(law) < 0).all()
+
+
+def test_a_star_twice_as_far_is_four_times_fainter() -> None:
+    rows = population.draw(np.random.default_rng(16), "star", 5)
+    far = rows | {"parallax": rows["parallax"] / 2}
+    np.testing.assert_allclose(sed.photometry(far, 0.0)["flux_r"] * 4, sed.photometry(rows, 0.0)["flux_r"])
+
+
+def test_the_sun_is_the_sun() -> None:
+    rows = population.draw(np.random.default_rng(17), "star", 1)
+    rows |= {
+        "teff": np.array([5772.0]),
+        "logg": np.array([4.438]),
+        "feh": np.array([0.0]),
+        "parallax": np.array([100.0]),
+    }
+    seen = sed.photometry(rows, 0.0)
+    # M_G = 4.67 and BP - RP = 0.82 (Creevey et al. 2023)
+    assert seen["gaia_g"][0] == pytest.approx(4.67, abs=0.1)
+    assert seen["gaia_bp"][0] - seen["gaia_rp"][0] == pytest.approx(0.82, abs=0.1)
+
+
 def test_the_catalogue_coefficients_undo_the_reddening() -> None:
     rows = population.draw(np.random.default_rng(6), "galaxy", 20)
     dusty, clear = sed.photometry(rows, np.full(20, 0.1)), sed.photometry(rows, 0.0)
