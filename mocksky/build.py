@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, truth
+from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, legacywriter, truth
 from skycairn.mocksky.patches import TIERS, Tier, in_desi
 
 VERSION = 1
@@ -97,8 +97,8 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     looks = legacysurvey.exposures(tier, rows, seed)
     catalogue = legacysurvey.observe(tier, rows, looks, seed)
     root = out / "legacysurvey"
-    legacysurvey.write_sweeps(root, catalogue)
-    legacysurvey.write_brick_tables(root, tier, looks, catalogue)
+    legacywriter.write_sweeps(root, catalogue)
+    legacywriter.write_brick_tables(root, tier, looks, catalogue)
     in_legacy = legacysurvey.truth_table(catalogue)
     _write_parquet(in_legacy, out / "truth" / "legacysurvey.parquet")
     counts["legacysurvey"] = len(catalogue.dirt)

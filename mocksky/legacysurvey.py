@@ -1,23 +1,21 @@
-"""What the Legacy Survey makes of the mock sky: its catalogue of sources, in DR10's own files.
+"""What the Legacy Survey makes of the mock sky: its catalogue of sources, by column of DR10's sweeps.
 
 Sources that Gaia holds carry Gaia's position at REF_EPOCH; all others were measured at the mean epoch of their brick's
 exposures. RA_IVAR is that of the coordinate, without a factor cos(Dec). Fluxes are the true ones plus noise of the
-variance that FLUX_IVAR says. Images: `coadd`.
+variance that FLUX_IVAR says. Files: `legacywriter`; images: `coadd`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.mocksky import dirt, legacytables, morphology
+from skycairn.mocksky import dirt, morphology
 from skycairn.mocksky.exposures import Exposures, expose, star_blemishes
-from skycairn.mocksky.fitsfile import TableColumn, write_checksums, write_table
 from skycairn.mocksky.morphology import BANDS
 from skycairn.mocksky.patches import Brick, Tier
 from skycairn.mocksky.streams import stream
@@ -39,7 +37,7 @@ REFERENCE_G_LIMIT = 20.3
 GAIA_DR2_FRACTION = 0.05
 DETECTION = 6.0
 """Signal to noise that a source needs in one band at least."""
-FAST_MAS = 500.0
+FAST_MAS = 499.9
 EDGE_ARCSEC = 1.5
 """Gaia stars as near as this to another brick are listed by both."""
 
@@ -359,73 +357,6 @@ def _at_edges(tier: Tier, v: dict[str, NDArray[Any]], stars: I64) -> tuple[I64, 
         other[east & north & (owner != brick.brickid)] = k
     found = np.flatnonzero(other >= 0)
     return stars[found], [tier.bricks[k] for k in other[found]]
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def write_sweeps(root: Path, catalogue: Catalogue) -> list[Path]:
-    """Write `south/sweep/10.1/sweep-*.fits` and their checksum list."""
-    folder = root / "south" / "sweep" / "10.1"
-    boxes = np.array(catalogue.box)
-    paths = []
-    for box in sorted(set(catalogue.box)):
-        at = np.flatnonzero(boxes == box)
-        at = at[np.lexsort((catalogue.values["OBJID"][at], catalogue.values["BRICKID"][at]))]
-        path = folder / f"sweep-{box}.fits"
-        values = {c.name: catalogue.values[c.name][at] for c in legacytables.SWEEP if c.name in catalogue.values}
-        write_table(path, legacytables.SWEEP, values, len(at))
-        paths.append(path)
-    write_checksums(folder / "legacysurvey_dr10_south_sweep_10.1.sha256sum", paths)
-    return paths
-
-
-def write_brick_tables(root: Path, tier: Tier, looks: list[Exposures], catalogue: Catalogue) -> None:
-    """Write `survey-bricks.fits.gz` and `south/survey-bricks-dr10-south.fits.gz`."""
-    bricks = tier.bricks
-    whole: dict[str, list[Any]] = {
-        "BRICKNAME": [b.name for b in bricks],
-        "BRICKID": [b.brickid for b in bricks],
-        "BRICKROW": [int((b.dec + 90) / tier.brick_deg) for b in bricks],
-        "BRICKCOL": [int(b.ra1 / (b.ra2 - b.ra1)) for b in bricks],
-        **{name.upper(): [getattr(b, name) for b in bricks] for name in ("ra", "dec", "ra1", "ra2", "dec1", "dec2")},
-    }
-    write_table(root / "survey-bricks.fits.gz", legacytables.BRICKS, _arrays(legacytables.BRICKS, whole), len(bricks))
-    v = catalogue.values
-    own = {b.brickid: np.flatnonzero(v["BRICKID"] == b.brickid) for b in bricks}
-    south: dict[str, list[Any]] = {
-        **{name: [getattr(b, name) for b in bricks] for name in ("ra", "dec", "ra1", "ra2", "dec1", "dec2", "brickid")},
-        "brickname": whole["BRICKNAME"],
-        "nobjs": [len(own[b.brickid]) for b in bricks],
-        "survey_primary": [True] * len(bricks),
-        "in_desi": [True] * len(bricks),
-        "area": [(b.ra2 - b.ra1) * np.degrees(np.sin(np.radians(b.dec2)) - np.sin(np.radians(b.dec1))) for b in bricks],
-        "ebv": [float(np.median(v["EBV"][own[b.brickid]])) if len(own[b.brickid]) else 0.0 for b in bricks],
-    }
-    for kind in ("psf", "rex", "exp", "dev", "ser", "dup"):
-        south[f"n{kind}"] = [int((v["TYPE"][own[b.brickid]] == kind.upper().encode()).sum()) for b in bricks]
-    for band in BANDS:
-        south[f"nexp_{band}"] = [look.number[band] for look in looks]
-        south[f"nexphist_{band}"] = [_histogram(look, band) for look in looks]
-        south[f"psfsize_{band}"] = [look.fwhm[band] for look in looks]
-        depth = [float(look.depth(band, look.number[band])) if look.number[band] else 0.0 for look in looks]
-        south[f"psfdepth_{band}"] = [22.5 - 2.5 * np.log10(5 / np.sqrt(d)) if d else 0.0 for d in depth]
-        south[f"galdepth_{band}"] = [m - 0.3 if m else 0.0 for m in south[f"psfdepth_{band}"]]
-        south[f"ext_{band}"] = [EXTINCTION[band] * e for e in south["ebv"]]
-        south[f"trans_{band}"] = [10 ** (-0.4 * a) for a in south[f"ext_{band}"]]
-    path = root / "south" / "survey-bricks-dr10-south.fits.gz"
-    write_table(path, legacytables.SOUTH_BRICKS, _arrays(legacytables.SOUTH_BRICKS, south), len(bricks))
-
-
-def _arrays(columns: tuple[TableColumn, ...], lists: Mapping[str, list[Any]]) -> dict[str, NDArray[Any]]:
-    return {c.name: np.array(lists[c.name]).astype(c.dtype) for c in columns if c.name in lists}
-
-
-def _histogram(look: Exposures, band: str) -> list[int]:
-    """Pixels with 0, 1, ... 9, 10 or more exposures."""
-    y, x = np.mgrid[: look.brick.width : 8, : look.brick.width : 8]
-    counts = np.bincount(np.minimum(look.exposed(band, x, y).ravel(), 10), minlength=11)
-    return [int(c) * 64 for c in counts]
 
 
 def truth_table(catalogue: Catalogue) -> pa.Table:

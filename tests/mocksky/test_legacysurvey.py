@@ -6,7 +6,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from skycairn.mocksky import coadd, dirt, legacysurvey, legacytables, truth
+from skycairn.mocksky import coadd, dirt, legacysurvey, legacytables, legacywriter, truth
 from skycairn.mocksky.exposures import SATUR
 from skycairn.mocksky.patches import TIERS
 
@@ -46,7 +46,7 @@ def test_sweep_columns_are_those_of_the_data_model():
 
 
 def test_sweep_columns_have_the_types_of_a_real_sweep(real_data, sky, tmp_path):
-    (path,) = legacysurvey.write_sweeps(tmp_path, sky[2])[:1]
+    (path,) = legacywriter.write_sweeps(tmp_path, sky[2])[:1]
     with fits.open(path) as ours, fits.open(real_data / "legacysurvey/sweeps-dr8/sweep-310m005-320p000.fits") as theirs:
         mine = {c.name: c.format for c in ours[1].columns}
         real = {c.name: c.format for c in theirs[1].columns}
