@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
 from skycairn.pile.content import content_id
@@ -70,9 +72,7 @@ def gather(ctx: Context, task: Task) -> Outcome:
     table = concat(pieces)
     counts = Counter({"sources": table.num_rows})
 
-    first = np.lexsort((int64(table, "row"), np.asarray(table.column("file")), int64(table, "key")))
-    key = int64(table, "key")[first]
-    table = table.take(pa.array(np.sort(first[np.append(True, key[1:] != key[:-1])])))
+    table = table.filter(pa.array(~_superfluous(table)))
     counts["dropped:duplicate"] = counts["sources"] - table.num_rows
 
     repeats = pa.table({"key": pa.array([], pa.int64()), "primary": pa.array([], pa.int64())})
@@ -104,6 +104,23 @@ def gather(ctx: Context, task: Task) -> Outcome:
         "provenance": put(table.select(["key", "file", "file_sha256", "row"])),
     }
     return Outcome(outputs, counts)
+
+
+def _superfluous(table: pa.Table) -> NDArray[np.bool_]:
+    """Rows whose key another row has too: all but the one whose values have the smallest SHA-256.
+
+    So which one stays hangs on what the rows say, not on the order that they come in.
+    """
+    out = np.zeros(table.num_rows, bool)
+    key = int64(table, "key")
+    several, count = np.unique(key, return_counts=True)
+    rows = np.flatnonzero(np.isin(key, several[count > 1]))
+    values = table.drop_columns(["file", "file_sha256", "row"])
+    digest = {i: content_id(values.slice(i, 1)) for i in rows.tolist()}
+    order = sorted(rows.tolist(), key=lambda i: (key[i], digest[i], i))
+    for before, after in pairwise(order):
+        out[after] = key[before] == key[after]
+    return out
 
 
 def _failed_cut(survey: Survey, profile: str, table: pa.Table) -> pa.Array:

@@ -508,7 +508,7 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
         if columns and w.counts["wanted"] > w.counts["forced"]:
             settings = {**_identity(s), "modalities": [m.name for m in columns]}
             ids = {m.name: p.plan.codecs[m.name]["content_id"] or "none" for m in columns}
-            args = {"survey": s.name, "wanted": w.outputs["wanted"].sha256}
+            args: dict[str, Any] = {"survey": s.name, "wanted": w.outputs["wanted"].sha256}
             args["codecs"] = {m.name: p.plan.codecs[m.name]["parts"] for m in columns}
             inputs = {"wanted": w.outputs["wanted"].content_id, **ids}
             receipt = p.need("encode", f"{s.name} columns cell {cell}", settings, inputs, args)

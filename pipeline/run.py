@@ -247,5 +247,7 @@ def _adopt_lock(pile: Pile, recipe: Recipe) -> None:
 
 
 def _write_lock(ctx: Context, p: Plan) -> None:
-    fitted = {m: codec_of(ctx, c["parts"]) for m, c in p.codecs.items() if c["content_id"]}
-    write_lock(ctx.pile.root / "codecs.lock", fitted)
+    path = ctx.pile.root / "codecs.lock"
+    codecs = read_lock(path) if path.is_file() else {}
+    codecs |= {m: codec_of(ctx, c["parts"]) for m, c in p.codecs.items() if c["content_id"]}
+    write_lock(path, codecs)
