@@ -1,0 +1,46 @@
+"""Write the parts of the README that are taken from the code: the map, and what the worked example printed.
+
+python docs/write_readme.py [FILE with the output of `skycairn build`]
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CAPTIONS = {
+    "catalogs": "what each survey is; imports none of ours",
+    "mocksky": "a sky whose truth is known, in each survey's own files",
+    "tokenizers": "measurements to tokens and back: arrays to arrays",
+    "pile": "what lies on disk: parts, receipts, snapshots, shards",
+    "pipeline": "from raw files to shards",
+    "model": "from shards to training; so far the batches",
+    "cli": "the one door",
+}
+
+
+def tree() -> str:
+    lines = []
+    for folder, caption in CAPTIONS.items():
+        lines.append(f"{folder}/  {caption}")
+        for path in sorted((ROOT / folder).glob("*.py")):
+            said = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0].rstrip(".")
+            lines.append(f"  {path.name:19} {said}")
+    return "\n".join(lines)
+
+
+def filled(text: str, mark: str, body: str) -> str:
+    mark = f"<!-- {mark} -->"
+    before, _, after = text.split(mark)
+    return f"{before}{mark}\n```\n{body}\n```\n{mark}{after}"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    text = filled(readme.read_text(), "tree", tree())
+    if len(sys.argv) > 1:
+        said = Path(sys.argv[1]).read_text()
+        said = "\n".join(line.rstrip() for line in said[said.index("Sources") :].splitlines())
+        text = filled(text, "example", re.split(r"\n\s*\nreal\b", said)[0].rstrip())
+    readme.write_text(text)
