@@ -67,7 +67,7 @@ def test_tests_mirror_the_folders() -> None:
 
 def test_a_worker_imports_no_torch_to_plan_and_match() -> None:
     code = "import skycairn.pipeline.match, skycairn.pipeline.partition, sys; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
