@@ -1,11 +1,30 @@
-"""Where the tests find real survey files; without them those tests skip."""
+"""What many tests stand on: real survey files where there are any, and one small mock sky with its pile."""
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from skycairn.mocksky.build import build as build_mock
+from skycairn.pipeline import recipe as recipes
+from skycairn.pipeline.recipe import Recipe
+from skycairn.pipeline.run import build
 
 HERE = Path(__file__).resolve()
+
+TINY = {
+    "name": "tiny",
+    "region": recipes.ALL_SKY,
+    "surveys": {
+        "legacysurvey": {"release": "dr10", "profile": "aion"},
+        "desi": {"release": "dr1", "profile": "strict"},
+        "gaia": {"release": "dr3", "profile": "aion"},
+    },
+    "split": {"least": 0.0},
+    "codecs": {"fit_on": "any"},
+}
+"""Of all of the tiny sky; it lies in too few cells of the split to spare any for a test."""
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +36,34 @@ def real_data() -> Path:
         if place.is_dir():
             return place
     pytest.skip("no real survey files here; set SKYCAIRN_REAL_DATA to a folder that holds them")
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that all processes of this test run share; the first that asks makes it."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / f"{name}.done").exists():
+            make(shared / name)
+            (shared / f"{name}.done").touch()
+    return shared / name
+
+
+@pytest.fixture(scope="session")
+def tiny_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny mock sky: a folder per survey, and `truth`. Not to be changed; copy what a test would damage."""
+    return _once(tmp_path_factory, "sky", lambda out: build_mock("tiny", out, workers=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_sky: Path) -> Recipe:
+    """All of the tiny sky, three surveys."""
+    return recipes.parse(TINY, "tiny").at(tiny_sky)
+
+
+@pytest.fixture(scope="session")
+def tiny_pile(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Recipe) -> Path:
+    """The pile of `tiny_recipe`, built in one process. Not to be changed; copy it to build on."""
+    return _once(tmp_path_factory, "pile", lambda out: build(tiny_recipe, out))
