@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from skycairn.mocksky.build import build as build_mock
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
