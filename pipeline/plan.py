@@ -36,8 +36,10 @@ class Plan:
     "done, by task label"
     held_back: dict[str, str] = field(default_factory=dict)
     "files that could not be had, by path, with the reason"
+    lost_cells: set[int] = field(default_factory=set)
+    "work cells that a lost catalogue file may hold sources of: nothing is made of them"
     held_cells: set[int] = field(default_factory=set)
-    "work cells that a lost catalogue file may touch: they commit nothing"
+    "these and their neighbours, whose margins are not whole: no object is emitted there"
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     "parts of the finished pile, by table; complete when nothing is left to do"
     codecs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -205,7 +207,7 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
         sha256 = _fetch(p, s, file)
         if sha256 is None:
             if f"{s.name}/{file.path}" in p.plan.held_back:
-                p.plan.held_cells |= _touched(s, p, file, region_cells)
+                _hold(p, s, file, region_cells)
             continue
         companions: dict[str, str | None] = {}
         inputs = {"file": sha256}
@@ -233,7 +235,7 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
             n = s.n_rows(archive.local(file.path))
         except (ValueError, OSError) as error:
             p.plan.held_back[f"{s.name}/{file.path}"] = str(error)
-            p.plan.held_cells |= _touched(s, p, file, region_cells)
+            _hold(p, s, file, region_cells)
             continue
         slices: list[list[int] | None] = [None]
         if n is not None and n > SLICE_ROWS:
@@ -247,7 +249,7 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
                 reason = p.failed.get(f"read {label}")
                 if reason:
                     p.plan.held_back[f"{s.name}/{file.path}"] = reason
-                    p.plan.held_cells |= _touched(s, p, file, region_cells)
+                    _hold(p, s, file, region_cells)
                 continue
             for cell, (start, stop, content) in receipt.notes["cells"].items():
                 piece = {"sha256": receipt.outputs["rows"].sha256, "start": start, "stop": stop, "content": content}
@@ -255,8 +257,16 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
     return pieces
 
 
+def _hold(p: _Planner, s: Survey, file: RemoteFile, region_cells: list[int]) -> None:
+    """Hold back the cells that a lost file may hold sources of, and their neighbours."""
+    lost = _touched(s, p, file, region_cells)
+    p.plan.lost_cells |= lost
+    if lost:
+        p.plan.held_cells |= {int(c) for c in rings(WORK_ORDER, np.array(sorted(lost), dtype=np.int64), 1)}
+
+
 def _touched(s: Survey, p: _Planner, file: RemoteFile, region_cells: list[int]) -> set[int]:
-    """The cells that a file may hold sources of, and their neighbours."""
+    """The cells that a file may hold sources of."""
     archive = p.ctx.archive(s.name)
 
     def own_of(some: list[int]) -> list[int]:
@@ -267,8 +277,7 @@ def _touched(s: Survey, p: _Planner, file: RemoteFile, region_cells: list[int]) 
 
     if len(s.catalog_files(archive, region_cells)) == 1:
         return set(region_cells)
-    own = own_of(region_cells)
-    return {int(c) for c in rings(WORK_ORDER, np.array(own, dtype=np.int64), 1)} if own else set()
+    return set(own_of(region_cells))
 
 
 Parts = dict[int, dict[str, Part]]
@@ -279,7 +288,7 @@ def _gather(p: _Planner, s: Survey, pieces: Mapping[int, list[dict[str, Any]]]) 
     profile = p.ctx.recipe.choice(s.name).profile
     cuts = [[c.name, list(c.columns), c.reason] for c in s.select[profile]]
     for cell, found in sorted(pieces.items()):
-        if cell in p.plan.held_cells:
+        if cell in p.plan.lost_cells:
             continue
         found = sorted(found, key=lambda x: (x["path"], x["content"], x["start"]))
         settings = {**_identity(s), "profile": profile, "cuts": cuts}
@@ -314,7 +323,7 @@ def _match(p: _Planner, parts: Mapping[str, Parts]) -> dict[int, Receipt]:
     radii = {f"{a}-{b}": recipe.match.radius(a, b) for a in ranks for b in ranks if ranks[a] < ranks[b]}
     settings = {"ranks": ranks, "radii": radii, "on": recipe.match.on, "region": recipe.region.settings()}
     out = {}
-    for cell in sorted({c for found in parts.values() for c in found}):
+    for cell in sorted({c for found in parts.values() for c in found} - p.plan.held_cells):
         inputs, args = {}, {}
         for name, found in sorted(parts.items()):
             for c in _around(cell):

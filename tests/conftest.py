@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve()
 
 TINY = {
     "name": "tiny",
-    "region": recipes.ALL_SKY,
+    "region": {"kind": "cone", "ra": 0.0, "dec": -1.2, "radius_deg": 0.5},
     "surveys": {
         "legacysurvey": {"release": "dr10", "profile": "aion"},
         "desi": {"release": "dr1", "profile": "strict"},
@@ -25,7 +25,7 @@ TINY = {
     "split": {"least": 0.0},
     "codecs": {"fit_on": "any"},
 }
-"""Of all of the tiny sky; it lies in too few cells of the split to spare any for a test."""
+"""All of the tiny sky, which lies in too few cells of the split to spare any for a test."""
 
 
 @pytest.fixture(scope="session")
