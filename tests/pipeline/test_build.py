@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+
 from skycairn.pile.store import Pile
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.run import build
