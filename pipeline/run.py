@@ -14,7 +14,6 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from skycairn.pile.files import PileError
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import task as tasks
@@ -130,7 +129,7 @@ def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
             return {"receipt": work(tasks.context(pile, recipe), task).to_json()}
         except DamagedFiles as error:
             return {"damaged": error.files}
-        except (ValueError, OSError, ArithmeticError, LookupError, RuntimeError, FetchError, PileError) as error:
+        except (ValueError, OSError, ArithmeticError, LookupError, RuntimeError, FetchError) as error:
             return {"error": str(error) or repr(error), "kind": type(error).__name__}
         except tasks.Unclosed as error:
             return {"error": str(error), "kind": "Unclosed"}
