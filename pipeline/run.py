@@ -18,6 +18,7 @@ from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import task as tasks
 from skycairn.pipeline.encode import codec_of
+from skycairn.pipeline.extract import DamagedFiles
 from skycairn.pipeline.plan import Memory, Plan, plan
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.report import Report, report
@@ -98,7 +99,10 @@ def _round(
     done: Counter[str] = Counter()
     fatal = ""
     for task, result in engine(todo):
-        if "error" in result:
+        if "damaged" in result:
+            survey = task.args["survey"]
+            memory.damaged |= {f"{survey}/{path}": reason for path, reason in result["damaged"].items()}
+        elif "error" in result:
             failed[task.label] = result["error"]
             if task.step not in LOSABLE or result["kind"] == "MissingColumn":
                 fatal = fatal or f"{task.label}: {result['error']}"
@@ -120,6 +124,8 @@ def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
     with threadpool_limits(1):
         try:
             return {"receipt": work(tasks.context(pile, recipe), task).to_json()}
+        except DamagedFiles as error:
+            return {"damaged": error.files}
         except (ValueError, OSError, ArithmeticError, LookupError, tasks.Unclosed, RuntimeError) as error:
             return {"error": str(error) or repr(error), "kind": type(error).__name__}
         except Exception as error:
