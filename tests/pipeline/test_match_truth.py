@@ -93,7 +93,7 @@ def test_a_sky_of_thousands_meets_the_mark(
     bench: Any, oracle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier = bench.fast_tier()
-    patches = tuple(replace(p, nx=1, ny=1) for p in tier.patches[:3])
+    patches = tuple(replace(p, nx=2, ny=1) for p in tier.patches[:2])
     monkeypatch.setitem(
         bench.TIERS, "few", replace(tier, name="few", patches=patches, fast_stars=tier.fast_stars[:500])
     )
