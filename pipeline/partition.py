@@ -66,7 +66,7 @@ def read(ctx: Context, task: Task) -> Outcome:
     table = table.append_column("healpix29", pa.array(h)).take(pa.array(order)).combine_chunks()
     cell = cells(h[order], WORK_ORDER)
     found, start = np.unique(cell, return_index=True)
-    stop = np.append(start[1:], len(cell))
+    stop = np.append(start, len(cell))[1:]
     pieces = {
         str(c): [int(a), int(b), content_id(table.slice(int(a), int(b - a)))]
         for c, a, b in zip(found, start, stop, strict=True)

@@ -10,8 +10,8 @@ VERSIONS = {
     "sample": 1,
     "extract": 1,
     "fit": 1,
-    "encode": 1,
+    "encode": 2,
     "encode payload": 1,
     "objects": 1,
-    "shard": 1,
+    "shard": 2,
 }
