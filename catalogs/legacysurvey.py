@@ -88,7 +88,8 @@ def errors(ra_ivar: NDArray[Any], dec_ivar: NDArray[Any], dec: NDArray[np.float6
         good = np.isfinite(ivar) & (ivar > 0)
         return np.where(good, 3600 / np.sqrt(np.where(good, ivar, 1)), np.nan)
 
-    return {"ra_error": sigma(ra_ivar) * np.cos(np.radians(dec)), "dec_error": sigma(dec_ivar)}
+    with np.errstate(invalid="ignore"):
+        return {"ra_error": sigma(ra_ivar) * np.cos(np.radians(dec)), "dec_error": sigma(dec_ivar)}
 
 
 def _text(values: NDArray[Any]) -> NDArray[np.str_]:

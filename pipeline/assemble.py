@@ -259,6 +259,7 @@ def shard(ctx: Context, task: Task) -> Outcome:
             plain = table.drop_columns([n for n in table.column_names if n.startswith("status.") and "." in n[7:]])
             tokens = {c.modality: _tokens(ctx, task, table, c) for c in columns}
             counts["objects"] += table.num_rows
+            counts.update({f"present:{m}": int(present.sum()) for m, (_, present) in tokens.items()})
             name_of = pc.binary_join_element_wise(
                 table.column("split").cast(pa.string()), table.column("stratum").cast(pa.string()), "/"
             )

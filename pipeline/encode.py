@@ -157,6 +157,8 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
     """Tokens of all column modalities of one survey and cell, a part each."""
     survey = ctx.survey(task.args["survey"])
     wanted = ctx.pile.read_table(task.args["wanted"])
+    # a forced position is no source, and has no columns of this survey's
+    wanted = wanted.filter(pc.equal(wanted.column("owner"), survey.name)).combine_chunks()
     outputs, counts = {}, Counter({"sources": wanted.num_rows})
     for name, files in sorted(task.args["codecs"].items()):
         modality = survey.modality(name)

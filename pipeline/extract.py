@@ -10,11 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.pipeline.fetch import ChecksumMismatch, verify
+from skycairn.pipeline.fetch import ChecksumMismatch, FetchError, verify
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
 
 STATUS = {"file_absent": "file absent", "not_measured": "not measured"}
 """A survey's words for what it could not cut out, in the pile's words."""
+
+
+class DamagedFiles(FetchError):
+    """Payload files whose digests are not the published ones; `files`: reason by path."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        super().__init__("; ".join(files.values()))
+        self.files = dict(files)
 
 
 def want(ctx: Context, task: Task) -> Outcome:
@@ -99,11 +107,13 @@ def _forced(ctx: Context, task: Task, survey: str) -> pa.Table:
     return out
 
 
-def file_states(ctx: Context, survey: str, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, list[Any]]]:
-    """For each file of each group: path, state, digest. State: listed, unlisted, lost, unpublished.
+def file_states(
+    ctx: Context, survey: str, groups: Sequence[Mapping[str, Any]], damaged: Mapping[str, str]
+) -> list[dict[str, list[Any]]]:
+    """For each file of each group: path, state, digest. State: listed, unlisted, damaged, lost, unpublished.
 
     The archive's list is the truth: a file in it that is not there is *lost*; a file that is neither listed nor there
-    was never published.
+    was never published. `damaged` holds, as `survey/path`, those that this build found to be other than their digest.
     """
     archive = ctx.archive(survey)
     out = []
@@ -113,7 +123,9 @@ def file_states(ctx: Context, survey: str, groups: Sequence[Mapping[str, Any]]) 
             file = file_from_json(values)
             digest = archive.listed(file)
             there = archive.exists(file.path)
-            if digest is not None:
+            if there and f"{survey}/{file.path}" in damaged:
+                states[role] = [file.path, "damaged", digest]
+            elif digest is not None:
                 states[role] = [file.path, "listed" if there else "lost", digest]
             elif there:
                 stat = archive.local(file.path).stat()
@@ -142,7 +154,9 @@ def extract(ctx: Context, task: Task) -> Outcome:
 def payload_chunks(ctx: Context, task: Task, counts: Counter[str]) -> Iterator[pa.Table]:
     """Payload of the wanted sources, a group of files at a time: owner, key, status, arrays.
 
-    Where the task names a `keep` table, only its sources and those that a target needs.
+    Where the task names a `keep` table, only its first sources, as many as its settings say, and those that a target
+    needs. DamagedFiles, once all files were looked at, where any of them is not what its archive published: what is
+    made without a file is made by another task, which knows of it, and is not taken for whole when the file is mended.
     """
     survey = ctx.survey(task.args["survey"])
     archive = ctx.archive(task.args["survey"])
@@ -150,24 +164,28 @@ def payload_chunks(ctx: Context, task: Task, counts: Counter[str]) -> Iterator[p
     wanted = ctx.pile.read_table(task.args["wanted"])
     if task.args.get("keep"):
         keep = ctx.pile.read_table(task.args["keep"], columns=["key"]).column("key").combine_chunks()
+        keep = keep.slice(0, task.settings["keep"])
         sampled = pc.and_(pc.is_in(wanted.column("key"), keep), pc.equal(wanted.column("owner"), survey.name))
         wanted = wanted.filter(pc.or_(sampled, wanted.column("targeted")))
     number = np.asarray(wanted.column(f"group.{modality}"))
+    damaged: dict[str, str] = {}
     for i, states in enumerate(task.args["files"]):
         rows = wanted.filter(pa.array(number == i))
         if not rows.num_rows:
             continue
         files, lost = {}, set()
         for role, (path, state, digest) in states.items():
-            if state == "lost":
+            if state in ("lost", "damaged"):
                 lost.add(role)
+                counts["files damaged"] += state == "damaged"
             elif state != "unpublished":
                 try:
                     verify(archive.local(path), digest if state == "listed" else None)
                     files[role] = archive.local(path)
-                except ChecksumMismatch:
-                    lost.add(role)
-                    counts["files damaged"] += 1
+                except ChecksumMismatch as error:
+                    damaged[path] = str(error)
+        if damaged:
+            continue
         counts["files"] += len(files)
         counts["files lost"] += len(lost)
         for a in range(0, rows.num_rows, 256):
@@ -179,3 +197,5 @@ def payload_chunks(ctx: Context, task: Task, counts: Counter[str]) -> Iterator[p
             status = table.column("status").combine_chunks()
             counts.update({STATUS.get(str(s), str(s)): n for s, n in Counter(status.to_pylist()).items() if s})
             yield table.add_column(0, "owner", some.column("owner"))
+    if damaged:
+        raise DamagedFiles(damaged)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +29,17 @@ def fetch(ctx: Context, task: Task) -> Outcome:
     """Hold one file against its published digest, and know it by its SHA-256."""
     path = ctx.archive(task.args["survey"]).local(task.settings["path"])
     sha256 = verify(path, task.settings["listed"])
-    counts = {"files": 1, "bytes": path.stat().st_size, "verified": int(task.settings["listed"] is not None)}
-    return Outcome(counts=counts, notes={"sha256": sha256})
+    stat = path.stat()
+    counts = {"files": 1, "bytes": stat.st_size, "verified": int(task.settings["listed"] is not None)}
+    return Outcome(counts=counts, notes={"sha256": sha256, "stat": [stat.st_size, stat.st_mtime_ns]})
+
+
+def _check_unchanged(path: Path, known: Sequence[Any]) -> None:
+    """Hold a file that was touched since it was fetched against its digest again."""
+    sha256, *stat = known
+    found = path.stat()
+    if [found.st_size, found.st_mtime_ns] != stat:
+        verify(path, sha256)
 
 
 def read(ctx: Context, task: Task) -> Outcome:
@@ -35,6 +47,8 @@ def read(ctx: Context, task: Task) -> Outcome:
     archive, survey = ctx.archive(task.args["survey"]), ctx.survey(task.args["survey"])
     file = file_from_json(task.args["file"])
     companions = {r: archive.local(p) if p else None for r, p in task.args["companions"].items()}
+    for path, known in task.args["known"].items():
+        _check_unchanged(archive.local(path), known)
     rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
     table = survey.read(archive.local(file.path), rows, companions, task.settings["needed"])
     counts = Counter({"rows": table.num_rows})
@@ -52,7 +66,7 @@ def read(ctx: Context, task: Task) -> Outcome:
     table = table.append_column("healpix29", pa.array(h)).take(pa.array(order)).combine_chunks()
     cell = cells(h[order], WORK_ORDER)
     found, start = np.unique(cell, return_index=True)
-    stop = np.append(start[1:], len(cell))
+    stop = np.append(start, len(cell))[1:]
     pieces = {
         str(c): [int(a), int(b), content_id(table.slice(int(a), int(b - a)))]
         for c, a, b in zip(found, start, stop, strict=True)

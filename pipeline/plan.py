@@ -59,6 +59,8 @@ class Memory:
     "by key"
     files: dict[str, list[RemoteFile]] = field(default_factory=dict)
     "catalogue files by survey"
+    damaged: dict[str, str] = field(default_factory=dict)
+    "payload files, as `survey/path`, that are not what their archive published, with the reason"
 
 
 @dataclass
@@ -68,6 +70,9 @@ class _Planner:
     before: Mapping[str, Mapping[str, Any]]
     cache: dict[str, Receipt]
     files: dict[str, list[RemoteFile]]
+    damaged: Mapping[str, str]
+    known: dict[str, list[Any]] = field(default_factory=dict)
+    "SHA-256 of each fetched file, with the size and time of change that it had, by `survey/path`"
     plan: Plan = field(default_factory=Plan)
 
     def need(
@@ -120,7 +125,7 @@ def plan(
     snapshot, by label, to tell why one is to be done again; `memory` spares the next call to look again.
     """
     memory = memory or Memory()
-    p = _Planner(ctx, failed or {}, before or {}, memory.receipts, memory.files)
+    p = _Planner(ctx, failed or {}, before or {}, memory.receipts, memory.files, memory.damaged)
     surveys = [ctx.survey(c.name) for c in ctx.recipe.surveys]
     region_cells = ctx.recipe.region.work_cells(MARGIN_ARCSEC).tolist()
     reference = {s.name: _reference(p, s) for s in surveys}
@@ -181,17 +186,23 @@ def _fetch(p: _Planner, s: Survey, file: RemoteFile) -> str | None:
         if reason:
             p.plan.held_back[f"{s.name}/{file.path}"] = reason
         return None
+    p.known[f"{s.name}/{file.path}"] = [receipt.notes["sha256"], *receipt.notes["stat"]]
     return str(receipt.notes["sha256"])
 
 
 def _reference(p: _Planner, s: Survey) -> dict[str, tuple[str, str]]:
-    """Path and SHA-256 of the survey's reference files, by role; those that are there."""
+    """Path and SHA-256 of the survey's reference files, by role; ValueError where one is not there."""
     out = {}
     for role, file in s.reference_files().items():
         if p.ctx.archive(s.name).exists(file.path):
             sha256 = _fetch(p, s, file)
             if sha256:
                 out[role] = (file.path, sha256)
+        else:
+            raise ValueError(
+                f"{s.name} {s.release}: {p.ctx.archive(s.name).root / file.path} is not there, and tells where the "
+                f"survey looked; fetch it from {s.url}/{file.path}"
+            )
     return out
 
 
@@ -243,7 +254,9 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
         for rows in slices:
             settings = {**_identity(s), "rows": rows, "needed": needed, "region": p.ctx.recipe.region.settings()}
             label = f"{s.name} {file.path}" + (f" rows {rows[0]}-{rows[1]}" if rows else "")
-            args = {"survey": s.name, "file": file_as_json(file), "companions": companions}
+            args: dict[str, Any] = {"survey": s.name, "file": file_as_json(file), "companions": companions}
+            paths = [file.path, *(path for path in companions.values() if path)]
+            args["known"] = {path: p.known[f"{s.name}/{path}"] for path in paths}
             receipt = p.need("read", label, settings, inputs, args)
             if receipt is None:
                 reason = p.failed.get(f"read {label}")
@@ -427,7 +440,7 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
             groups = w.notes["groups"].get(m.name, [])
             if not groups:
                 continue
-            files = file_states(p.ctx, s.name, groups)
+            files = file_states(p.ctx, s.name, groups, p.damaged)
             settings = {**_identity(s), "modality": m.name}
             state = merkle({f"{i} {r}": f"{v[1]} {v[2]}" for i, g in enumerate(files) for r, v in g.items()})
             inputs = {"wanted": w.outputs["wanted"].content_id, "files": state}
@@ -439,17 +452,19 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
                         p.plan.held_back[f"{s.name}/{path}"] = (
                             "listed by the archive, and not there; its values are null"
                         )
+                    elif condition == "damaged":
+                        p.plan.held_back[f"{s.name}/{path}"] = p.damaged[f"{s.name}/{path}"]
             purposes = []
             if policy != "none":
-                purposes.append(("payload", policy))
+                purposes.append(("payload", policy, p.ctx.recipe.payload.sample))
             if m.name not in locked and policy != "all":
-                purposes.append(("fit", "sample"))
-            for purpose, which in purposes:
-                sampled = which == "sample" and sample is not None
-                more = {"sample": sample.content_id} if sampled and sample else {}
-                where = {"keep": sample.sha256} if sampled and sample else {}
+                purposes.append(("fit", "sample", p.ctx.recipe.codecs.fit_payload_rows))
+            for purpose, which, most in purposes:
+                chosen, more, where = dict(settings), dict(inputs), dict(args)
+                if which == "sample" and sample is not None:
+                    chosen["keep"], more["sample"], where["keep"] = most, sample.content_id, sample.sha256
                 label = f"{m.name} cell {cell}" + (" for fitting" if purpose == "fit" else "")
-                r = p.need("extract", label, settings, {**inputs, **more}, {**args, **where})
+                r = p.need("extract", label, chosen, more, where)
                 if r is not None:
                     made[purpose] = r.outputs.get("payload")
                     made["whole"] = purpose == "payload" and which == "all"

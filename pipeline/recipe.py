@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,9 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     for key in ("region", "surveys"):
         if not settings.get(key):
             raise ValueError(f"{where}: the recipe says nothing of {key!r}; add it")
-    region = dict(settings["region"])
+    region = dict(_table(settings["region"], f"{where}: region"))
+    for key in ("surveys", "match", "split", "payload", "codecs", "shards"):
+        _table(settings.get(key, {}), f"{where}: {key}")
     surveys = [_choice(name, chosen, f"{where}: surveys.{name}") for name, chosen in settings["surveys"].items()]
     if region.get("kind") == "targets" and "table" in region:
         surveys = [c for c in surveys if c.name != "targets"]
@@ -225,7 +227,7 @@ def _positions(targets: SurveyChoice) -> dict[str, Any]:
 def _choice(name: str, chosen: Mapping[str, Any], where: str) -> SurveyChoice:
     if name not in SURVEYS:
         raise ValueError(f"{where}: unknown survey {name!r}; known are {', '.join(SURVEYS)}")
-    rest = dict(chosen)
+    rest = dict(_table(chosen, where))
     release = str(rest.pop("release", SURVEYS[name].releases[0]))
     profile = str(rest.pop("profile", "aion"))
     root = str(rest.pop("root", ""))
@@ -240,11 +242,28 @@ def _choice(name: str, chosen: Mapping[str, Any], where: str) -> SurveyChoice:
 
 
 def _section(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    _known(values, tuple(kind.__dataclass_fields__), where)
+    _known(_table(values, where), tuple(kind.__dataclass_fields__), where)
     made = dict(values)
-    if "fractions" in made:
-        made["fractions"] = tuple(float(f) for f in made["fractions"])
+    for key, value in made.items():
+        default = kind.__dataclass_fields__[key].default
+        wanted = type(default) if default is not MISSING else dict
+        # TOML tells 1 from 1.0 and lists from tuples; here neither matters
+        if wanted is float and type(value) is int:
+            made[key] = float(value)
+        elif wanted is tuple and isinstance(value, list | tuple):
+            if not all(type(v) in (int, float) for v in value):
+                raise ValueError(f"{where}.{key} is {value!r}; wanted numbers")
+            made[key] = tuple(float(v) for v in value)
+        elif type(value) is not wanted:
+            named = {dict: "a table", tuple: "a list of numbers", float: "a number", int: "a whole number"}
+            raise ValueError(f"{where}.{key} is {value!r}; wanted {named.get(wanted, 'a text')}")
     return kind(**made)
+
+
+def _table(values: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {values!r}; wanted a table")
+    return values
 
 
 def _known(values: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
@@ -263,6 +282,7 @@ def _check(recipe: Recipe, where: str) -> None:
     want(m.on in ("valid", "selected"), f"match.on is {m.on!r}; choose valid or selected")
     want(0 < m.radius_arcsec <= 60, f"match.radius_arcsec is {m.radius_arcsec}; wanted above 0 and at most 60")
     for pair, radius in m.pairs.items():
+        want(type(radius) in (int, float), f"match.pairs.{pair} is {radius!r}; wanted a number")
         want(len(pair.split("-")) == 2 and set(pair.split("-")) <= names, f"match.pairs: {pair!r} names no pair here")
         want(0 < radius <= 60, f"match.pairs.{pair} is {radius}; wanted above 0 and at most 60")
     total = sum(s.fractions)
@@ -272,6 +292,13 @@ def _check(recipe: Recipe, where: str) -> None:
     )
     want(p.keep in ("auto", "all", "none", "sample"), f"payload.keep is {p.keep!r}; choose auto, all, none or sample")
     want(c.fit_on in ("train", "any"), f"codecs.fit_on is {c.fit_on!r}; choose train or any")
+    want(0 <= s.least <= 1, f"split.least is {s.least}; wanted 0 to 1")
+    least = {"payload.sample": p.sample, "payload.limit_bytes": p.limit_bytes}
+    for name, n in least.items():
+        want(n >= 0, f"{name} is {n}; wanted 0 or more")
+    most = {"codecs.fit_rows": c.fit_rows, "codecs.fit_payload_rows": c.fit_payload_rows}
+    for name, n in {**most, "shards.row_group_rows": recipe.shards.row_group_rows}.items():
+        want(n > 0, f"{name} is {n}; wanted 1 or more")
     want(0 <= recipe.shards.order <= 5, f"shards.order is {recipe.shards.order}; wanted 0 to 5")
 
 

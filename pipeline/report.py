@@ -54,6 +54,9 @@ def report(ctx: Context, p: Plan) -> Report:
         elif r.step == "extract" and not label.endswith("for fitting"):
             into["payload sources"] += r.counts.get("sources", 0)
             into["payload files lost"] += r.counts.get("files lost", 0)
+        elif r.step == "shard":
+            totals["in shards"] += r.counts["objects"]
+            totals.update({k: v for k, v in r.counts.items() if k.startswith("present:")})
         elif r.step == "objects":
             for key, n in r.counts.items():
                 kind, _, rest = key.partition(":")
@@ -74,7 +77,13 @@ def report(ctx: Context, p: Plan) -> Report:
             close(counts, "valid", "selected", "not selected:", where=f"{name}: selection")
             if ctx.recipe.match.on == "valid":
                 close(counts, "valid", "members", "anchored outside region", where=f"{name}: members of objects")
+    for what, by_name in (("splits", splits), ("strata", strata)):
+        close({"objects": totals["objects"], **by_name}, "objects", *by_name, where=what)
+    close({"objects": totals["objects"], "in shards": totals["in shards"]}, "objects", "in shards", where="shards")
     for name, by_status in statuses.items():
+        if "." in name:
+            told = {"status present": by_status["present"], "tokens": totals[f"present:{name}"]}
+            close(told, "status present", "tokens", where=f"tokens of {name}")
         close({"objects": totals["objects"], **by_status}, "objects", *by_status, where=f"status of {name}")
     return Report(
         {name: dict(counts) for name, counts in by_survey.items()},

@@ -18,6 +18,8 @@ from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import task as tasks
 from skycairn.pipeline.encode import codec_of
+from skycairn.pipeline.extract import DamagedFiles
+from skycairn.pipeline.fetch import FetchError
 from skycairn.pipeline.plan import Memory, Plan, plan
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.report import Report, report
@@ -28,6 +30,8 @@ from skycairn.tokenizers.lock import read_lock, write_lock
 
 LOSABLE = ("fetch", "read")
 """Steps whose failure holds back what their file can touch; a failure of any other step stops the build."""
+FATAL = ("MissingColumn", "Unclosed", "Missing", "Damaged")
+"""Failures that are not a survey file's fault: of the recipe, of ours, of the pile."""
 
 Progress = Callable[[str, int, int], None]
 """Told (step, done, total) as work goes on."""
@@ -98,9 +102,12 @@ def _round(
     done: Counter[str] = Counter()
     fatal = ""
     for task, result in engine(todo):
-        if "error" in result:
+        if "damaged" in result:
+            survey = task.args["survey"]
+            memory.damaged |= {f"{survey}/{path}": reason for path, reason in result["damaged"].items()}
+        elif "error" in result:
             failed[task.label] = result["error"]
-            if task.step not in LOSABLE or result["kind"] == "MissingColumn":
+            if task.step not in LOSABLE or result["kind"] in FATAL:
                 fatal = fatal or f"{task.label}: {result['error']}"
         else:
             memory.receipts[task.key] = Receipt.from_json(result["receipt"])
@@ -120,8 +127,12 @@ def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
     with threadpool_limits(1):
         try:
             return {"receipt": work(tasks.context(pile, recipe), task).to_json()}
-        except (ValueError, OSError, ArithmeticError, LookupError, tasks.Unclosed, RuntimeError) as error:
+        except DamagedFiles as error:
+            return {"damaged": error.files}
+        except (ValueError, OSError, ArithmeticError, LookupError, RuntimeError, FetchError) as error:
             return {"error": str(error) or repr(error), "kind": type(error).__name__}
+        except tasks.Unclosed as error:
+            return {"error": str(error), "kind": "Unclosed"}
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
 
