@@ -77,6 +77,11 @@ class PatchImageCodec(Codec):
         basis = fit_basis(chunks, len(bands) * patch * patch, codes)
         return cls(bands, crop, patch, len(order), soft, basis)
 
+    def sees(self, measurement: Measurement) -> NDArray[np.bool_]:
+        """Images with a good pixel in the crop, in any band."""
+        _, ivar, mask = _cropped(measurement, self.bands, self.crop)
+        return np.asarray(((ivar > 0) & ~mask).any(axis=(1, 2, 3)))
+
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, rows * columns), row by row, of `flux`, `ivar` and `mask`, each (n, band, y, x)."""
         arrays = _cropped(measurement, self.bands, self.crop)
