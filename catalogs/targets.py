@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import STANDARD_SCHEMA, Archive, Column, Cut, MissingColumn, RemoteFile, Survey
 
+EPOCHS = (1990.0, 2035.0)
+"""Julian years that the matching follows motions through."""
 ALIASES = {
     "id": ("id", "target_id", "source_id", "object_id", "targetid", "objid", "name"),
     "ra": ("ra", "ra_deg", "raj2000", "ra_icrs", "target_ra"),
@@ -114,7 +116,12 @@ class Targets(Survey):
                 raise ValueError(f"targets: {path.name}: column {found[role]!r} is in {unit}, wanted {allowed[0]}")
         ids, key = keys(table.column(found["id"]), path.name)
         number = {r: _numbers(table, found[r], path.name) for r in ("ra", "dec", "epoch", "pmra", "pmdec")}
+        # survey tables write 0 for an epoch, and for motions, that are not known
+        number["epoch"] = np.where(number["epoch"] == 0, np.nan, number["epoch"])
+        unknown = np.isnan(number["epoch"]) & (number["pmra"] == 0) & (number["pmdec"] == 0)
+        number |= {name: np.where(unknown, np.nan, number[name]) for name in ("pmra", "pmdec")}
         _check_motion(number, path.name)
+        _check_epochs(number, path.name)
         moving = np.isfinite(number["pmra"])
         dated = np.isfinite(number["epoch"])
         ra = np.where(number["ra"] == 360, 0.0, number["ra"])
@@ -299,6 +306,16 @@ def _check_motion(number: Mapping[str, NDArray[np.float64]], where: str) -> None
     if undated.any():
         row = int(np.argmax(undated))
         raise ValueError(f"targets: {where}, row {row}: moves, and has no epoch; give the Julian year of its position")
+
+
+def _check_epochs(number: Mapping[str, NDArray[np.float64]], where: str) -> None:
+    strange = np.isfinite(number["epoch"]) & ~((number["epoch"] >= EPOCHS[0]) & (number["epoch"] <= EPOCHS[1]))
+    if strange.any():
+        row = int(np.argmax(strange))
+        raise ValueError(
+            f"targets: {where}, row {row}: epoch {number['epoch'][row]:g}; wanted a Julian year from {EPOCHS[0]:g} to "
+            f"{EPOCHS[1]:g}"
+        )
 
 
 def _nullable(values: NDArray[np.float64]) -> pa.Array:

@@ -82,7 +82,12 @@ def print_report(built: Built) -> None:
         dropped = sum(n for k, n in counts.items() if k.startswith("dropped:"))
         tokens = sum(n for k, n in counts.items() if k.startswith("tokens:"))
         keys = ("repeats", "valid", "selected", "members", "anchored outside region")
-        shown = [*(counts.get(k, 0) for k in ("files", "verified", "rows")), dropped, *(counts.get(k, 0) for k in keys), tokens]
+        shown = [
+            *(counts.get(k, 0) for k in ("files", "verified", "rows")),
+            dropped,
+            *(counts.get(k, 0) for k in keys),
+            tokens,
+        ]
         table.add_row(name, *(f"{n:,}" for n in shown))
     console.print(table)
     cuts = Table("survey", "why", "sources", title="Dropped, and not selected", title_justify="left")

@@ -10,7 +10,7 @@ from skycairn.pile.shards import ShardReader, TokenArray
 from skycairn.pile.store import Pile, Snapshot
 
 Batch = Mapping[str, TokenArray]
-"""By modality: tokens (n, n_tokens), present (n,), length (n,). A modality that a shard lacks is absent throughout."""
+"""By modality: tokens (n, n_tokens), present (n,), length (n,)."""
 
 
 def batches(
@@ -27,7 +27,7 @@ def batches(
         raise ValueError(f"snapshot {snapshot.number} has no split {split!r}; it has {', '.join(known)}")
     groups: list[tuple[int, int]] = []
     for i, entry in enumerate(entries):
-        with ShardReader(pile.path(entry.part), sha256=entry.part.sha256) as shard:
+        with ShardReader(pile.path(entry.part)) as shard:
             groups += [(i, g) for g in range(len(shard.row_groups))]
     generator = np.random.default_rng(seed)
     for at in generator.permutation(len(groups)):

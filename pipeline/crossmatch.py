@@ -332,7 +332,8 @@ def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa
         i, j, separation = i[once], j[once], separation[once]
     left_rank, left_rivals = _ranks(i, j, b_key, separation)
     right_rank, right_rivals = _ranks(j, i, a_key, separation)
-    chance = _chance(a_cell, b_cell, i, separation)
+    # rounded, since the last bits of an exponential hang on the processor
+    chance = np.round(_chance(a_cell, b_cell, i, separation), 12)
     columns = [i, j, separation, left_rank, right_rank, (left_rank == 1) & (right_rank == 1)]
     columns += [left_rivals, right_rivals, chance]
     order = np.lexsort((left_rank, i))

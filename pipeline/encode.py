@@ -200,10 +200,13 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
         mask = np.array([s is None for s in status], dtype=bool)
         if codec is None:
             status[mask], mask[:] = "not measured", False
-        some = chunk.filter(pa.array(mask))
         tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
-        if codec is not None and some.num_rows:
-            tokens = codec.encode(payload_arrays(some, modality))
+        if codec is not None and mask.any():
+            arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
+            seen = codec.sees(arrays)
+            status[np.flatnonzero(mask)[~seen]] = "not measured"
+            mask[mask] = seen
+            tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
         done.append(_token_table(chunk, status, tokens, mask))
         counts["sources"] += chunk.num_rows
         counts[f"tokens:{modality.name}"] += int(tokens.size)

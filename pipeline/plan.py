@@ -575,6 +575,7 @@ def _objects(
     settings = {
         "surveys": {s.name: [s.rank, s.footprint, [m.name for m in s.modalities]] for s in surveys},
         "split": _split(recipe),
+        "on": recipe.match.on,
     }
     out = {}
     for cell, matched in members.items():

@@ -87,7 +87,7 @@ class Codecs:
     fit_on: str = "train"
     "train | any: `any` also takes sources of the other splits, for piles too small to spare them"
     fit_rows: int = 200_000
-    fit_payload_rows: int = 2_000
+    fit_payload_rows: int = 1_000
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,9 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     region = dict(_table(settings["region"], f"{where}: region"))
     for key in ("surveys", "match", "split", "payload", "codecs", "shards"):
         _table(settings.get(key, {}), f"{where}: {key}")
-    surveys = [_choice(name, chosen, f"{where}: surveys.{name}") for name, chosen in settings["surveys"].items()]
+    surveys = [
+        _choice(name, chosen, f"{where}: surveys.{name}", folder) for name, chosen in settings["surveys"].items()
+    ]
     if region.get("kind") == "targets" and "table" in region:
         surveys = [c for c in surveys if c.name != "targets"]
         surveys.append(_targets(folder / str(region.pop("table"))))
@@ -216,6 +218,9 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
         codecs=_section(Codecs, settings.get("codecs", {}), f"{where}: codecs"),
         shards=_section(Shards, settings.get("shards", {}), f"{where}: shards"),
     )
+    if recipe.codecs.lock:
+        lock = str((folder / recipe.codecs.lock).resolve())
+        recipe = replace(recipe, codecs=replace(recipe.codecs, lock=lock))
     _check(recipe, where)
     return recipe
 
@@ -235,13 +240,15 @@ def _positions(targets: SurveyChoice) -> dict[str, Any]:
     return {"ra": table.column("ra").to_pylist(), "dec": table.column("dec").to_pylist()}
 
 
-def _choice(name: str, chosen: Mapping[str, Any], where: str) -> SurveyChoice:
+def _choice(name: str, chosen: Mapping[str, Any], where: str, folder: Path) -> SurveyChoice:
     if name not in SURVEYS:
         raise ValueError(f"{where}: unknown survey {name!r}; known are {', '.join(SURVEYS)}")
     rest = dict(_table(chosen, where))
     release = str(rest.pop("release", SURVEYS[name].releases[0]))
     profile = str(rest.pop("profile", "aion"))
     root = str(rest.pop("root", ""))
+    # a worker may run in another folder
+    root = str((folder / root).resolve()) if root else ""
     made = SurveyChoice(name, release, profile, root, rest)
     try:
         profiles = made.survey().select
@@ -310,6 +317,12 @@ def _check(recipe: Recipe, where: str) -> None:
     most = {"codecs.fit_rows": c.fit_rows, "codecs.fit_payload_rows": c.fit_payload_rows}
     for name, n in {**most, "shards.row_group_rows": recipe.shards.row_group_rows}.items():
         want(n > 0, f"{name} is {n}; wanted 1 or more")
+    for name, value in (("payload.sample", p.sample), ("codecs.fit_rows", c.fit_rows)):
+        want(value >= 1, f"{name} is {value}; wanted 1 or more")
+    want(c.fit_payload_rows >= 1, f"codecs.fit_payload_rows is {c.fit_payload_rows}; wanted 1 or more")
+    want(
+        recipe.shards.row_group_rows >= 1, f"shards.row_group_rows is {recipe.shards.row_group_rows}; wanted 1 or more"
+    )
     want(0 <= recipe.shards.order <= 5, f"shards.order is {recipe.shards.order}; wanted 0 to 5")
 
 

@@ -75,8 +75,8 @@ def report(ctx: Context, p: Plan) -> Report:
         if not held:
             close(counts, "kept", "valid", "repeats", "dropped:duplicate", where=f"{name}: sources gathered")
             close(counts, "valid", "selected", "not selected:", where=f"{name}: selection")
-            if ctx.recipe.match.on == "valid":
-                close(counts, "valid", "members", "anchored outside region", where=f"{name}: members of objects")
+            matched = "valid" if ctx.recipe.match.on == "valid" else "selected"
+            close(counts, matched, "members", "anchored outside region", where=f"{name}: members of objects")
     for what, by_name in (("splits", splits), ("strata", strata)):
         close({"objects": totals["objects"], **by_name}, "objects", *by_name, where=what)
     close({"objects": totals["objects"], "in shards": totals["in shards"]}, "objects", "in shards", where="shards")

@@ -161,8 +161,7 @@ def _engine(
 
         def run(todo: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
             futures = {
-                client.submit(run_one, *where, task, key=f"{task.label} {task.key}", pure=False): task
-                for task in todo
+                client.submit(run_one, *where, task, key=f"{task.label} {task.key}", pure=False): task for task in todo
             }
             try:
                 for future in as_completed(futures):
@@ -211,7 +210,9 @@ def _draft(recipe: Recipe, p: Plan, done: Report) -> Draft:
     # the content of shards is that of objects, tokens and codecs, however they are laid out
     aside_names = [n for n in p.tables if n.endswith(".provenance") or n.startswith("payload.") or n == "shards"]
     codecs = [
-        Entry({"modality": m, "file": name}, part) for m, c in sorted(p.codecs.items()) for name, part in c["parts"].items()
+        Entry({"modality": m, "file": name}, part)
+        for m, c in sorted(p.codecs.items())
+        for name, part in c["parts"].items()
     ]
     settings = recipe.settings()
     for chosen in settings["surveys"].values():
@@ -259,9 +260,7 @@ def _adopt_lock(pile: Pile, recipe: Recipe) -> None:
     own = read_lock(mine) if mine.is_file() else {}
     other = sorted(m for m in own.keys() & theirs.keys() if own[m].content_id != theirs[m].content_id)
     if other:
-        raise ValueError(
-            f"{pile.root} is locked to another codec of {other[0]} than {source}; build into another pile"
-        )
+        raise ValueError(f"{pile.root} is locked to another codec of {other[0]} than {source}; build into another pile")
     if theirs.keys() - own.keys():
         write_lock(mine, {**theirs, **own})
 

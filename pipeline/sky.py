@@ -179,7 +179,9 @@ def splits(
     """
     doublings = math.ceil(max(0.0, math.log2(reach_arcsec / SPLIT_REACH_ARCSEC)))
     if FINE_ORDER - doublings < order:
-        raise ValueError(f"a reach of {reach_arcsec:.0f} arcsec is wider than the cells of the split; build smaller cut-outs")
+        raise ValueError(
+            f"a reach of {reach_arcsec:.0f} arcsec is wider than the cells of the split; build smaller cut-outs"
+        )
     near = FINE_ORDER - doublings
     fine, inverse = np.unique(cells(np.asarray(healpix29, np.int64), near), return_inverse=True)
     shift = 2 * (near - order)
