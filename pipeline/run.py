@@ -67,6 +67,8 @@ def build(
     `workers` 0 does the work in this process; `scheduler` is the address of a running Dask scheduler, whose workers
     must see the pile and the survey files under the same paths. BuildError where it cannot go on.
     """
+    if workers < 0:
+        raise ValueError(f"{workers} workers were asked for; wanted 1 or more, or 0 to work in this process")
     pile = Pile.create(pile_root)
     ctx = Context(pile, recipe)
     _adopt_lock(pile, recipe)
@@ -152,6 +154,8 @@ def _engine(
 
         if scheduler:
             client = stack.enter_context(Client(scheduler))
+            if not client.scheduler_info()["workers"]:
+                raise ValueError(f"the scheduler at {scheduler} has no worker; start one, dask worker {scheduler}, say")
         else:
             os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "65536")
             cluster = stack.enter_context(

@@ -107,7 +107,12 @@ def load(folder: Path) -> Codec:
     head = json.loads((folder / "codec.json").read_text())
     if head["kind"] not in CODECS:
         raise ValueError(f"{folder}: unknown codec kind {head['kind']!r}; this version knows {', '.join(CODECS)}")
-    codec = CODECS[head["kind"]].restore(head["settings"], load_file(folder / "codec.safetensors"))
+    try:
+        codec = CODECS[head["kind"]].restore(head["settings"], load_file(folder / "codec.safetensors"))
+    except (TypeError, LookupError) as error:
+        raise ValueError(
+            f"{folder}: the codec's settings do not fit its kind ({error}); fetch or fit it again"
+        ) from error
     if codec.content_id != head["content_id"]:
         raise ValueError(
             f"{folder}: the codec's content id is {codec.content_id[:12]}.., its file says "

@@ -1,5 +1,6 @@
 """Bad input is refused in one line, counted, or held back; never passed over, and nothing is left half-written."""
 
+import gzip
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import healpy
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -19,6 +21,7 @@ from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import BuildError, build
+from skycairn.pipeline.sky import rings
 
 SWEEP = "legacysurvey/south/sweep/10.1/sweep-000m005-005p000.fits"
 CONE = {"kind": "cone", "ra": 0.0, "dec": -1.2, "radius_deg": 0.5}
@@ -295,3 +298,58 @@ def test_a_file_damaged_after_it_was_fetched(sky: Path, tiny_recipe: Recipe, tmp
     wider = recipes.parse({**GAIA, "region": {**CONE, "radius_deg": 0.6}}, "wider").region
     with pytest.raises(BuildError, match="its sha256 is"):
         build(replace(recipe, region=wider), tmp_path / "pile")
+
+
+def test_cells_beside_held_ones_see_their_margins(tiny_sky: Path, tiny_pile: Path, tmp_path: Path) -> None:
+    """A star just inside a held cell, a target just outside: the target is the star, and no object of its own."""
+    lost = 17000
+    near = [rings(6, [lost], n) for n in range(4)]
+    pairs = [
+        (a, b)
+        for a in np.setdiff1d(near[2], near[1])
+        for b in np.setdiff1d(near[3], near[2])
+        if b in healpy.get_all_neighbours(64, a, nest=True)[::2]
+    ]
+    held, free = pairs[0]
+    ends = [healpix_centre(c) for c in (held, free)]
+    for _ in range(60):
+        middle = (ends[0] + ends[1]) / 2
+        ends[int(healpy.ang2pix(64, *middle, nest=True, lonlat=True) != held)] = middle
+    towards = healpix_centre(held) - healpix_centre(free)
+    step = 0.2 / 3600 * towards / np.hypot(*towards)
+    star, target, other = ends[0] + step, ends[1] - step, healpix_centre(free)
+
+    source = tmp_path / "gaia/gaia_source"
+    source.mkdir(parents=True)
+    text = gzip.decompress(sorted((tiny_sky / "gaia/gaia_source").glob("*.gz"))[0].read_bytes()).decode().splitlines()
+    head = next(i for i, x in enumerate(text) if not x.startswith("#"))
+    names, values = text[head].split(","), text[head + 1].split(",")
+    row = dict(zip(names, values, strict=True)) | {"ra": repr(float(star[0])), "dec": repr(float(star[1]))}
+    row |= {"source_id": str(int(held) << 47), "pmra": "0.0", "pmdec": "0.0"}
+    file = source / f"GaiaSource_{held * 16:06d}-{held * 16 + 15:06d}.csv.gz"
+    file.write_bytes(gzip.compress("\n".join([*text[: head + 1], ",".join(row.values())]).encode() + b"\n"))
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
+    gone = f"GaiaSource_{lost * 16:06d}-{lost * 16 + 15:06d}.csv.gz"
+    (source / "_MD5SUM.txt").write_text(f"{digest}  {file.name}\n{'0' * 32}  {gone}\n")
+    positions = [f"{i},{float(p[0])!r},{float(p[1])!r}" for i, p in ((1, target), (2, other))]
+    (tmp_path / "mine.csv").write_text("\n".join(["id,ra,dec", *positions]) + "\n")
+    settings = {
+        "region": {"kind": "cells", "order": 6, "cells": [lost, int(held), int(free)]},
+        "surveys": {
+            "gaia": {"root": str(tmp_path / "gaia"), "profile": "all"},
+            "targets": {"root": str(tmp_path), "files": ["mine.csv"], "profile": "all"},
+        },
+        "split": {"least": 0.0},
+        "codecs": {"lock": str(tiny_pile)},
+    }
+    built = build(recipes.parse(settings, "test"), tmp_path / "pile")
+    assert built.partial
+    assert int(held) in built.snapshot.held_back
+    assert int(free) not in built.snapshot.held_back
+    opened = Pile.open(tmp_path / "pile")
+    ids = [x for e in opened.head().entries("objects") for x in opened.read_table(e.part)["object_id"].to_pylist()]
+    assert ids == ["targets:2"]
+
+
+def healpix_centre(cell: int) -> np.ndarray:
+    return np.array([*healpy.pix2ang(64, int(cell), nest=True, lonlat=True)])
