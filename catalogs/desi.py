@@ -203,7 +203,9 @@ class Desi(Survey):
     def __init__(self, release: str, **options: Any) -> None:
         super().__init__(release, **options)
         if unknown := sorted(set(options) - {"catalog", "epoch_range"}):
-            raise ValueError(f"desi: there is no option {unknown[0]!r}; there are catalog and epoch_range")
+            raise ValueError(
+                f"desi: there is no option {unknown[0]!r}; there are release, profile, root, catalog and epoch_range"
+            )
         self.catalog: str = options.get("catalog", "zcatalog")
         if self.catalog not in ("zcatalog", "redrock"):
             raise ValueError(f"desi: catalog {self.catalog!r} is neither 'zcatalog' nor 'redrock'")

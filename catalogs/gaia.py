@@ -202,7 +202,7 @@ class Gaia(Survey):
     def __init__(self, release: str, **options: Any) -> None:
         super().__init__(release, **options)
         if options:
-            raise ValueError(f"gaia: there is no option {sorted(options)[0]!r}; there are none")
+            raise ValueError(f"gaia: there is no option {sorted(options)[0]!r}; there are release, profile and root")
 
     @property
     def url(self) -> str:

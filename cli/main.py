@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +61,9 @@ def build(
     cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
     targets: Annotated[Path | None, typer.Option(help="table of your own targets (id, ra, dec)")] = None,
     codecs_from: Annotated[Path | None, typer.Option(help="a pile or codecs.lock whose codecs to use")] = None,
+    allow_small_splits: Annotated[
+        bool, typer.Option("--allow-small-splits", help="let validation or test be smaller than split.least")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done next, and why")] = False,
 ) -> None:
     """Build a pile, or bring it up to date. Exit code 3: something is held back."""
@@ -68,6 +72,8 @@ def build(
         from skycairn.pipeline import run
 
         chosen = _recipe(recipe, root, cone, targets, codecs_from)
+        if allow_small_splits:
+            chosen = replace(chosen, split=replace(chosen.split, least=0.0))
         if dry_run:
             print_plan(run.dry_run(chosen, pile))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
@@ -57,8 +58,8 @@ class Bars:
 
 def print_plan(plan: Plan) -> None:
     """What is to do next, by step, with the reasons."""
-    console = Console()
-    if plan.done:
+    console = Console(soft_wrap=True)
+    if plan.done and not plan.held_back:
         console.print("Nothing to do: every output is there under its key.")
     reasons = Counter((t.step, t.why) for t in plan.todo)
     if reasons:
@@ -92,11 +93,11 @@ def print_report(built: Built) -> None:
     console.print(table)
     cuts = Table("survey", "why", "sources", title="Dropped, and not selected", title_justify="left")
     for name, counts in r.surveys.items():
-        for key, n in counts.items():
+        for key, n in sorted(counts.items(), key=lambda item: (not item[0].startswith("dropped:"), -item[1])):
             if n and key.startswith(("dropped:", "not selected:")):
                 cuts.add_row(name, key.replace(":", ": ", 1), f"{n:,}")
     console.print(cuts)
-    objects = Table("stratum", "objects", title="Objects by the surveys that hold them", title_justify="left")
+    objects = Table("stratum", "objects", title="Objects by survey", title_justify="left")
     for name, n in sorted(r.strata.items()):
         objects.add_row(name, f"{n:,}")
     objects.add_row("all", f"{r.objects:,}", style="bold")
@@ -138,6 +139,10 @@ def print_status(pile: Pile) -> None:
     console.print(f"objects by split: {splits}", highlight=False)
     if head.held_back:
         console.print(f"held back: {len(head.held_back)} work cells: {list(head.held_back)[:10]}", highlight=False)
+    journal = pile.root / "journal" / "files.json"
+    if journal.is_file():
+        files = json.loads(journal.read_text())
+        _print_files(console, files["held back"], files["lost"])
 
 
 def print_verification(found: Verification) -> bool:

@@ -69,6 +69,8 @@ class Pile:
             raise NotAPile(
                 f"{root} holds {', '.join(strange[:5])} and is not a pile; name an empty folder, or one to be made"
             )
+        if root.exists() and not root.is_dir():
+            raise NotAPile(f"{root} is a file; name an empty folder, or one to be made")
         root.mkdir(parents=True, exist_ok=True)
         for name in _FOLDERS:
             make_folder(root / name)

@@ -71,7 +71,7 @@ def objects(ctx: Context, task: Task) -> Outcome:
         )
         separation = int64(of, "separation_uas") * 1e-6
         columns[f"separation_arcsec.{s.name}"] = _scatter_arrow(separation, rows, len(ids), pa.float64())
-        columns[f"blend_n.{s.name}"] = anchors.column(f"blend_n_{s.name}")
+        columns[f"blend_n.{s.name}"] = anchors.column(f"blend_n.{s.name}")
     columns["delta_mag"] = _delta_mag(ctx, task, surveys, rows_of, len(ids))
     if "targets" in task.args["near"]:
         columns |= _labels(ctx, task, *rows_of["targets"], len(ids))

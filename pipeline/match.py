@@ -82,6 +82,6 @@ def _placed(members: pa.Table, seen: dict[str, pa.Table]) -> pa.Table:
                 of.column("blend_survey").cast(pa.string()), of.column("blend_key").cast(pa.string()), ":"
             ),
         }
-        piece |= {f"blend_{n}": of.column(n) for n in n_of_blend}
+        piece |= {f"blend_n.{n.removeprefix('n_')}": of.column(n) for n in n_of_blend}
         pieces.append(pa.table(piece))
     return concat(pieces).sort_by([("object_id", "ascending"), ("survey", "ascending"), ("key", "ascending")])

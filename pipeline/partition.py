@@ -50,7 +50,7 @@ def read(ctx: Context, task: Task) -> Outcome:
     for path, known in task.args["known"].items():
         _check_unchanged(archive.local(path), known)
     rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
-    table = survey.read(archive.local(file.path), rows, companions, task.settings["needed"])
+    table = survey.read(archive.local(file.path), rows, companions, task.settings["columns that the cuts need"])
     counts = Counter({"rows": table.num_rows})
     failed = first_failed(survey.valid, table)
     counts.update({f"dropped:{c['values']}": c["counts"] for c in failed.value_counts().to_pylist() if c["values"]})

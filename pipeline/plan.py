@@ -254,7 +254,12 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
         if n is not None and n > SLICE_ROWS:
             slices = [[a, min(a + SLICE_ROWS, n)] for a in range(0, n, SLICE_ROWS)]
         for rows in slices:
-            settings = {**_identity(s), "rows": rows, "needed": needed, "region": p.ctx.recipe.region.settings()}
+            settings = {
+                **_identity(s),
+                "rows": rows,
+                "columns that the cuts need": needed,
+                "region": p.ctx.recipe.region.settings(),
+            }
             label = f"{s.name} {file.path}" + (f" rows {rows[0]}-{rows[1]}" if rows else "")
             args: dict[str, Any] = {"survey": s.name, "file": file_as_json(file), "companions": companions}
             paths = [file.path, *(path for path in companions.values() if path)]

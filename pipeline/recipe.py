@@ -211,7 +211,7 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     recipe = Recipe(
         name=str(settings.get("name", "recipe")),
         surveys=tuple(surveys),
-        region=from_settings(region),
+        region=_region(region, where),
         match=_section(Match, settings.get("match", {}), f"{where}: match"),
         split=_section(Split, settings.get("split", {}), f"{where}: split"),
         payload=_section(Payload, settings.get("payload", {}), f"{where}: payload"),
@@ -225,6 +225,13 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     return recipe
 
 
+def _region(settings: Mapping[str, Any], where: str) -> Region:
+    try:
+        return from_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def _targets(table: Path) -> SurveyChoice:
     """The user's own table of targets, as one more survey."""
     if not table.is_file():
@@ -236,7 +243,10 @@ def _positions(targets: SurveyChoice) -> dict[str, Any]:
     """Where the targets are, as far as their rows can be trusted; the reading of them counts the rest."""
     made = targets.survey()
     table = made.read(Path(targets.root) / targets.options["files"][0])
+    n = table.num_rows
     table = table.filter(pc.is_null(first_failed(made.valid, table)))
+    if not table.num_rows:
+        raise ValueError(f"{targets.options['files'][0]}: none of its {n} rows has an id and a position on the sky")
     return {"ra": table.column("ra").to_pylist(), "dec": table.column("dec").to_pylist()}
 
 
@@ -317,8 +327,8 @@ def _check(recipe: Recipe, where: str) -> None:
     most = {"codecs.fit_rows": c.fit_rows, "codecs.fit_payload_rows": c.fit_payload_rows}
     for name, n in {**most, "shards.row_group_rows": recipe.shards.row_group_rows}.items():
         want(n > 0, f"{name} is {n}; wanted 1 or more")
-    for name, value in (("payload.sample", p.sample), ("codecs.fit_rows", c.fit_rows)):
-        want(value >= 1, f"{name} is {value}; wanted 1 or more")
+    want(p.sample >= 0, f"payload.sample is {p.sample}; wanted 0 or more")
+    want(c.fit_rows >= 1, f"codecs.fit_rows is {c.fit_rows}; wanted 1 or more")
     want(c.fit_payload_rows >= 1, f"codecs.fit_payload_rows is {c.fit_payload_rows}; wanted 1 or more")
     want(
         recipe.shards.row_group_rows >= 1, f"shards.row_group_rows is {recipe.shards.row_group_rows}; wanted 1 or more"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -153,15 +154,20 @@ def _engine(
         from distributed import Client, LocalCluster, as_completed
 
         if scheduler:
-            client = stack.enter_context(Client(scheduler))
+            try:
+                client = stack.enter_context(Client(scheduler, timeout="15s"))
+            except OSError as error:
+                raise BuildError(f"no Dask scheduler answers at {scheduler} ({error})") from error
             if not client.scheduler_info()["workers"]:
                 raise ValueError(f"the scheduler at {scheduler} has no worker; start one, dask worker {scheduler}, say")
         else:
             os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "65536")
             cluster = stack.enter_context(
-                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40)
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=40)
             )
             client = stack.enter_context(Client(cluster))
+            # Ctrl-C is for this process, which then stops the workers in order
+            client.run(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
         def run(todo: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
             futures = {
@@ -222,7 +228,6 @@ def _draft(recipe: Recipe, p: Plan, done: Report) -> Draft:
     for chosen in settings["surveys"].values():
         chosen.pop("root")
     settings["codecs"].pop("lock")
-    settings.pop("shards")
     return Draft(
         recipe=settings,
         tables={"codecs": codecs, **{n: entries(t) for n, t in p.tables.items() if n not in aside_names}},
@@ -246,9 +251,10 @@ def write_journal(pile: Pile, p: Plan) -> None:
     }
     folder = pile.root / "journal"
     folder.mkdir(exist_ok=True)
-    fresh = folder / f"tasks.{os.getpid()}.tmp"
-    fresh.write_text(json.dumps(behind))
-    fresh.replace(folder / "tasks.json")
+    for name, what in (("tasks", behind), ("files", {"held back": p.held_back, "lost": p.lost})):
+        fresh = folder / f"{name}.{os.getpid()}.tmp"
+        fresh.write_text(json.dumps(what))
+        fresh.replace(folder / f"{name}.json")
 
 
 def _adopt_lock(pile: Pile, recipe: Recipe) -> None:

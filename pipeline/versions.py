@@ -4,7 +4,7 @@ VERSIONS = {
     "fetch": 2,
     "read": 1,
     "gather": 2,
-    "match": 1,
+    "match": 2,
     "coverage": 1,
     "want": 1,
     "sample": 1,

@@ -304,9 +304,10 @@ def fresh_pile(recipe: Recipe, pile: Path) -> set[str]:
 
 def test_a_pile_keeps_to_its_lock(tiny_recipe: Recipe, tiny_pile: Path, copy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    build(only(tiny_recipe, "gaia"), other)
+    gaia = only(tiny_recipe, "gaia")
+    build(replace(gaia, codecs=replace(gaia.codecs, fit_rows=5)), other)
     recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(other)))
-    with pytest.raises(ValueError, match="is locked to other codecs than"):
+    with pytest.raises(ValueError, match="is locked to another codec of gaia"):
         build(recipe, copy)
     with pytest.raises(ValueError, match=r"codecs\.lock: .* is not there"):
         build(replace(recipe, codecs=replace(recipe.codecs, lock=str(tmp_path / "no"))), tmp_path / "new")
