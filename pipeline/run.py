@@ -221,7 +221,6 @@ def _draft(recipe: Recipe, p: Plan, done: Report) -> Draft:
     for chosen in settings["surveys"].values():
         chosen.pop("root")
     settings["codecs"].pop("lock")
-    settings.pop("shards")
     return Draft(
         recipe=settings,
         tables={"codecs": codecs, **{n: entries(t) for n, t in p.tables.items() if n not in aside_names}},
