@@ -19,8 +19,8 @@ from skycairn.pipeline.fetch import verify
 from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
 
-MARGIN_ARCSEC = 300.0
-"""How far outside the region sources are still read, so that its objects are whole."""
+MARGIN_ARCSEC = 720.0
+"""How far outside the region sources are still read, so that its objects are whole and its footprints known."""
 
 SLIM = [name for name in STANDARD_SCHEMA.names if name != "row"]
 

@@ -2,7 +2,7 @@
 
 VERSIONS = {
     "fetch": 2,
-    "read": 1,
+    "read": 2,
     "gather": 2,
     "match": 2,
     "coverage": 1,

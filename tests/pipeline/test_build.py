@@ -178,7 +178,7 @@ def test_the_layout_of_shards_is_no_content(tiny_recipe: Recipe, copy: Path) -> 
     assert max(rows) == 3
 
 
-@pytest.mark.parametrize("after", [8, 45])
+@pytest.mark.parametrize("after", [pytest.param(8, marks=pytest.mark.slow), 45])
 def test_a_killed_build_goes_on(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, after: int) -> None:
     pile = tmp_path / "pile"
     command = [sys.executable, "-c", RUN, canonical(tiny_recipe.settings()), str(pile), "0"]
@@ -288,7 +288,7 @@ def test_payload_dropped_later_can_be_had_again(tiny_recipe: Recipe, copy: Path)
     assert payload_rows(copy, "payload.desi.spectrum") > 0
 
 
-@pytest.mark.parametrize("named", ["", "codecs.lock"])
+@pytest.mark.parametrize("named", ["", pytest.param("codecs.lock", marks=pytest.mark.slow)])
 def test_codecs_of_another_pile(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, named: str) -> None:
     recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(tiny_pile / named)))
     steps = fresh_pile(recipe, tmp_path / "pile")
@@ -304,8 +304,12 @@ def fresh_pile(recipe: Recipe, pile: Path) -> set[str]:
 
 def test_a_pile_keeps_to_its_lock(tiny_recipe: Recipe, tiny_pile: Path, copy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
+<<<<<<< HEAD
     gaia = only(tiny_recipe, "gaia")
     build(replace(gaia, codecs=replace(gaia.codecs, fit_rows=5)), other)
+=======
+    build(replace(only(tiny_recipe, "gaia"), codecs=replace(tiny_recipe.codecs, fit_rows=5)), other)
+>>>>>>> e2e
     recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(other)))
     with pytest.raises(ValueError, match="is locked to another codec of gaia"):
         build(recipe, copy)
