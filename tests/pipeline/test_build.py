@@ -304,12 +304,7 @@ def fresh_pile(recipe: Recipe, pile: Path) -> set[str]:
 
 def test_a_pile_keeps_to_its_lock(tiny_recipe: Recipe, tiny_pile: Path, copy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-<<<<<<< HEAD
-    gaia = only(tiny_recipe, "gaia")
-    build(replace(gaia, codecs=replace(gaia.codecs, fit_rows=5)), other)
-=======
     build(replace(only(tiny_recipe, "gaia"), codecs=replace(tiny_recipe.codecs, fit_rows=5)), other)
->>>>>>> e2e
     recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(other)))
     with pytest.raises(ValueError, match="is locked to another codec of gaia"):
         build(recipe, copy)

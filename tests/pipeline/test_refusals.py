@@ -276,13 +276,7 @@ def test_a_lost_payload_file_is_a_status(sky: Path, tiny_recipe: Recipe, tiny_pi
     a_coadd(sky).unlink()
     built = build(of(tiny_recipe, sky), pile)
     assert not built.partial
-<<<<<<< HEAD
-    assert (
-        "not there; its values are null" in built.lost[f"legacysurvey/{a_coadd(sky).relative_to(sky / 'legacysurvey')}"]
-    )
-=======
     assert f"legacysurvey/{a_coadd(sky).relative_to(sky / 'legacysurvey')}" in built.lost
->>>>>>> e2e
     before, after = (status_of(p, "status.legacysurvey.image") for p in (tiny_pile, pile))
     assert after.count("file absent") > before.count("file absent")
     assert len(after) == len(before)
