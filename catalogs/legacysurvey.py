@@ -137,6 +137,7 @@ class LegacySurvey(Survey):
             unit="nanomaggy",
             shape=(len(BANDS), 160, 160),
             bands=BANDS,
+            pixel_arcsec=0.262,
             about="0.262 arcsec a pixel, north up, east left; the source in pixel 80 of 160",
         ),
         *(

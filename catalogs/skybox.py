@@ -56,24 +56,26 @@ def _width(boxes: Boxes) -> NDArray[np.float64]:
 def holding(boxes: Boxes, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of the box with ra_min <= ra < ra_max and dec_min <= dec < dec_max, -1 where there is none.
 
-    The boxes tile the sky, or part of it, in rows of constant Dec, as the Legacy Surveys' bricks do. The north pole
-    belongs to the row that ends there.
+    A box with ra_min > ra_max crosses RA 0. Boxes of one row (equal limits in Dec) must not overlap, as the Legacy
+    Surveys' bricks do not; rows may lie anywhere. The north pole belongs to the row that ends there.
     """
     out = np.full(len(ra), -1, dtype=np.int64)
     if len(boxes) == 0:
         return out
-    bottoms = np.unique(boxes[:, 2])
-    by_row = np.lexsort((boxes[:, 0], boxes[:, 2]))
-    ends = np.searchsorted(boxes[by_row, 2], bottoms, side="right")
-    starts = np.concatenate([[0], ends[:-1]])
-    row = np.where(np.isfinite(dec), np.searchsorted(bottoms, dec, side="right") - 1, -1)
-    for r in np.unique(row[row >= 0]):
-        asked = np.flatnonzero(row == r)
-        members = by_row[starts[r] : ends[r]]
-        place = np.searchsorted(boxes[members, 0], ra[asked], side="right") - 1
+    crosses = np.flatnonzero(boxes[:, 0] > boxes[:, 1])
+    east, west = boxes[crosses].copy(), boxes.copy()
+    west[crosses, 1], east[:, 0] = 360.0, 0.0
+    pieces, number = np.concatenate([west, east]), np.concatenate([np.arange(len(boxes)), crosses])
+    rows, row_of = np.unique(pieces[:, 2:], axis=0, return_inverse=True)
+    by_row = np.lexsort((pieces[:, 0], row_of.reshape(-1)))
+    ends = np.cumsum(np.bincount(row_of.reshape(-1), minlength=len(rows)))
+    for (bottom, top), start, end in zip(rows.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        asked = np.flatnonzero((out < 0) & (dec >= bottom) & ((dec < top) | ((top == 90) & (dec == 90))))
+        if not len(asked):
+            continue
+        members = by_row[start:end]
+        place = np.searchsorted(pieces[members, 0], ra[asked], side="right") - 1
         found = members[np.maximum(place, 0)]
-        top = boxes[found, 3]
-        inside = (place >= 0) & (ra[asked] < boxes[found, 1])
-        inside &= (dec[asked] < top) | ((top == 90) & (dec[asked] == 90))
-        out[asked[inside]] = found[inside]
+        inside = (place >= 0) & (ra[asked] < pieces[found, 1])
+        out[asked[inside]] = number[found[inside]]
     return out

@@ -129,6 +129,8 @@ class Modality:
     ivar: str | None = None
     "column of its inverse variance"
     bands: tuple[str, ...] = ()
+    pixel_arcsec: float = 0.0
+    "of an image"
     absent_flag: str | None = None
     "boolean column that is True where the measurement's file was lost (status `file absent`)"
     about: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,8 +67,7 @@ def print_plan(plan: Plan) -> None:
             table.add_row(step, str(n), why)
         console.print(table)
         console.print("Later steps follow from what these leave.")
-    for path, why in sorted(plan.held_back.items()):
-        console.print(f"held back: {path}: {why}", highlight=False)
+    _print_files(console, plan.held_back, plan.lost)
 
 
 def print_report(built: Built) -> None:
@@ -75,14 +75,14 @@ def print_report(built: Built) -> None:
     console = Console(width=max(110, Console().width))
     r = built.report
     table = Table(title="Sources", title_justify="left")
-    rows = ("files", "rows", "dropped", "repeats", "valid", "selected", "in objects", "outside region", "tokens")
+    rows = ("files", "verified", "rows", "dropped", "repeats", "valid", "selected", "in objects", "outside", "tokens")
     for name in ("survey", *rows):
         table.add_column(name, justify="left" if name == "survey" else "right")
     for name, counts in r.surveys.items():
         dropped = sum(n for k, n in counts.items() if k.startswith("dropped:"))
         tokens = sum(n for k, n in counts.items() if k.startswith("tokens:"))
         keys = ("repeats", "valid", "selected", "members", "anchored outside region")
-        shown = [counts.get("files", 0), counts.get("rows", 0), dropped, *(counts.get(k, 0) for k in keys), tokens]
+        shown = [*(counts.get(k, 0) for k in ("files", "verified", "rows")), dropped, *(counts.get(k, 0) for k in keys), tokens]
         table.add_row(name, *(f"{n:,}" for n in shown))
     console.print(table)
     cuts = Table("survey", "why", "sources", title="Dropped, and not selected", title_justify="left")
@@ -104,8 +104,13 @@ def print_report(built: Built) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for path, why in sorted(built.held_back.items()):
-        console.print(f"held back: {path}: {why}", highlight=False, soft_wrap=True)
+    _print_files(console, built.held_back, built.lost)
+
+
+def _print_files(console: Console, held_back: Mapping[str, str], lost: Mapping[str, str]) -> None:
+    for kind, files in (("held back", held_back), ("lost", lost)):
+        for path, why in sorted(files.items()):
+            console.print(f"{kind}: {path}: {why}", highlight=False, soft_wrap=True)
 
 
 def print_status(pile: Pile) -> None:

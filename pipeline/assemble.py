@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from skycairn.catalogs.skybox import holding
 from skycairn.catalogs.survey import WORK_ORDER, Survey
 from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import TableFile
@@ -52,7 +53,14 @@ def objects(ctx: Context, task: Task) -> Outcome:
         held[s.name] = _scatter(np.ones(len(rows), bool), rows, len(ids), False)
         rows_of[s.name] = (of, rows)
     member_rows = np.array([place[o] for o in members.column("object_id").to_pylist()], dtype=np.int64)
-    where = splits(int64(members, "healpix29"), member_rows, len(ids), split.salt, split.by_name())
+    where = splits(
+        int64(members, "healpix29"),
+        member_rows,
+        len(ids),
+        split.salt,
+        split.by_name(),
+        reach_arcsec=task.settings["split"]["reach_arcsec"],
+    )
     columns["split"] = pa.array(where.tolist(), pa.string()).dictionary_encode()
     columns["stratum"] = pa.array(_strata(held, len(ids))).dictionary_encode()
     for s in surveys:
@@ -215,11 +223,7 @@ def _covered(
     if s.footprint == "exact":
         archive = ctx.archive(s.name)
         reference = {r: archive.local(p) for r, p in task.args["reference"][s.name].items()}
-        inside = np.zeros(len(ra), bool)
-        for a, b, c, d in s.coverage(reference).tolist():
-            in_ra = (ra >= a) & (ra < b) if a <= b else (ra >= a) | (ra < b)
-            inside |= in_ra & (dec >= c) & (dec < d)
-        return inside
+        return np.asarray(holding(s.coverage(reference), ra, dec) >= 0)
     slim = _near(ctx, task, s.name, "slim", ["healpix29"])
     if slim is None:
         return np.zeros(len(ra), bool)

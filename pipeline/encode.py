@@ -45,7 +45,12 @@ def sample(ctx: Context, task: Task) -> Outcome:
         counts["selected"] += slim.num_rows
         if task.settings["fit_on"] == "train" and slim.num_rows:
             where = splits(
-                int64(slim, "healpix29"), np.arange(slim.num_rows), slim.num_rows, split.salt, split.by_name()
+                int64(slim, "healpix29"),
+                np.arange(slim.num_rows),
+                slim.num_rows,
+                split.salt,
+                split.by_name(),
+                reach_arcsec=task.settings["split"]["reach_arcsec"],
             )
             slim = slim.filter(pa.array(where == "train"))
         counts["training"] += slim.num_rows

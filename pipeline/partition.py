@@ -90,7 +90,7 @@ def gather(ctx: Context, task: Task) -> Outcome:
     counts["dropped:duplicate"] = counts["sources"] - table.num_rows
 
     repeats = pa.table({"key": pa.array([], pa.int64()), "primary": pa.array([], pa.int64())})
-    primary = survey.repeats(table)
+    primary = _primaries(survey, task.settings["profile"], table)
     if primary is not None:
         own = primary == np.arange(table.num_rows)
         key = int64(table, "key")
@@ -118,6 +118,23 @@ def gather(ctx: Context, task: Task) -> Outcome:
         "provenance": put(table.select(["key", "file", "file_sha256", "row"])),
     }
     return Outcome(outputs, counts)
+
+
+def _primaries(survey: Survey, profile: str, table: pa.Table) -> NDArray[np.int64] | None:
+    """Row of each row's primary, one that the profile selects where its target has any; None without repeats.
+
+    So a target whose best spectrum the profile does not want (of another survey of DESI, say) keeps the one it wants.
+    """
+    primary = survey.repeats(table)
+    if primary is None:
+        return None
+    wanted = np.flatnonzero(_failed_cut(survey, profile, table).is_null().to_numpy(zero_copy_only=False))
+    among = survey.repeats(table.take(pa.array(wanted)))
+    if among is None:
+        return primary
+    best = primary.copy()
+    best[primary[wanted]] = wanted[among]
+    return np.asarray(best[primary])
 
 
 def _superfluous(table: pa.Table) -> NDArray[np.bool_]:

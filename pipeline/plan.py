@@ -19,12 +19,14 @@ from skycairn.pile.receipt import Receipt, task_key
 from skycairn.pile.store import Part
 from skycairn.pipeline.extract import file_states
 from skycairn.pipeline.partition import MARGIN_ARCSEC, needed_columns
+from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.sky import rings
 from skycairn.pipeline.task import Context, Task, file_as_json
 from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import lock_ids
 
 SLICE_ROWS = 1_000_000
+LOST = "listed by the archive, and not there; its values are null"
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Plan:
     "files that could not be had, by path, with the reason"
     lost_cells: set[int] = field(default_factory=set)
     "work cells that a lost catalogue file may hold sources of: nothing is made of them"
+    lost: dict[str, str] = field(default_factory=dict)
+    "payload files that the archive lists and does not have, by path: a null with its status, and nothing held back"
     held_cells: set[int] = field(default_factory=set)
     "these and their neighbours, whose margins are not whole: no object is emitted there"
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
@@ -237,9 +241,7 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
             companions[role] = companion.path if digest else None
             inputs[role] = digest or "lost"
             if digest is None:
-                p.plan.held_back.setdefault(
-                    f"{s.name}/{companion.path}", "listed by the archive, and not there; its values are null"
-                )
+                p.plan.lost.setdefault(f"{s.name}/{companion.path}", LOST)
         if not inputs:
             continue
         try:
@@ -305,7 +307,7 @@ def _gather(p: _Planner, s: Survey, pieces: Mapping[int, list[dict[str, Any]]]) 
             continue
         found = sorted(found, key=lambda x: (x["path"], x["content"], x["start"]))
         settings = {**_identity(s), "profile": profile, "cuts": cuts}
-        inputs = {f"{i:06d}": x["content"] + x["file_sha256"] for i, x in enumerate(found)}
+        inputs = {f"{i:06d}": f"{x['content']} {x['file_sha256']} {x['path']}" for i, x in enumerate(found)}
         receipt = p.need("gather", f"{s.name} cell {cell}", settings, inputs, {"survey": s.name, "pieces": found})
         if receipt is not None and receipt.counts["valid"]:
             out[cell] = dict(receipt.outputs)
@@ -386,6 +388,11 @@ def _want(
     return out
 
 
+def _split(recipe: Recipe) -> dict[str, Any]:
+    split = recipe.split
+    return {"salt": split.salt, "fractions": list(split.fractions), "reach_arcsec": recipe.reach_arcsec()}
+
+
 def _samples(p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts]) -> dict[str, Receipt]:
     """The sample of each survey that has a codec to fit or payload to sample."""
     recipe = p.ctx.recipe
@@ -395,9 +402,9 @@ def _samples(p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts])
         unlocked = [m for m in s.modalities if m.name not in locked]
         if not parts[s.name] or not (unlocked or recipe.payload.keep in ("sample", "auto")):
             continue
-        codecs, split = recipe.codecs, recipe.split
+        codecs = recipe.codecs
         settings = {"survey": s.name, "fit_on": codecs.fit_on, "rows": max(codecs.fit_rows, recipe.payload.sample)}
-        settings |= {"salt": split.salt, "fractions": list(split.fractions)}
+        settings |= {"split": _split(recipe)}
         inputs, args = {}, {}
         for cell, found in parts[s.name].items():
             inputs[f"{cell}"] = merkle({t: found[t].content_id for t in ("slim", "selection")})
@@ -449,9 +456,7 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
             for g in files:
                 for path, condition, _ in g.values():
                     if condition == "lost":
-                        p.plan.held_back[f"{s.name}/{path}"] = (
-                            "listed by the archive, and not there; its values are null"
-                        )
+                        p.plan.lost[f"{s.name}/{path}"] = LOST
                     elif condition == "damaged":
                         p.plan.held_back[f"{s.name}/{path}"] = p.damaged[f"{s.name}/{path}"]
             purposes = []
@@ -569,7 +574,7 @@ def _objects(
     surveys = list(surveys)
     settings = {
         "surveys": {s.name: [s.rank, s.footprint, [m.name for m in s.modalities]] for s in surveys},
-        "split": {"salt": recipe.split.salt, "fractions": list(recipe.split.fractions)},
+        "split": _split(recipe),
     }
     out = {}
     for cell, matched in members.items():

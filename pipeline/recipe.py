@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from skycairn.catalogs.registry import SURVEYS, survey
@@ -114,6 +115,16 @@ class Recipe:
     def choice(self, name: str) -> SurveyChoice:
         """The choice of the survey of this name."""
         return next(c for c in self.surveys if c.name == name)
+
+    def reach_arcsec(self) -> float:
+        """How far from a source its pixels and its counterparts may lie: half a cut-out's diagonal and a radius."""
+        cutouts = [
+            float(np.hypot(m.shape[-1], m.shape[-2])) / 2 * m.pixel_arcsec
+            for c in self.surveys
+            for m in c.survey().modalities
+            if m.pixel_arcsec
+        ]
+        return max(cutouts, default=0.0) + max([self.match.radius_arcsec, *self.match.pairs.values()])
 
     def at(self, root: Path) -> Recipe:
         """The same recipe with each survey's root in a folder of its name below `root`."""

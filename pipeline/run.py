@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,9 +28,9 @@ from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import read_lock, write_lock
 
 LOSABLE = ("fetch", "read")
-"""Steps whose failure holds back what their file can touch; a failure of any other step stops the build."""
-FATAL = ("MissingColumn", "Unclosed", "Missing", "Damaged")
-"""Failures that are not a survey file's fault: of the recipe, of ours, of the pile."""
+"""Steps whose failure may hold back what their file can touch; a failure of any other step stops the build."""
+THE_FILES_FAULT = ("ChecksumMismatch", "FileNotFoundError", "NotPublished", "ValueError")
+"""Failures of these steps that are the survey file's; memory, disk, the pile, the recipe and our own faults stop it."""
 
 Progress = Callable[[str, int, int], None]
 """Told (step, done, total) as work goes on."""
@@ -49,8 +48,11 @@ class Built:
     report: Report
     n_tasks: int
     held_back: Mapping[str, str] = field(default_factory=dict)
+    "files that could not be had as they should be, with the reason: mend them and build again"
+    lost: Mapping[str, str] = field(default_factory=dict)
+    "payload files that the archive lists and does not have: their measurements are `file absent`"
     partial: bool = False
-    "whether work cells were held back, or files were damaged"
+    "whether anything was held back"
 
 
 def build(
@@ -78,16 +80,16 @@ def build(
     _check_whole(recipe, p)
     done = report(ctx, p)
     _check_split(recipe, done)
-    snapshot = pile.commit(_draft(recipe, p, done))
     _write_lock(ctx, p)
+    snapshot = pile.commit(_draft(recipe, p, done))
     write_journal(pile, p)
-    damaged = any("not there" not in reason for reason in p.held_back.values())
-    return Built(snapshot, done, n_tasks, p.held_back, bool(p.held_cells) or damaged)
+    return Built(snapshot, done, n_tasks, p.held_back, p.lost, bool(p.held_cells or p.held_back))
 
 
 def dry_run(recipe: Recipe, pile_root: Path) -> Plan:
     """What `build` would begin with, and why; the pile is made, and nothing else."""
     pile = Pile.create(pile_root)
+    _adopt_lock(pile, recipe)
     return plan(Context(pile, recipe), before=tasks_behind(pile))
 
 
@@ -107,7 +109,7 @@ def _round(
             memory.damaged |= {f"{survey}/{path}": reason for path, reason in result["damaged"].items()}
         elif "error" in result:
             failed[task.label] = result["error"]
-            if task.step not in LOSABLE or result["kind"] in FATAL:
+            if task.step not in LOSABLE or result["kind"] not in THE_FILES_FAULT:
                 fatal = fatal or f"{task.label}: {result['error']}"
         else:
             memory.receipts[task.key] = Receipt.from_json(result["receipt"])
@@ -159,7 +161,7 @@ def _engine(
 
         def run(todo: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
             futures = {
-                client.submit(run_one, *where, task, key=f"{task.label} {task.key}", pure=False, retries=2): task
+                client.submit(run_one, *where, task, key=f"{task.label} {task.key}", pure=False): task
                 for task in todo
             }
             try:
@@ -206,14 +208,19 @@ def _draft(recipe: Recipe, p: Plan, done: Report) -> Draft:
     def entries(found: Sequence[Mapping[str, Any]]) -> list[Entry]:
         return [Entry({k: v for k, v in e.items() if k != "part"}, e["part"]) for e in found]
 
-    aside_names = [n for n in p.tables if n.endswith(".provenance") or n.startswith("payload.")]
+    # the content of shards is that of objects, tokens and codecs, however they are laid out
+    aside_names = [n for n in p.tables if n.endswith(".provenance") or n.startswith("payload.") or n == "shards"]
+    codecs = [
+        Entry({"modality": m, "file": name}, part) for m, c in sorted(p.codecs.items()) for name, part in c["parts"].items()
+    ]
     settings = recipe.settings()
     for chosen in settings["surveys"].values():
         chosen.pop("root")
     settings["codecs"].pop("lock")
+    settings.pop("shards")
     return Draft(
         recipe=settings,
-        tables={n: entries(t) for n, t in p.tables.items() if n not in aside_names},
+        tables={"codecs": codecs, **{n: entries(t) for n, t in p.tables.items() if n not in aside_names}},
         aside={n: entries(p.tables[n]) for n in aside_names},
         held_back=sorted(p.held_cells),
         stats={"splits": dict(done.splits), "codecs": {m: c["content_id"] for m, c in sorted(p.codecs.items())}},
@@ -248,13 +255,15 @@ def _adopt_lock(pile: Pile, recipe: Recipe) -> None:
     if not source.is_file():
         raise ValueError(f"codecs.lock: {source} is not there; name a codecs.lock, or a pile that holds one")
     mine = pile.root / "codecs.lock"
-    if mine.is_file():
-        if mine.read_bytes() != source.read_bytes():
-            raise ValueError(f"{pile.root} is locked to other codecs than {source}; build into another pile")
-        return
-    read_lock(source)
-    shutil.copytree(source.parent / "codecs", pile.root / "codecs", dirs_exist_ok=True)
-    shutil.copyfile(source, mine)
+    theirs = read_lock(source)
+    own = read_lock(mine) if mine.is_file() else {}
+    other = sorted(m for m in own.keys() & theirs.keys() if own[m].content_id != theirs[m].content_id)
+    if other:
+        raise ValueError(
+            f"{pile.root} is locked to another codec of {other[0]} than {source}; build into another pile"
+        )
+    if theirs.keys() - own.keys():
+        write_lock(mine, {**theirs, **own})
 
 
 def _write_lock(ctx: Context, p: Plan) -> None:

@@ -6,6 +6,7 @@ All cells are NESTED; `order`, never `nside`. Angles are ICRS degrees unless the
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -24,6 +25,7 @@ FINE_ORDER = 12
 """Order of the fine cells (51.5 arcsec) in which margins and guards are counted."""
 SAFE_RATIO = 1.6
 """A cell and its 8 neighbours hold every point within (mean cell size) / 1.6; measured safe from 1.5 on."""
+SPLIT_REACH_ARCSEC = 32.0
 GUARD = "guard"
 
 
@@ -166,16 +168,22 @@ def splits(
     salt: str,
     fractions: Mapping[str, float],
     order: int = 5,
+    reach_arcsec: float = SPLIT_REACH_ARCSEC,
 ) -> NDArray[np.str_]:
     """The split of each object, or `guard`.
 
     `healpix29` are the members' cells, `object_of` the object (0 .. n_objects - 1) of each member. An object is
-    `guard` if any member's order-12 cell, or a neighbour of it, lies in a cell of another split. So every point within
-    32 arcsec of a member of an object that is not `guard` lies in a cell of that object's split.
+    `guard` if any member's fine cell, or a neighbour of it, lies in a cell of another split. So every point within
+    `reach_arcsec` of a member of an object that is not `guard` lies in a cell of that object's split. Fine cells are of
+    order 12 up to a reach of 32 arcsec, one order coarser for each doubling.
     """
-    fine, inverse = np.unique(cells(np.asarray(healpix29, np.int64), FINE_ORDER), return_inverse=True)
-    shift = 2 * (FINE_ORDER - order)
-    around = np.concatenate([fine[None], healpy.get_all_neighbours(1 << FINE_ORDER, fine, nest=True)])
+    doublings = math.ceil(max(0.0, math.log2(reach_arcsec / SPLIT_REACH_ARCSEC)))
+    if FINE_ORDER - doublings < order:
+        raise ValueError(f"a reach of {reach_arcsec:.0f} arcsec is wider than the cells of the split; build smaller cut-outs")
+    near = FINE_ORDER - doublings
+    fine, inverse = np.unique(cells(np.asarray(healpix29, np.int64), near), return_inverse=True)
+    shift = 2 * (near - order)
+    around = np.concatenate([fine[None], healpy.get_all_neighbours(1 << near, fine, nest=True)])
     coarse, where = np.unique(np.where(around >= 0, around, fine) >> shift, return_inverse=True)
     names, code_of_cell = np.unique(split_of_cell(coarse, salt, fractions, order), return_inverse=True)
     code = code_of_cell[where].reshape(around.shape)

@@ -3,7 +3,7 @@
 VERSIONS = {
     "fetch": 2,
     "read": 1,
-    "gather": 1,
+    "gather": 2,
     "match": 1,
     "coverage": 1,
     "want": 1,

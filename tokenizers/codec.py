@@ -65,6 +65,10 @@ class Codec(ABC):
     def decode(self, tokens: Tokens) -> dict[str, NDArray[Any]]:
         """Measurements of the tokens, shape (n, ...). ValueError where a token is out of the vocabulary."""
 
+    def sees(self, measurement: Measurement) -> NDArray[np.bool_]:
+        """Which sources, shape (n,), hold anything where this codec looks; the others have no tokens."""
+        return np.ones(len(next(iter(measurement.values()))), bool)
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that decides the tokens beside the arrays; JSON values only."""

@@ -26,8 +26,8 @@ CHUNK = 64
 class PatchImageCodec(Codec):
     """The centre of a multi-band image as a grid of patches; one token a patch, all bands together.
 
-    `flux` (n, band, y, x) in nanomaggies is cropped to `crop` pixels from (N - crop) // 2, so that pixel N // 2 of
-    the input is pixel crop // 2 of the crop; compressed by asinh(flux / softening) with a softening a band, 4 times
+    `flux` (n, band, y, x) in nanomaggies is cropped to `crop` pixels from N // 2 - crop // 2, so that pixel N // 2
+    of the input is pixel crop // 2 of the crop; compressed by asinh(flux / softening) with a softening a band, 4 times
     the typical noise of the fitted images; cut into patches; projected and quantised as `PatchBasis` says. Pixels
     with mask True or ivar 0 have no influence, whatever they hold. A band that is wholly bad is filled by what the
     other bands tell of it. An image of bad pixels alone gives the tokens of (nearly) blank sky.
@@ -76,6 +76,11 @@ class PatchImageCodec(Codec):
 
         basis = fit_basis(chunks, len(bands) * patch * patch, codes)
         return cls(bands, crop, patch, len(order), soft, basis)
+
+    def sees(self, measurement: Measurement) -> NDArray[np.bool_]:
+        """Images with a good pixel in the crop, in any band."""
+        _, ivar, mask = _cropped(measurement, self.bands, self.crop)
+        return np.asarray(((ivar > 0) & ~mask).any(axis=(1, 2, 3)))
 
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, rows * columns), row by row, of `flux`, `ivar` and `mask`, each (n, band, y, x)."""
@@ -288,7 +293,7 @@ def _cropped(measurement: Measurement, bands: tuple[str, ...], crop: int) -> Arr
             f"image codec: flux has shape {shape}, wanted (n, {len(bands)}, y, x) with bands {', '.join(bands)} and "
             f"{crop} pixels or more a side"
         )
-    y, x = (shape[2] - crop) // 2, (shape[3] - crop) // 2
+    y, x = shape[2] // 2 - crop // 2, shape[3] // 2 - crop // 2
     flux, ivar, mask = (a[..., y : y + crop, x : x + crop] for a in arrays)
     return flux, ivar, mask
 

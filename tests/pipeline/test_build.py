@@ -19,6 +19,7 @@ from astropy.io import fits
 
 from skycairn.pile.store import Pile
 from skycairn.pipeline.recipe import Recipe, canonical
+from skycairn.pipeline.region import Cone
 from skycairn.pipeline.run import build
 
 RUN = (
@@ -247,3 +248,102 @@ def test_a_second_survey_leaves_the_tokens_of_the_first(tiny_recipe: Recipe, tmp
     assert all(after[name] == ids for name, ids in before.items() if name.startswith("tokens.gaia"))
     assert not [label for labels in (steps["fit"], steps["encode"]) for label in labels if label.startswith("gaia")]
     assert Counter(e.labels["stratum"] for e in Pile.open(pile).head().entries("shards"))["gaia+desi"]
+
+
+# --- payload and codecs -----------------------------------------------------------------------------------------------
+
+
+def tokens(pile: Path) -> dict[str, list[str]]:
+    return {name: ids for name, ids in contents(pile).items() if name.startswith("tokens.")}
+
+
+def payload_rows(pile: Path, name: str) -> int:
+    head = Pile.open(pile).head()
+    return sum(e.part.n_rows for e in head.entries(name)) if name in head.aside else 0
+
+
+@pytest.mark.parametrize(("keep", "n"), [("none", 0), ("sample", 3)])
+def test_payload_kept_or_not_the_codecs_and_tokens_are_the_same(
+    tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, keep: str, n: int
+) -> None:
+    recipe = replace(tiny_recipe, payload=replace(tiny_recipe.payload, keep=keep, sample=n))
+    built = build(recipe, tmp_path / "pile")
+    assert built.snapshot.stats["codecs"] == Pile.open(tiny_pile).head().stats["codecs"]
+    assert tokens(tmp_path / "pile") == tokens(tiny_pile)
+    assert built.snapshot.content_id == content(tiny_pile)
+    for name in ("payload.legacysurvey.image", "payload.desi.spectrum"):
+        assert payload_rows(tmp_path / "pile", name) == n
+        assert payload_rows(tiny_pile, name) > 3
+    assert build(recipe, tmp_path / "pile").n_tasks == 0
+
+
+def test_payload_dropped_later_can_be_had_again(tiny_recipe: Recipe, copy: Path) -> None:
+    before = content(copy)
+    none = replace(tiny_recipe, payload=replace(tiny_recipe.payload, keep="none"))
+    build(none, copy)
+    assert content(copy) == before
+    assert payload_rows(copy, "payload.desi.spectrum") == 0
+    assert build(tiny_recipe, copy).n_tasks == 0
+    assert payload_rows(copy, "payload.desi.spectrum") > 0
+
+
+@pytest.mark.parametrize("named", ["", "codecs.lock"])
+def test_codecs_of_another_pile(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, named: str) -> None:
+    recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(tiny_pile / named)))
+    steps = fresh_pile(recipe, tmp_path / "pile")
+    assert "fit" not in steps
+    assert contents(tmp_path / "pile") == contents(tiny_pile)
+    assert (tmp_path / "pile" / "codecs.lock").read_bytes() == (tiny_pile / "codecs.lock").read_bytes()
+
+
+def fresh_pile(recipe: Recipe, pile: Path) -> set[str]:
+    build(recipe, pile)
+    return {r.step for r in Pile.open(pile).receipts()}
+
+
+def test_a_pile_keeps_to_its_lock(tiny_recipe: Recipe, tiny_pile: Path, copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    build(only(tiny_recipe, "gaia"), other)
+    recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(other)))
+    with pytest.raises(ValueError, match="is locked to other codecs than"):
+        build(recipe, copy)
+    with pytest.raises(ValueError, match=r"codecs\.lock: .* is not there"):
+        build(replace(recipe, codecs=replace(recipe.codecs, lock=str(tmp_path / "no"))), tmp_path / "new")
+
+
+def test_a_damaged_codec_of_another_pile_is_refused(tiny_recipe: Recipe, copy: Path, tmp_path: Path) -> None:
+    folder = next((copy / "codecs").iterdir())
+    (folder / "codec.json").write_text((folder / "codec.json").read_text().replace('"settings": {', '"settings": {"x": 1,'))
+    recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(copy)))
+    with pytest.raises((ValueError, TypeError)):
+        build(recipe, tmp_path / "new")
+    assert not (tmp_path / "new" / "codecs.lock").exists()
+
+
+# --- nearly nothing ---------------------------------------------------------------------------------------------------
+
+
+def test_a_survey_without_a_source_in_the_region(tiny_sky: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    sky = shutil.copytree(tiny_sky, tmp_path / "sky")
+    path = next(sky.glob("desi/zcatalog/*/*.fits"))
+    with fits.open(path) as hdus:
+        made = fits.HDUList([hdu.copy() for hdu in hdus])
+        next(h for h in made if isinstance(h, fits.BinTableHDU)).data["TARGET_RA"] = 100.0
+        made.writeto(path, overwrite=True)
+    _renew(path, next(path.parent.glob("*.sha256sum")), "sha256")
+    recipe = only(tiny_recipe, "gaia", "desi")
+    recipe = replace(recipe, surveys=tuple(replace(c, root=str(sky / c.name)) for c in recipe.surveys))
+    built = build(recipe, tmp_path / "pile")
+    assert set(built.report.strata) == {"gaia"}
+    assert built.report.statuses["desi"] == {"outside footprint": built.report.objects}
+    assert built.report.statuses["desi.spectrum"] == {"outside footprint": built.report.objects}
+    assert not built.partial
+
+
+def test_one_source_alone(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path) -> None:
+    opened = Pile.open(tiny_pile)
+    slim = opened.read_table(opened.head().entries("gaia.slim")[0].part)
+    region = Cone(slim["ra"][0].as_py(), slim["dec"][0].as_py(), 0.01 / 3600)
+    built = build(replace(only(tiny_recipe, "gaia"), region=region), tmp_path / "pile")
+    assert built.report.objects == 1
+    assert Pile.open(tmp_path / "pile").verify(deep=True).sound

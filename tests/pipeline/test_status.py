@@ -37,7 +37,7 @@ def objects(tiny_pile: Path) -> list[dict[str, Any]]:
 def dirt(sky: Path, survey: str) -> dict[int, set[str]]:
     """What was done to each row that the survey lists, by key."""
     rows = pq.read_table(sky / "truth" / f"{survey}.parquet").to_pylist()
-    return {r["key"]: set((r["dirt"] or "").split(",")) - {""} for r in rows if r["key"] is not None}
+    return {r["key"]: set(re.split(",(?! )", r["dirt"] or "")) - {""} for r in rows if r["key"] is not None}
 
 
 def test_every_object_has_a_status_of_everything(tiny_recipe: Recipe, objects: list[dict[str, Any]]) -> None:

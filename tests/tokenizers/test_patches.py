@@ -110,6 +110,16 @@ def test_pixel_n_half_of_the_input_is_pixel_48_of_the_crop(image_codec):
         assert changed.tolist() == [expected]
 
 
+@pytest.mark.parametrize(("side", "crop"), [(16, 8), (16, 7), (17, 8), (17, 7)])
+def test_the_middle_pixel_stays_the_middle_for_every_parity(side, crop):
+    flux = np.zeros((4, 1, side, side))
+    flux[:, 0, side // 2, side // 2] = [1.0, 2.0, 3.0, 4.0]
+    m = {"flux": flux, "ivar": np.full(flux.shape, 1e4), "mask": np.zeros(flux.shape, bool)}
+    codec = PatchImageCodec.fit(m, bands=("r",), crop=crop, patch=1, codes=8)
+    back = codec.decode(codec.encode(m))["flux"][:, 0]
+    assert [np.unravel_index(np.argmax(b), b.shape) for b in back] == [(crop // 2, crop // 2)] * 4
+
+
 def test_image_rows_and_columns_are_not_swapped(image_codec):
     flux = np.zeros((1, 3, 96, 96))
     flux[0, :, 2, 90] = 5.0
