@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,13 +61,13 @@ class Found:
 def sources(tables: Mapping[str, pa.Table], ranks: Mapping[str, int]) -> Sources:
     """Of slim tables."""
     names = sorted(tables, key=lambda name: ranks[name])
-    columns: dict[str, list[NDArray[np.generic]]] = {}
+    columns: dict[str, list[NDArray[Any]]] = {}
     for i, name in enumerate(names):
         table = tables[name].sort_by("key")
         columns.setdefault("key", []).append(table["key"].to_numpy())
         columns.setdefault("survey", []).append(np.full(table.num_rows, i))
-        for c in ("ra", "dec", "pmra", "pmdec", "epoch", "epoch_min", "epoch_max"):
-            columns.setdefault(c, []).append(table[c].cast(pa.float64()).to_numpy())
+        for column in ("ra", "dec", "pmra", "pmdec", "epoch", "epoch_min", "epoch_max"):
+            columns.setdefault(column, []).append(table[column].cast(pa.float64()).to_numpy())
     c = {name: np.concatenate(parts) for name, parts in columns.items()}
     a, d = np.radians(c["ra"]), np.radians(c["dec"])
     unit = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1)
@@ -101,12 +102,12 @@ def _closest(s: Sources, a: I64, b: I64) -> I64:
         nearer = _at(s, a, b, low + third) < _at(s, a, b, high - third)
         low, high = np.where(nearer, low, low + third), np.where(nearer, high - third, high)
     best[search] = _at(s, a, b, (low + high) / 2)
-    return np.rint(best * UAS).astype(np.int64)
+    return np.asarray(np.rint(best * UAS), np.int64)
 
 
 def _at(s: Sources, a: I64, b: I64, time: F64) -> F64:
     p, q = _position(s, a, time), _position(s, b, time)
-    return np.arctan2(np.linalg.norm(np.cross(p, q), axis=1), (p * q).sum(axis=1))
+    return np.asarray(np.arctan2(np.linalg.norm(np.cross(p, q), axis=1), (p * q).sum(axis=1)))
 
 
 def _position(s: Sources, i: I64, time: F64) -> F64:
