@@ -45,8 +45,11 @@ typing:
 typecheck: install-test typing ## mypy, strict
 	$(BIN)/mypy
 
-bench: install-test ## the same work done by us and by a peer
-	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+bench: install-test build-pile ## the same work done by us, by a peer, and held against the truth
+	$(BIN)/python benchmarks/crossmatch.py
+	$(BIN)/python benchmarks/photometry.py $(WORK)/mocksky
+	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
+	$(BIN)/python benchmarks/match_truth.py
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build $(WORK)

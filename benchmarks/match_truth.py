@@ -362,7 +362,7 @@ def as_groups(m: Matched) -> Groups:
         parts = pc.split_pattern(ids, ":")
         columns[f"{what}_survey"] = pc.list_element(parts, 0)
         columns[f"{what}_key"] = pc.list_element(parts, 1).cast(pa.int64())
-    columns |= {f"n_{s}": m.members[f"blend_n_{s}"] for s in m.ranks}
+    columns |= {f"n_{s}": m.members[f"blend_n.{s}"] for s in m.ranks}
     return Groups(pa.table(columns), m.pairs)
 
 

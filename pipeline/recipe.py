@@ -246,7 +246,8 @@ def _positions(targets: SurveyChoice) -> dict[str, Any]:
     n = table.num_rows
     table = table.filter(pc.is_null(first_failed(made.valid, table)))
     if not table.num_rows:
-        raise ValueError(f"{targets.options['files'][0]}: none of its {n} rows has an id and a position on the sky")
+        says = f"none of its {n} rows has an id and a position on the sky" if n else "the table is empty"
+        raise ValueError(f"{targets.options['files'][0]}: {says}")
     return {"ra": table.column("ra").to_pylist(), "dec": table.column("dec").to_pylist()}
 
 

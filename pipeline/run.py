@@ -142,6 +142,10 @@ def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
             return {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
 
 
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def _engine(
     ctx: Context, workers: int, scheduler: str
@@ -167,7 +171,7 @@ def _engine(
             )
             client = stack.enter_context(Client(cluster))
             # Ctrl-C is for this process, which then stops the workers in order
-            client.run(signal.signal, signal.SIGINT, signal.SIG_IGN)
+            client.run(_ignore_interrupts)
 
         def run(todo: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
             futures = {

@@ -191,7 +191,7 @@ def test_targets_out_of_the_cuts_leave_all_others_as_they_were(
         ("id,ra,dec\n1,2,3\n1,4,5\n", "rows 0 and 1: id 1 is there twice"),
         ("id,ra,dec\n1,two,3\n", "row 0: ra is 'two', wanted a number"),
         ("id,ra,dec\n", "the table is empty"),
-        ("id,ra,dec\n1,,\n", "the table is empty"),
+        ("id,ra,dec\n1,,\n", "none of its 1 rows has an id and a position"),
     ],
 )
 def test_a_table_of_targets_with_a_fault(tmp_path: Path, text: str, says: str) -> None:
