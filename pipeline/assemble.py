@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,6 +32,7 @@ OCCUPIED_ORDER = 9
 """Order (6.9 arcmin) at which the footprint of a survey without a map is told from where its sources are."""
 
 COVERAGE_ORDER = 12
+BLOCK_ROWS = 65_536
 
 
 def objects(ctx: Context, task: Task) -> Outcome:
@@ -257,8 +258,7 @@ def shard(ctx: Context, task: Task) -> Outcome:
     with ExitStack() as stack:
         writers: dict[str, TableFile] = {}
         schemas: dict[str, pa.Schema] = {}
-        for sha256 in task.args["objects"]:
-            table = ctx.pile.read_table(sha256)
+        for table in _blocks(ctx, task.args["objects"]):
             status = {c.modality: table.column(c.status).cast(pa.string()) for c in columns}
             plain = table.drop_columns([n for n in table.column_names if n.startswith("status.") and "." in n[7:]])
             tokens = {c.modality: _tokens(ctx, task, table, c) for c in columns}
@@ -285,6 +285,14 @@ def shard(ctx: Context, task: Task) -> Outcome:
                 counts[f"objects:{name}"] += some.num_rows
     close(counts, "objects", "objects:", where=task.label)
     return Outcome({name: writer.part for name, writer in writers.items()}, counts)
+
+
+def _blocks(ctx: Context, parts: list[str]) -> Iterator[pa.Table]:
+    """Tables of objects in blocks whose tokens fit into memory."""
+    for part in parts:
+        table = ctx.pile.read_table(part)
+        for start in range(0, table.num_rows, BLOCK_ROWS):
+            yield table.slice(start, BLOCK_ROWS).combine_chunks()
 
 
 def _token_columns(ctx: Context, task: Task) -> list[TokenColumn]:
@@ -316,7 +324,7 @@ def _tokens(ctx: Context, task: Task, table: pa.Table, column: TokenColumn) -> t
     """Tokens of each object, from its own source of the survey, else from the forced position of its target."""
     found = task.args["tokens"].get(column.modality, {"survey": "", "cells": {}})
     n = table.num_rows
-    values = np.zeros((n, column.n_tokens), np.uint32)
+    values = np.zeros((n, column.n_tokens), column.dtype)
     present = np.zeros(n, bool)
     survey = found["survey"]
     for name in ("targets", survey):

@@ -65,6 +65,8 @@ class Memory:
     "catalogue files by survey"
     damaged: dict[str, str] = field(default_factory=dict)
     "payload files, as `survey/path`, that are not what their archive published, with the reason"
+    states: dict[str, list[dict[str, list[Any]]]] = field(default_factory=dict)
+    "of the payload files of one modality and cell, see `file_states`"
 
 
 @dataclass
@@ -72,9 +74,7 @@ class _Planner:
     ctx: Context
     failed: Mapping[str, str]
     before: Mapping[str, Mapping[str, Any]]
-    cache: dict[str, Receipt]
-    files: dict[str, list[RemoteFile]]
-    damaged: Mapping[str, str]
+    memory: Memory
     known: dict[str, list[Any]] = field(default_factory=dict)
     "SHA-256 of each fetched file, with the size and time of change that it had, by `survey/path`"
     plan: Plan = field(default_factory=Plan)
@@ -90,9 +90,9 @@ class _Planner:
         """The receipt of this work; None, and a task, where it is still to do."""
         label = f"{step} {label}"
         key = task_key(step, VERSIONS[step], dict(settings), dict(inputs))
-        receipt = self.cache.get(key) or self.ctx.pile.receipt(key)
+        receipt = self.memory.receipts.get(key) or self.ctx.pile.receipt(key)
         if receipt is not None:
-            self.cache[key] = receipt
+            self.memory.receipts[key] = receipt
             self.plan.receipts[label] = receipt
             return receipt
         if label in self.failed:
@@ -129,7 +129,7 @@ def plan(
     snapshot, by label, to tell why one is to be done again; `memory` spares the next call to look again.
     """
     memory = memory or Memory()
-    p = _Planner(ctx, failed or {}, before or {}, memory.receipts, memory.files, memory.damaged)
+    p = _Planner(ctx, failed or {}, before or {}, memory)
     surveys = [ctx.survey(c.name) for c in ctx.recipe.surveys]
     region_cells = ctx.recipe.region.work_cells(MARGIN_ARCSEC).tolist()
     reference = {s.name: _reference(p, s) for s in surveys}
@@ -180,7 +180,7 @@ def _fetch(p: _Planner, s: Survey, file: RemoteFile) -> str | None:
     if not archive.exists(file.path):
         p.plan.held_back[f"{s.name}/{file.path}"] = "listed by the archive, and not there" if listed else "not there"
         return None
-    settings: dict[str, Any] = {"path": file.path, "listed": listed}
+    settings: dict[str, Any] = {"survey": s.name, "path": file.path, "listed": listed}
     if listed is None:
         stat = archive.local(file.path).stat()
         settings["stat"] = [stat.st_size, stat.st_mtime_ns]
@@ -216,9 +216,9 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
     choice = p.ctx.recipe.choice(s.name)
     needed = needed_columns(s, choice.profile)
     pieces: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    if s.name not in p.files:
-        p.files[s.name] = s.catalog_files(archive, region_cells)
-    for file in p.files[s.name]:
+    if s.name not in p.memory.files:
+        p.memory.files[s.name] = s.catalog_files(archive, region_cells)
+    for file in p.memory.files[s.name]:
         sha256 = _fetch(p, s, file)
         if sha256 is None:
             if f"{s.name}/{file.path}" in p.plan.held_back:
@@ -452,7 +452,10 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
             groups = w.notes["groups"].get(m.name, [])
             if not groups:
                 continue
-            files = file_states(p.ctx, s.name, groups, p.damaged)
+            looked = f"{m.name} {w.outputs['wanted'].content_id} {len(p.memory.damaged)}"
+            if looked not in p.memory.states:
+                p.memory.states[looked] = file_states(p.ctx, s.name, groups, p.memory.damaged)
+            files = p.memory.states[looked]
             settings = {**_identity(s), "modality": m.name}
             state = merkle({f"{i} {r}": f"{v[1]} {v[2]}" for i, g in enumerate(files) for r, v in g.items()})
             inputs = {"wanted": w.outputs["wanted"].content_id, "files": state}
@@ -463,7 +466,7 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
                     if condition == "lost":
                         p.plan.lost[f"{s.name}/{path}"] = LOST
                     elif condition == "damaged":
-                        p.plan.held_back[f"{s.name}/{path}"] = p.damaged[f"{s.name}/{path}"]
+                        p.plan.held_back[f"{s.name}/{path}"] = p.memory.damaged[f"{s.name}/{path}"]
             purposes = []
             if policy != "none":
                 purposes.append(("payload", policy, p.ctx.recipe.payload.sample))
