@@ -38,7 +38,7 @@ def decoded(modality: str, key: int) -> dict[str, np.ndarray]:
 
 def rgb(flux: np.ndarray) -> np.ndarray:
     # g, r, z as blue, green, red; row 0 is south, so the origin is lower
-    return make_lupton_rgb(flux[3] * 0.7, flux[1] * 1.1, flux[0] * 1.8, stretch=0.25, Q=8)
+    return make_lupton_rgb(flux[3] * 0.7, flux[1] * 1.1, flux[0] * 1.8, stretch=0.08, Q=8)
 
 
 def draw_image(axes: tuple[plt.Axes, plt.Axes], key: int) -> None:
@@ -50,7 +50,7 @@ def draw_image(axes: tuple[plt.Axes, plt.Axes], key: int) -> None:
     ):
         ax.imshow(rgb(picture), origin="lower", extent=(12.6, -12.6, -12.6, 12.6))
         ax.set_title(title, fontsize=9)
-        ax.set_xlabel("arcsec east", fontsize=8)
+        ax.set_xlabel("arcsec east, north up", fontsize=8)
 
 
 objects = pa.concat_tables([pile.read_table(e.part) for e in head.entries("objects")], promote_options="permissive")
@@ -60,20 +60,19 @@ galaxies = objects.filter(pc.and_(held_out, pc.and_(present["legacysurvey.image"
 stars = objects.filter(pc.and_(held_out, present["gaia.xp_bp"]))
 
 
-def brightest(table: pa.Table, survey: str, column: str) -> dict[str, object]:
-    best, flux = None, -1.0
-    for row in table.to_pylist():
-        value = rows(f"{survey}.wide", row[f"key.{survey}"]).column(column)[0].as_py() or 0.0
-        if value > flux:
-            best, flux = row, value
-    assert best is not None
-    return best
+def ranked(table: pa.Table, survey: str, column: str, place: int) -> dict[str, object]:
+    """The object at this place, counted from the largest value."""
+
+    def value(row: dict[str, object]) -> float:
+        return rows(f"{survey}.wide", row[f"key.{survey}"]).column(column)[0].as_py() or 0.0
+
+    return sorted(table.to_pylist(), key=value, reverse=True)[place]
 
 
 figure = plt.figure(figsize=(11, 5.6), layout="constrained")
 top, bottom = figure.subfigures(2, 1)
 ax = top.subplots(1, 3, width_ratios=(1, 1, 2.4))
-row = brightest(galaxies, "legacysurvey", "shape_r")
+row = ranked(galaxies, "legacysurvey", "flux_r", int(sys.argv[3]) if len(sys.argv) > 3 else 3)
 draw_image((ax[0], ax[1]), row["key.legacysurvey"])
 spectrum = rows("payload.desi.spectrum", row["key.desi"])
 wavelength = 3600 + 0.8 * np.arange(7781)
@@ -88,12 +87,14 @@ ax[2].set_ylabel("1e-17 erg/s/cm2/A", fontsize=8)
 top.suptitle(f"{row['object_id']}, held-out sky", fontsize=9)
 
 ax = bottom.subplots(1, 2)
-row = brightest(stars, "gaia", "phot_g_mean_flux")
+row = ranked(stars, "gaia", "phot_g_mean_flux", 8)
 wide = rows("gaia.wide", row["key.gaia"])
 for i, band in enumerate(("bp", "rp")):
-    ax[i].step(range(55), np.array(wide.column(f"{band}_coefficients")[0].as_py()), where="mid", label="Gaia XP")
-    ax[i].step(range(55), decoded(f"gaia.xp_{band}", row["key.gaia"])["value"][0], where="mid", label="decoded")
-    ax[i].set_yscale("symlog")
+    measured = np.array(wide.column(f"{band}_coefficients")[0].as_py())
+    ax[i].step(range(55), np.arcsinh(measured), where="mid", label="Gaia XP")
+    back = decoded(f"gaia.xp_{band}", row["key.gaia"])["value"][0]
+    ax[i].step(range(55), np.arcsinh(back), where="mid", label="decoded from 55 tokens")
+    ax[i].set_ylabel("asinh(value)", fontsize=8)
     ax[i].set_xlabel(f"{band.upper()} coefficient", fontsize=8)
     ax[i].legend(fontsize=8)
 bottom.suptitle(f"{row['object_id']}, held-out sky", fontsize=9)
