@@ -73,12 +73,12 @@ def print_plan(plan: Plan) -> None:
 
 def print_report(built: Built) -> None:
     """The closing table; every line's sums were checked."""
-    console = Console(width=max(110, Console().width))
+    console = Console(width=max(118, Console().width))
     r = built.report
     table = Table(title="Sources", title_justify="left")
     rows = ("files", "verified", "rows", "dropped", "repeats", "valid", "selected", "in objects", "outside", "tokens")
     for name in ("survey", *rows):
-        table.add_column(name, justify="left" if name == "survey" else "right")
+        table.add_column(name, justify="left" if name == "survey" else "right", no_wrap=True)
     for name, counts in r.surveys.items():
         dropped = sum(n for k, n in counts.items() if k.startswith("dropped:"))
         tokens = sum(n for k, n in counts.items() if k.startswith("tokens:"))
