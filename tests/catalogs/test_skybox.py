@@ -61,3 +61,11 @@ def test_a_hole_belongs_to_nobody() -> None:
     ra, dec = np.array([25.0, 15, 15, 5, 45, 20]), np.array([0.5, 3, 5.5, 0.5, 0.5, 0.5])
     assert holding(boxes, ra, dec).tolist() == [-1, -1, 2, -1, -1, -1]
     assert holding(np.zeros((0, 4)), ra, dec).tolist() == [-1] * 6
+
+
+def test_boxes_of_rows_anywhere_and_across_ra_0() -> None:
+    """Rows of different limits in Dec, at different RA, and a box that crosses RA 0."""
+    boxes = np.array([[10, 11, -1.2, -1.1], [200, 201, -1.15, -1.05], [359.5, 0.5, 2, 3]], dtype=np.float64)
+    ra = np.array([10.5, 200.5, 359.9, 0.1, 0.5, 359.4, 10.5])
+    dec = np.array([-1.11, -1.12, 2.5, 2.5, 2.5, 2.5, -1.06])
+    assert holding(boxes, ra, dec).tolist() == [0, 1, 2, 2, -1, -1, -1]

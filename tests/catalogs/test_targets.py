@@ -179,3 +179,17 @@ def test_dr8_targets_as_published_are_read_fully(real_data: Path) -> None:
     assert table.column("key").to_pylist() == raw["TARGETID"].tolist()
     np.testing.assert_array_equal(table.column("ra").to_numpy(), raw["RA"])
     assert json.loads(table.column("labels")[17].as_py())["BRICKNAME"] == raw["BRICKNAME"][17]
+
+
+def test_zero_epochs_and_motions_of_survey_tables_are_not_known(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,ra,dec,epoch,pmra,pmdec\n1,1,1,0,0,0\n2,2,2,2015.5,3,4\n")
+    table = Targets("user", files=["t.csv"]).read(tmp_path / "t.csv")
+    assert table.column("pmra").to_pylist() == [None, 3.0]
+    assert table.column("epoch").to_pylist() == [None, 2015.5]
+    assert table.column("epoch_kind").to_pylist() == ["interval", "user"]
+
+
+def test_an_epoch_out_of_range_is_refused_by_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,ra,dec,epoch\n1,1,1,2000\n2,2,2,1950\n")
+    with pytest.raises(ValueError, match="row 1: epoch 1950"):
+        Targets("user", files=["t.csv"]).read(tmp_path / "t.csv")

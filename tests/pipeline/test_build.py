@@ -350,3 +350,29 @@ def test_one_source_alone(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path) 
     built = build(replace(only(tiny_recipe, "gaia"), region=region), tmp_path / "pile")
     assert built.report.objects == 1
     assert Pile.open(tmp_path / "pile").verify(deep=True).sound
+
+
+def test_where_shards_are_cut_is_no_content(tiny_recipe: Recipe, copy: Path) -> None:
+    before = content(copy)
+    build(replace(tiny_recipe, shards=replace(tiny_recipe.shards, order=5)), copy)
+    assert content(copy) == before
+
+
+def test_codecs_from_another_pile_and_a_survey_more_is_done_once(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    build(only(tiny_recipe, "gaia"), tmp_path / "gaia")
+    recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(tmp_path / "gaia")))
+    first = build(recipe, tmp_path / "pile")
+    second = build(recipe, tmp_path / "pile")
+    assert second.n_tasks == 0
+    assert second.snapshot.content_id == first.snapshot.content_id
+
+
+def test_a_flipped_bit_in_a_codec_is_found(copy: Path) -> None:
+    pile = Pile.open(copy)
+    assert pile.verify(deep=True).sound
+    path = pile.path(pile.snapshot().entries("codecs")[0].part)
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(bytes(data))
+    assert not Pile.open(copy).verify(deep=True).sound

@@ -155,3 +155,28 @@ def test_coverage_of_boxes_over_ra_0() -> None:
     ra = [359.6, 0.0, 0.4, 0.7, 359.3, 10.5, 180.0]
     dec = [0.5, 0.0, -0.9, 0.0, 0.0, 80.5, 0.0]
     assert sky.within_coverage(moc, ra, dec).tolist() == [True, True, True, False, False, True, False]
+
+
+def test_the_guard_is_as_wide_as_the_reach_asks() -> None:
+    """Every point within reach of an object that is not guard is of its split; a wider reach guards more."""
+    rng = np.random.default_rng(3)
+    n = 60_000
+    ra, dec = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
+    fractions = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    guarded = []
+    for reach in (32.0, 48.4, 300.0):
+        where = sky.splits(sky.healpix29(ra, dec), np.arange(n), n, "salt", fractions, reach_arcsec=reach)
+        free = where != "guard"
+        guarded.append(int((~free).sum()))
+        for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False):
+            d = dec[free] + reach / 3600 * np.sin(angle)
+            r = (ra[free] + reach / 3600 * np.cos(angle) / np.cos(np.radians(d))) % 360
+            good = np.abs(d) < 89.9
+            cells = sky.cells(sky.healpix29(r[good], d[good]), 5)
+            assert (sky.split_of_cell(cells, "salt", fractions) == where[free][good]).all()
+    assert guarded[0] < guarded[1] < guarded[2]
+
+
+def test_a_reach_wider_than_the_splits_cells_is_refused() -> None:
+    with pytest.raises(ValueError, match="wider than the cells of the split"):
+        sky.splits(np.zeros(1, np.int64), np.zeros(1, np.int64), 1, "s", {"train": 1.0}, reach_arcsec=9000.0)

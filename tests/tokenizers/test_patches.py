@@ -416,3 +416,15 @@ def test_real_spectra(real_data: Path):
     zero = np.nansum(flux**2 * weight, axis=1)[seen] / good
     assert np.median(chi2[11:]) < 2
     assert (chi2 < 0.1 * zero + 2).all()
+
+
+def test_an_image_without_a_good_pixel_in_the_crop_is_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    flux = rng.normal(size=(3, 2, 32, 32)).astype(np.float32)
+    ivar, mask = np.ones_like(flux), np.zeros(flux.shape, bool)
+    mask[1, :, 8:24, 8:24] = True  # the centre masked, the rim good
+    ivar[1][mask[1]] = 0
+    mask[2, 0], ivar[2, 0] = True, 0  # one band missing altogether
+    image = {"flux": np.where(mask, 0, flux), "ivar": ivar, "mask": mask}
+    codec = PatchImageCodec.fit(image, bands=("g", "r"), crop=16)
+    assert codec.sees(image).tolist() == [True, False, True]
