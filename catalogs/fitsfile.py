@@ -62,7 +62,11 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
                     pass
         else:
             check_whole(path)
-        with fits.open(path, memmap=True) as hdus:
+        try:
+            hdus = fits.open(path, memmap=True)
+        except OSError as error:
+            raise ValueError(f"{path}: is no FITS file ({error}); fetch it again") from error
+        with hdus:
             yield hdus
     except (EOFError, zlib.error, fits.VerifyError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read as FITS ({error}); fetch it again") from error

@@ -62,9 +62,10 @@ def holding(boxes: Boxes, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> 
     out = np.full(len(ra), -1, dtype=np.int64)
     if len(boxes) == 0:
         return out
-    crosses = np.flatnonzero(boxes[:, 0] > boxes[:, 1])
+    wraps = boxes[:, 0] > boxes[:, 1]
+    crosses = np.flatnonzero(wraps & (boxes[:, 1] > 0))
     east, west = boxes[crosses].copy(), boxes.copy()
-    west[crosses, 1], east[:, 0] = 360.0, 0.0
+    west[wraps, 1], east[:, 0] = 360.0, 0.0
     pieces, number = np.concatenate([west, east]), np.concatenate([np.arange(len(boxes)), crosses])
     rows, row_of = np.unique(pieces[:, 2:], axis=0, return_inverse=True)
     by_row = np.lexsort((pieces[:, 0], row_of.reshape(-1)))

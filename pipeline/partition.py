@@ -19,7 +19,7 @@ from skycairn.pipeline.fetch import verify
 from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
 
-MARGIN_ARCSEC = 720.0
+MARGIN_ARCSEC = 900.0
 """How far outside the region sources are still read, so that its objects are whole and its footprints known."""
 
 SLIM = [name for name in STANDARD_SCHEMA.names if name != "row"]

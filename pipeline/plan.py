@@ -240,7 +240,7 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
                 continue
             companions[role] = companion.path if digest else None
             inputs[role] = digest or "lost"
-            if digest is None:
+            if digest is None and f"{s.name}/{companion.path}" not in p.plan.held_back:
                 p.plan.lost.setdefault(f"{s.name}/{companion.path}", LOST)
         if not inputs:
             continue

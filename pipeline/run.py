@@ -14,12 +14,14 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from skycairn.catalogs.survey import MissingColumn
+from skycairn.pile.files import PileError
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import task as tasks
 from skycairn.pipeline.encode import codec_of
 from skycairn.pipeline.extract import DamagedFiles
-from skycairn.pipeline.fetch import FetchError
+from skycairn.pipeline.fetch import ChecksumMismatch
 from skycairn.pipeline.plan import Memory, Plan, plan
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.report import Report, report
@@ -30,8 +32,6 @@ from skycairn.tokenizers.lock import read_lock, write_lock
 
 LOSABLE = ("fetch", "read")
 """Steps whose failure may hold back what their file can touch; a failure of any other step stops the build."""
-THE_FILES_FAULT = ("ChecksumMismatch", "FileNotFoundError", "NotPublished", "ValueError")
-"""Failures of these steps that are the survey file's; memory, disk, the pile, the recipe and our own faults stop it."""
 
 Progress = Callable[[str, int, int], None]
 """Told (step, done, total) as work goes on."""
@@ -92,7 +92,7 @@ def build(
 def dry_run(recipe: Recipe, pile_root: Path) -> Plan:
     """What `build` would begin with, and why; the pile is made, and nothing else."""
     pile = Pile.create(pile_root)
-    _adopt_lock(pile, recipe)
+    _adopt_lock(pile, recipe, write=False)
     return plan(Context(pile, recipe), before=tasks_behind(pile))
 
 
@@ -112,7 +112,7 @@ def _round(
             memory.damaged |= {f"{survey}/{path}": reason for path, reason in result["damaged"].items()}
         elif "error" in result:
             failed[task.label] = result["error"]
-            if task.step not in LOSABLE or result["kind"] not in THE_FILES_FAULT:
+            if task.step not in LOSABLE or not result["of the file"]:
                 fatal = fatal or f"{task.label}: {result['error']}"
         else:
             memory.receipts[task.key] = Receipt.from_json(result["receipt"])
@@ -131,15 +131,20 @@ def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
     """Do one task; its receipt, or its error in words, so that no exception has to travel."""
     with threadpool_limits(1):
         try:
-            return {"receipt": work(tasks.context(pile, recipe), task).to_json()}
+            ctx = tasks.context(pile, recipe)
+            if "survey" in task.args:
+                ctx.archive(task.args["survey"])
+        except Exception as error:
+            # a worker without the pile or without a survey's root is no fault of the survey's files
+            return {"error": f"{type(error).__name__}: {error}", "of the file": False}
+        try:
+            return {"receipt": work(ctx, task).to_json()}
         except DamagedFiles as error:
             return {"damaged": error.files}
-        except (ValueError, OSError, ArithmeticError, LookupError, RuntimeError, FetchError) as error:
-            return {"error": str(error) or repr(error), "kind": type(error).__name__}
-        except tasks.Unclosed as error:
-            return {"error": str(error), "kind": "Unclosed"}
+        except (ChecksumMismatch, ValueError) as error:
+            return {"error": str(error), "of the file": not isinstance(error, MissingColumn | PileError)}
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
+            return {"error": f"{type(error).__name__}: {error}", "of the file": False}
 
 
 def _ignore_interrupts() -> None:
@@ -182,7 +187,8 @@ def _engine(
                     if future.status == "finished":
                         yield futures[future], future.result()
                     else:
-                        yield futures[future], {"error": repr(future.exception()), "kind": "Lost"}
+                        why = "cancelled" if future.status == "cancelled" else repr(future.exception())
+                        yield futures[future], {"error": f"its worker was lost: {why}", "of the file": False}
                     future.release()
             except (KeyboardInterrupt, GeneratorExit):
                 client.cancel(list(futures))
@@ -261,8 +267,8 @@ def write_journal(pile: Pile, p: Plan) -> None:
         fresh.replace(folder / f"{name}.json")
 
 
-def _adopt_lock(pile: Pile, recipe: Recipe) -> None:
-    """Take over the codecs that the recipe names, where this pile has none of its own yet."""
+def _adopt_lock(pile: Pile, recipe: Recipe, write: bool = True) -> None:
+    """Take over the codecs that the recipe names; ValueError where the pile is locked to another of one of them."""
     if not recipe.codecs.lock:
         return
     source = Path(recipe.codecs.lock)
@@ -275,7 +281,7 @@ def _adopt_lock(pile: Pile, recipe: Recipe) -> None:
     other = sorted(m for m in own.keys() & theirs.keys() if own[m].content_id != theirs[m].content_id)
     if other:
         raise ValueError(f"{pile.root} is locked to another codec of {other[0]} than {source}; build into another pile")
-    if theirs.keys() - own.keys():
+    if write and theirs.keys() - own.keys():
         write_lock(mine, {**theirs, **own})
 
 

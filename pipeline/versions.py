@@ -2,16 +2,16 @@
 
 VERSIONS = {
     "fetch": 2,
-    "read": 2,
+    "read": 3,
     "gather": 2,
     "match": 2,
     "coverage": 1,
     "want": 1,
     "sample": 1,
     "extract": 1,
-    "fit": 1,
+    "fit": 2,
     "encode": 2,
-    "encode payload": 1,
+    "encode payload": 2,
     "objects": 1,
     "shard": 2,
 }

@@ -63,6 +63,13 @@ def test_a_hole_belongs_to_nobody() -> None:
     assert holding(np.zeros((0, 4)), ra, dec).tolist() == [-1] * 6
 
 
+def test_boxes_that_end_and_begin_at_ra_0() -> None:
+    boxes = np.array([[0, 0.25, 0, 1], [359.75, 0, 0, 1]], dtype=np.float64)
+    ra, dec = np.array([0.0, 0.1, 359.9, 0.25]), np.full(4, 0.5)
+    assert holding(boxes, ra, dec).tolist() == [0, 0, 1, -1]
+    assert holding(boxes[::-1], ra, dec).tolist() == [1, 1, 0, -1]
+
+
 def test_boxes_of_rows_anywhere_and_across_ra_0() -> None:
     """Rows of different limits in Dec, at different RA, and a box that crosses RA 0."""
     boxes = np.array([[10, 11, -1.2, -1.1], [200, 201, -1.15, -1.05], [359.5, 0.5, 2, 3]], dtype=np.float64)
