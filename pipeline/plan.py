@@ -27,6 +27,7 @@ from skycairn.tokenizers.lock import lock_ids
 
 SLICE_ROWS = 1_000_000
 LOST = "listed by the archive, and not there; its values are null"
+UNLISTED = "not there, nor is the list of what was published beside it; its values are null"
 
 
 @dataclass
@@ -462,9 +463,9 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
             args = {"survey": s.name, "wanted": w.outputs["wanted"].sha256, "files": files}
             made: dict[str, Any] = {"settings": settings, "inputs": inputs, "args": args, "payload": None, "fit": None}
             for g in files:
-                for path, condition, _ in g.values():
+                for path, condition, digest in g.values():
                     if condition == "lost":
-                        p.plan.lost[f"{s.name}/{path}"] = LOST
+                        p.plan.lost[f"{s.name}/{path}"] = LOST if digest else UNLISTED
                     elif condition == "damaged":
                         p.plan.held_back[f"{s.name}/{path}"] = p.memory.damaged[f"{s.name}/{path}"]
             purposes = []
