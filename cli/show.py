@@ -124,7 +124,7 @@ def print_status(pile: Pile) -> None:
     console = Console()
     head = pile.head()
     if head is None:
-        console.print("No snapshot yet: a build has not come to its end. Run it again and it goes on where it was.")
+        console.print("No snapshot yet. Build again: it goes on where it was, or says what is wrong.")
         return
     console.print(
         f"snapshot {head.number} of {len(pile.snapshots())}, content {head.content_id}", highlight=False, soft_wrap=True

@@ -83,10 +83,13 @@ def build(
     _check_whole(recipe, p)
     done = report(ctx, p)
     _check_split(recipe, done)
-    _write_lock(ctx, p)
+    partial = bool(p.held_cells or p.held_back)
+    if not partial:
+        # codecs fitted while something is held back would bind the pile to them after it is mended
+        _write_lock(ctx, p)
     snapshot = pile.commit(_draft(recipe, p, done))
     write_journal(pile, p)
-    return Built(snapshot, done, n_tasks, p.held_back, p.lost, bool(p.held_cells or p.held_back))
+    return Built(snapshot, done, n_tasks, p.held_back, p.lost, partial)
 
 
 def dry_run(recipe: Recipe, pile_root: Path) -> Plan:

@@ -350,3 +350,19 @@ def test_cells_beside_held_ones_see_their_margins(tiny_sky: Path, tiny_pile: Pat
 
 def healpix_centre(cell: int) -> np.ndarray:
     return np.array([*healpy.pix2ang(64, int(cell), nest=True, lonlat=True)])
+
+
+def test_codecs_fitted_beside_damage_do_not_bind_the_mended_pile(
+    sky: Path, tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path
+) -> None:
+    file = a_coadd(sky)
+    good = file.read_bytes()
+    file.write_bytes(good[:9000] + b"XXXX" + good[9004:])
+    recipe, pile = of(tiny_recipe, sky), tmp_path / "pile"
+    assert build(recipe, pile).partial
+    assert not (pile / "codecs.lock").exists()
+    file.write_bytes(good)
+    mended = build(recipe, pile)
+    assert not mended.partial
+    assert mended.snapshot.content_id == Pile.open(tiny_pile).head().content_id
+    assert (pile / "codecs.lock").read_bytes() == (tiny_pile / "codecs.lock").read_bytes()
