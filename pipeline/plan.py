@@ -1,7 +1,8 @@
 """What is still to do, and why: recipe and receipts in, tasks out.
 
-Pure but for reading receipts, looking which survey files are there, and taking a locked codec's files in. A stage whose inputs are not all made yet plans
-nothing; the plan is repeated until nothing is left, since the cells of a file are unknown until it was read.
+Pure but for reading receipts, looking which survey files are there, and taking a locked codec's files in. A stage whose
+inputs are not all made yet plans nothing; the plan is repeated until nothing is left, since the cells of a file are
+unknown until it was read.
 """
 
 from __future__ import annotations
