@@ -6,11 +6,12 @@ from typing import Any
 
 from skycairn.catalogs.desi import Desi
 from skycairn.catalogs.gaia import Gaia
+from skycairn.catalogs.hsc import Hsc
 from skycairn.catalogs.legacysurvey import LegacySurvey
 from skycairn.catalogs.survey import Survey
 from skycairn.catalogs.targets import Targets
 
-SURVEYS: dict[str, type[Survey]] = {s.name: s for s in (LegacySurvey, Gaia, Desi, Targets)}
+SURVEYS: dict[str, type[Survey]] = {s.name: s for s in (LegacySurvey, Hsc, Gaia, Desi, Targets)}
 """In the order of their ranks."""
 
 
