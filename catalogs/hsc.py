@@ -71,6 +71,10 @@ from skycairn.catalogs.survey import (
 EPOCH_RANGE = (2014.2, 2020.0)
 """Julian years of the observations; not verified, a setting."""
 _PLANE = "0.168 arcsec a pixel, on the tract's tangent plane"
+_PIPELINE = (
+    "it has COORD_RA, as the pipeline's own catalogues do, which are in radians, pixels and counts; wanted the "
+    "database's table of pdr3_wide.forced"
+)
 _SUBSET = "select it in the SQL (pdr3_wide.forced, forced2, forced3)"
 
 
@@ -217,7 +221,8 @@ class Hsc(Survey):
             asked |= {f"{b}_cmodel_{c}" for b in BANDS for c in ("flux", "fluxerr")}
         for name in ("ra", "dec"):
             if name not in available:
-                raise MissingColumn(f"{where} has no column {name.upper()!r}: {_SUBSET}")
+                own_form = any(c.startswith("coord_ra") for c in available)
+                raise MissingColumn(f"{where} has no column {name.upper()!r}: {_PIPELINE if own_form else _SUBSET}")
         if "object_id" in available and (kind := available["object_id"]().dtype).kind not in "iu":
             raise ValueError(f"{where}: object_id is {kind}, wanted integers: a key never goes through float")
         arrays = own_columns(available, PUBLISHED, n, asked, where, _SUBSET)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 ROOT = "https://hsc-release.mtk.nao.ac.jp"
 BANDS = ("g", "r", "i", "z", "y")
@@ -73,13 +74,11 @@ class Patches:
     def holding(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
         """Index of the patch whose centre is nearest, -1 where that is farther than its own corners."""
         out = np.full(len(ra), -1, dtype=np.int64)
-        if not len(self.tract):
-            return out
-        for i, point in enumerate(_vectors(ra, dec)):
-            if np.isfinite(point).all():
-                apart = np.linalg.norm(self.centre - point, axis=1)
-                nearest = int(np.argmin(apart))
-                out[i] = nearest if apart[nearest] <= self.reach[nearest] else -1
+        points = _vectors(ra, dec)
+        seen = np.flatnonzero(np.isfinite(points).all(axis=1))
+        if len(seen):
+            apart, nearest = cKDTree(self.centre).query(points[seen])
+            out[seen] = np.where(apart <= self.reach[nearest], nearest, -1)
         return out
 
 
