@@ -108,8 +108,8 @@ def calexp(path: Path, hdus: fits.HDUList, zero_point: float = ZERO_POINT, plane
     """The coadd in this open file. ValueError names the file where its parts, planes or zero point cannot be told."""
     names = ("IMAGE", "MASK", "VARIANCE")
     by_name = {h.name.upper(): h for h in hdus[1:]}
-    named = [by_name.get(n) for n in names]
-    parts = named if any(h is not None for h in named) else list(hdus[1:4])
+    named: list[Any] = [by_name.get(n) for n in names]
+    parts: list[Any] = named if any(h is not None for h in named) else list(hdus[1:4])
     shapes = [tuple(getattr(h, "shape", ())) if getattr(h, "is_image", False) else () for h in parts]
     if len(parts) < 3 or len(set(shapes)) != 1 or len(shapes[0]) != 2:
         found = ", ".join(f"{h.name or type(h).__name__} of shape {getattr(h, 'shape', ())}" for h in hdus)
