@@ -8,10 +8,11 @@ from skycairn.catalogs.desi import Desi
 from skycairn.catalogs.gaia import Gaia
 from skycairn.catalogs.hsc import Hsc
 from skycairn.catalogs.legacysurvey import LegacySurvey
+from skycairn.catalogs.sdss import Sdss
 from skycairn.catalogs.survey import Survey
 from skycairn.catalogs.targets import Targets
 
-SURVEYS: dict[str, type[Survey]] = {s.name: s for s in (LegacySurvey, Hsc, Gaia, Desi, Targets)}
+SURVEYS: dict[str, type[Survey]] = {s.name: s for s in (LegacySurvey, Hsc, Gaia, Desi, Sdss, Targets)}
 """In the order of their ranks."""
 
 

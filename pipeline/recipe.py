@@ -154,8 +154,10 @@ MOCK: dict[str, Any] = {
     "region": ALL_SKY,
     "surveys": {
         "legacysurvey": {"release": "dr10", "profile": "aion"},
-        "desi": {"release": "dr1", "profile": "strict"},
+        "hsc": {"release": "pdr3-wide", "profile": "aion"},
         "gaia": {"release": "dr3", "profile": "aion"},
+        "desi": {"release": "dr1", "profile": "strict"},
+        "sdss": {"release": "dr17", "profile": "strict"},
     },
     "split": {"salt": "mock-17", "fractions": [0.6, 0.2, 0.2]},
 }
@@ -164,8 +166,10 @@ AION: dict[str, Any] = {
     "region": ALL_SKY,
     "surveys": {
         "legacysurvey": {"release": "dr10", "profile": "aion"},
-        "desi": {"release": "edr", "profile": "aion"},
+        "hsc": {"release": "pdr3-wide", "profile": "aion"},
         "gaia": {"release": "dr3", "profile": "aion"},
+        "desi": {"release": "edr", "profile": "aion"},
+        "sdss": {"release": "dr17", "profile": "aion"},
     },
     "match": {"radius_arcsec": 1.0},
 }
