@@ -20,5 +20,5 @@ def test_ranks_differ_and_are_in_order() -> None:
 
 
 def test_unknown() -> None:
-    with pytest.raises(ValueError, match=r"there is no survey 'dessi'; there are legacysurvey, hsc, gaia, desi"):
+    with pytest.raises(ValueError, match=r"there is no survey 'dessi'; there are legacysurvey, hsc, gaia, desi, sdss"):
         survey("dessi", "dr1")
