@@ -3,7 +3,7 @@
 | real file | what is said of it |
 |---|---|
 | spec/spec-*.fits (7) | SPECOBJ row read fully; spectrum read fully; spec-0907 fails `platequality` (marginal) |
-| spPlate/spPlate-4055-55359-0020.fits | flux and grid alone (test_sdssspectra.py); as a plate refused (1 HDU), as a table too |
+| spPlate/spPlate-4055-55359-0020.fits | flux and grid alone; as a plate refused (1 HDU), as a table too |
 """
 
 import numpy as np
