@@ -1,0 +1,404 @@
+"""A page of one object: its images, spectra, coefficients and values, each beside what its tokens decode to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units
+from astropy.coordinates import SkyCoord
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
+
+from skycairn.cli import skyimage
+from skycairn.cli.objectview import Measurement, ObjectView, Value
+
+WIDTH, MARGIN, GAP = 15.0, 0.45, 0.35
+PANEL = 3.9
+"""Side of the largest image; all in inches."""
+
+TEXT_LINE = 0.155
+MEASURED, DECODED, MASKED, DIM = "0.35", "#d1495b", "0.55", "0.45"
+
+LINES = {
+    "Ly α": 1215.67,
+    "C IV": 1549.5,
+    "C III]": 1908.7,
+    "Mg II": 2799.1,
+    "[O II]": 3728.5,
+    "Ca K": 3934.8,
+    "Ca H": 3969.6,
+    "H β": 4862.7,
+    "[O III]": 5008.2,
+    "Mg b": 5176.6,
+    "Na D": 5894.6,
+    "H α": 6564.6,
+    "Ca II": 8544.4,
+}
+"""Vacuum wavelengths in Angstrom."""
+
+Block = tuple[float, Callable[["Paper", float], None]]
+"""Height in inches, and what draws it from a given distance below the top of the page."""
+
+
+class Paper:
+    """A figure on which places are inches from the left and from the top."""
+
+    def __init__(self, height: float) -> None:
+        self.height = height
+        self.figure = Figure(figsize=(WIDTH, height))
+
+    def axes(self, label: str, left: float, top: float, width: float, height: float, **more: Any) -> Axes:
+        """Axes in this rectangle, known by `label`."""
+        place = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
+        ax = self.figure.add_axes(place, label=label, **more)
+        ax.tick_params(labelsize=8)
+        return ax
+
+    def text(self, left: float, top: float, text: str, size: float = 9, **more: Any) -> None:
+        """Text whose upper left corner lies here."""
+        self.figure.text(left / WIDTH, 1 - top / self.height, text, size=size, va="top", **more)
+
+
+def draw(view: ObjectView, path: Path, dots_per_inch: int = 110) -> None:
+    """Write the page as a picture; the ending of `path` says of which kind."""
+    page(view).savefig(path, dpi=dots_per_inch, facecolor="white")
+
+
+def page(view: ObjectView) -> Figure:
+    """The page as a figure, whose axes are labelled `image:MODALITY`, `decoded:MODALITY`, `band:MODALITY:BAND`,
+    `spectrum:MODALITY`, `coefficients:MODALITY` and `values`."""
+    blocks = [*_header(view), *_images(view), *_spectra(view), *_coefficients(view), *_values(view)]
+    paper = Paper(sum(height for height, _ in blocks) + 2 * MARGIN)
+    top = MARGIN
+    for height, paint in blocks:
+        paint(paper, top)
+        top += height
+    paper.text(MARGIN, paper.height - 0.3, f"{view.snapshot}; red: decoded from tokens", 8, color=DIM)
+    return paper.figure
+
+
+# -- words
+
+
+def _header(view: ObjectView) -> list[Block]:
+    place = SkyCoord(view.ra * units.deg, view.dec * units.deg)
+    sexagesimal = place.to_string("hmsdms", precision=2)
+    lines = [f"RA {view.ra:.6f}  Dec {view.dec:+.6f} deg   {sexagesimal}   ICRS   split {view.split}"]
+    lines += [f"{k} {v}" for k, v in view.labels.items()]
+    for m in view.members:
+        where = "anchor" if m.anchor else f"{m.separation_arcsec:.3f} arcsec from the anchor"
+        said = "" if m.status == "present" else f", {m.status}"
+        lines.append(f"{m.uid:<34}{where}{said}")
+    held = {m.survey for m in view.members}
+    lines += [f"{name:<34}{status}" for name, status in view.status.items() if name not in held]
+    rivals = {name: n for name, n in view.blend_n.items() if n > 1}
+    if rivals:
+        said = ", ".join(f"{n} sources of {name}" for name, n in rivals.items())
+        lines.append(f"blended: {said} in the blend group {view.blend_group}")
+    if view.delta_mag is not None:
+        lines.append(f"largest difference of the members in a common band: {view.delta_mag:.3f} mag")
+    for m in view.measurements:
+        if why := _why_less(m):
+            lines.append(f"{m.modality.name:<34}{why}")
+
+    def paint(paper: Paper, top: float) -> None:
+        paper.text(MARGIN, top, view.object_id, 16, weight="bold")
+        paper.text(MARGIN, top + 0.34, "\n".join(lines), 9, family="monospace", linespacing=1.25)
+
+    return [(0.5 + 0.172 * len(lines), paint)]
+
+
+def _why_less(m: Measurement) -> str:
+    """Why a measurement, or a part of it, is not on the page."""
+    if m.note:
+        return m.note + ("; decoded tokens alone" if m.decoded is not None else "")
+    # a survey without the object says so once
+    if m.measured is None and m.status not in ("not detected", "outside footprint", "no selected source"):
+        return m.status
+    if m.measured is not None and m.status != "present":
+        return f"measured, and without tokens: {m.status}"
+    if m.modality.codec == "image" and m.measured is not None:
+        lost = [b for b in m.bands if b not in skyimage.seen_bands(m.bands, m.measured["mask"])]
+        return f"no good pixel in {', '.join(lost)}" if lost else ""
+    return ""
+
+
+# -- images
+
+
+def _images(view: ObjectView) -> list[Block]:
+    images = [m for m in view.measurements if m.modality.codec == "image" and (m.measured or m.decoded)]
+    if not images:
+        return []
+
+    def side(arrays: Any, m: Measurement) -> float:
+        return float(min(arrays["flux"].shape[-2:]) * m.modality.pixel_arcsec) if arrays else np.inf
+
+    full = [side(m.measured, m) for m in images if m.measured] or [side(m.decoded, m) for m in images]
+    field = min(full)
+    inches_per_arcsec = PANEL / field
+
+    def painter(m: Measurement) -> Callable[[Paper, float], None]:
+        def paint(paper: Paper, top: float) -> None:
+            _image_row(paper, top + 0.3, m, field, min(field, side(m.decoded, m)), inches_per_arcsec)
+
+        return paint
+
+    return [(PANEL + 0.75, painter(m)) for m in images]
+
+
+def _image_row(paper: Paper, top: float, m: Measurement, field: float, decoded: float, scale: float) -> None:
+    """Original, decoded, and the single bands at a smaller scale."""
+    left = MARGIN
+    mask = m.measured["mask"] if m.measured else None
+    chosen = skyimage.colour_bands(skyimage.seen_bands(m.bands, mask) if mask is not None else m.decoded_bands)
+    name = m.modality.name
+    if m.measured is not None and mask is not None:
+        ax = paper.axes(f"image:{name}", left, top, PANEL, PANEL)
+        shown = skyimage.colours(m.measured["flux"], m.bands, chosen, m.modality.unit, m.modality.pixel_arcsec)
+        bad = mask[[m.bands.index(b) for b in chosen]].any(axis=0) if chosen else mask.all(axis=0)
+        _sky(ax, shown, m, field, bad)
+        ax.set_title(f"{name}: {', '.join(chosen) or 'no band'} as red, green, blue", size=9)
+        _ruler(ax, field)
+        seeing = [f"{b} {s:.2f}" for b, s in zip(m.bands, m.psf_fwhm, strict=False) if np.isfinite(s)]
+        if seeing:
+            ax.set_xlabel("PSF FWHM " + ", ".join(seeing) + " arcsec", size=8)
+            middle = [s for b, s in zip(m.bands, m.psf_fwhm, strict=False) if np.isfinite(s) and b in chosen]
+            if middle:
+                at = (0.36 * field, 0.42 * field)
+                ax.add_patch(Circle(at, float(np.median(middle)) / 2, fill=False, color="white", lw=0.8))
+                ax.text(at[0] - 0.05 * field, at[1], "PSF", color="white", size=8, va="center", ha="left")
+        left += PANEL + GAP
+    if m.decoded is not None:
+        inches = decoded * scale
+        ax = paper.axes(f"decoded:{name}", left, top + (PANEL - inches) / 2, inches, inches)
+        wanted = [b for b in chosen if b in m.decoded_bands]
+        flux = m.decoded["flux"]
+        shown = skyimage.colours(flux, m.decoded_bands, wanted, m.modality.unit, m.modality.pixel_arcsec)
+        _sky(ax, shown, m, decoded, None)
+        ax.set_title(f"decoded from {m.n_tokens} tokens", size=9, color=DECODED)
+        if m.measured is None:
+            _ruler(ax, decoded)
+        left += inches + GAP
+    if m.measured is not None:
+        _single_bands(paper, left, top, m, field)
+
+
+def _single_bands(paper: Paper, left: float, top: float, m: Measurement, field: float) -> None:
+    """Every band on its own, two rows of them, at whatever scale the width allows."""
+    columns = -(-len(m.bands) // 2)
+    inches = min((PANEL - 0.3) / 2, (WIDTH - MARGIN - left) / columns - 0.1)
+    arrays = m.measured or {}
+    for i, band in enumerate(m.bands):
+        x, y = left + i % columns * (inches + 0.1), top + i // columns * (inches + 0.3)
+        ax = paper.axes(f"band:{m.modality.name}:{band}", x, y, inches, inches)
+        flux, bad = arrays["flux"][i], arrays["mask"][i]
+        shown = skyimage.grey(flux, band, m.modality.unit, m.modality.pixel_arcsec)
+        _sky(ax, np.repeat(1 - shown[..., None], 3, axis=2), m, field, bad)
+        ax.set_title(f"{band}{': no good pixel' if bad.all() else ''}", size=8, pad=3)
+
+
+def _sky(ax: Axes, shown: NDArray[Any], m: Measurement, field: float, bad: NDArray[np.bool_] | None) -> None:
+    """A picture on the sky, `field` arcsec wide about the source; what is masked in blue-grey."""
+    place = skyimage.extent(shown.shape[:2], m.modality.pixel_arcsec, m.offset)
+    ax.imshow(shown, origin="lower", extent=place, interpolation="nearest")
+    if bad is not None and bad.any():
+        veil = np.zeros((*bad.shape, 4))
+        veil[bad] = (0.45, 0.5, 0.68, 1.0)
+        ax.imshow(veil, origin="lower", extent=place, interpolation="nearest")
+    ax.set_facecolor("0.9")
+    ax.set_xlim(field / 2, -field / 2)
+    ax.set_ylim(-field / 2, field / 2)
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _ruler(ax: Axes, field: float) -> None:
+    """A bar of round length, and which way north and east are."""
+    length = max(n for n in (1, 2, 5, 10, 20, 60) if n <= max(field / 3, 1))
+    edge = -0.45 * field
+    ax.plot([-edge, -edge - length], [edge, edge], color="white", lw=2, solid_capstyle="butt")
+    ax.text(-edge - length / 2, edge + 0.015 * field, f"{length} arcsec", color="white", size=8, ha="center")
+    arm = 0.09 * field
+    for east, north, name in ((0, arm, "N"), (arm, 0, "E")):
+        tip = (edge + east, edge + north)
+        ax.annotate("", tip, (edge, edge), arrowprops={"arrowstyle": "->", "color": "white"})
+        ax.text(tip[0] + 0.25 * east, tip[1] + 0.25 * north, name, color="white", size=8, ha="center", va="center")
+
+
+# -- spectra and coefficients
+
+
+def _spectra(view: ObjectView) -> list[Block]:
+    spectra = [m for m in view.measurements if m.modality.codec == "spectrum" and (m.measured or m.decoded)]
+    waves = [m.wavelength for m in spectra if m.wavelength is not None]
+    limits = {m.modality.unit: _flux_limits([s for s in spectra if s.modality.unit == m.modality.unit]) for m in spectra}
+
+    def painter(m: Measurement) -> Callable[[Paper, float], None]:
+        def paint(paper: Paper, top: float) -> None:
+            ax = paper.axes(f"spectrum:{m.modality.name}", 1.0, top + 0.35, WIDTH - 1.0 - MARGIN, 2.5)
+            survey = m.modality.name.split(".")[0]
+            z = view.redshift.get(survey, next(iter(view.redshift.values()), None))
+            _spectrum(ax, m, z)
+            if m.wavelength is not None:
+                ax.set_xlim(min(w[0] for w in waves), max(w[-1] for w in waves))
+            ax.set_ylim(limits[m.modality.unit])
+
+        return paint
+
+    return [(3.4, painter(m)) for m in spectra]
+
+
+def _flux_limits(spectra: list[Measurement]) -> tuple[float, float]:
+    """Limits that hold all spectra of one unit, the noisiest pixels left out."""
+    low, high = [0.0], [0.0]
+    for m in spectra:
+        if m.measured is not None:
+            good = m.measured["flux"][~m.measured["mask"]]
+        else:
+            good = (m.decoded or {})["flux"]
+        if len(good):
+            low.append(float(np.percentile(good, 0.7)))
+            high.append(float(np.percentile(good, 99.7)))
+    span = max(high) - min(low) or 1.0
+    return min(low) - 0.05 * span, max(high) + 0.18 * span
+
+
+def _spectrum(ax: Axes, m: Measurement, z: float | None) -> None:
+    arrays = m.measured or m.decoded or {}
+    x = np.arange(len(arrays["flux"])) if m.wavelength is None else m.wavelength
+    if m.measured is not None:
+        flux, ivar, mask = (m.measured[n] for n in ("flux", "ivar", "mask"))
+        good = ~mask & (ivar > 0)
+        sigma = np.where(good, 1 / np.sqrt(np.where(good, ivar, 1)), np.nan)
+        seen = np.where(good, flux, np.nan)
+        ax.fill_between(x, seen - sigma, seen + sigma, color="0.85", lw=0, label="one sigma")
+        ax.plot(x, seen, lw=0.5, color=MEASURED, label=m.modality.name)
+        runs = np.flatnonzero(np.diff(np.concatenate([[False], ~good, [False]]).astype(int))).reshape(-1, 2)
+        edges = np.concatenate([x[:1] - (x[1] - x[0]) / 2, (x[1:] + x[:-1]) / 2, x[-1:] + (x[-1] - x[-2]) / 2])
+        spans = [(edges[a], edges[b] - edges[a]) for a, b in runs]
+        if spans:
+            where = ax.get_xaxis_transform()
+            ax.broken_barh(spans, (0, 1), transform=where, color="#7380ad", alpha=0.35, lw=0, label="masked")
+    if m.decoded is not None:
+        ax.plot(x, m.decoded["flux"], lw=0.9, color=DECODED, label=f"decoded from {m.n_tokens} tokens")
+    ax.axhline(0, color="0.8", lw=0.6, zorder=0)
+    ax.set_ylabel(m.modality.unit, size=8)
+    if m.wavelength is None:
+        ax.set_xlabel("pixel (this pile does not say at what wavelength)", size=8)
+    else:
+        ax.set_xlabel("wavelength in vacuum, Angstrom", size=8)
+        if z is not None:
+            _lines(ax, x, z)
+    title = m.modality.name + ("" if z is None else f"     z = {z:.5f}")
+    ax.set_title(title, size=9, loc="left", pad=16)
+    ax.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1.0), ncols=4, frameon=False, borderaxespad=1.1)
+    ax.margins(x=0)
+
+
+def _lines(ax: Axes, x: NDArray[Any], z: float) -> None:
+    """Where lines of this redshift lie; a name that would stand on its neighbour's is left out."""
+    last = -np.inf
+    for name, rest in LINES.items():
+        at = rest * (1 + z)
+        if not x[0] < at < x[-1]:
+            continue
+        ax.axvline(at, color="#2e7d64", lw=0.6, ls=":", zorder=0)
+        if at - last > 0.028 * (x[-1] - x[0]):
+            where = ax.get_xaxis_transform()
+            ax.text(at, 1.01, name, transform=where, size=7, color="#2e7d64", ha="center", va="bottom")
+            last = at
+
+
+def _coefficients(view: ObjectView) -> list[Block]:
+    vectors = [m for m in view.measurements if m.modality.codec == "xp" and (m.measured or m.decoded)]
+
+    def painter(pair: list[Measurement]) -> Callable[[Paper, float], None]:
+        def paint(paper: Paper, top: float) -> None:
+            width = (WIDTH - 1.0 - MARGIN - 0.6) / 2
+            for i, m in enumerate(pair):
+                _vector(paper.axes(f"coefficients:{m.modality.name}", 1.0 + i * (width + 0.6), top + 0.3, width, 2.0), m)
+
+        return paint
+
+    return [(2.9, painter(vectors[i : i + 2])) for i in range(0, len(vectors), 2)]
+
+
+def _vector(ax: Axes, m: Measurement) -> None:
+    """Coefficients, one sigma, and decoded, on an axis that is linear to the noise and logarithmic beyond."""
+    unit = ""
+    if m.measured is not None:
+        value, error = m.measured["value"], m.measured.get("error")
+        ax.errorbar(np.arange(len(value)), value, error, fmt="o", ms=3, lw=0.8, color=MEASURED, label=m.modality.name)
+        unit = f" ({m.modality.unit})" if m.modality.unit else ""
+    if m.decoded is not None:
+        back = m.decoded["value"]
+        label = f"decoded from {m.n_tokens} tokens"
+        ax.step(np.arange(len(back)), back, where="mid", lw=0.9, color=DECODED, label=label)
+    ax.set_yscale("symlog", linthresh=1.0, linscale=0.5)
+    ax.axhline(0, color="0.8", lw=0.6, zorder=0)
+    ax.set_title(f"{m.modality.name}: coefficients of its basis functions{unit}", size=9, loc="left")
+    ax.set_xlabel("coefficient", size=8)
+    ax.legend(fontsize=8, loc="upper right", frameon=False)
+    ax.margins(x=0.01)
+
+
+# -- values
+
+
+def _values(view: ObjectView) -> list[Block]:
+    """The catalogues' values: those with tokens first; three columns of surveys, each below the shortest."""
+    tables = [_value_lines(name, view.status[name], found) for name, found in view.values.items() if found]
+    if not tables:
+        return []
+    columns: list[list[tuple[str, str]]] = [[], [], []]
+    for table in sorted(tables, key=len, reverse=True):
+        min(columns, key=len).extend([*table, ("", "black")])
+    height = TEXT_LINE * max(len(c) for c in columns) + 0.3
+
+    def paint(paper: Paper, top: float) -> None:
+        ax = paper.axes("values", MARGIN, top, WIDTH - 2 * MARGIN, height)
+        ax.set_axis_off()
+        ax.set_xlim(0, WIDTH - 2 * MARGIN)
+        ax.set_ylim(height, 0)
+        for i, column in enumerate(columns):
+            for j, (text, colour) in enumerate(column):
+                if text:
+                    x, y = i * (WIDTH - 2 * MARGIN) / 3, (j + 1) * TEXT_LINE + 0.05
+                    ax.text(x, y, text, size=7.5, family="monospace", color=colour)
+
+    return [(height, paint)]
+
+
+def _value_lines(survey: str, status: str, found: list[Value]) -> list[tuple[str, str]]:
+    """A survey's values as lines of text, each with its colour."""
+    head = f"{survey}" if status == "present" else f"{survey}: {status}"
+    lines = [(head, "black"), (f"{'':<22}{'value':>13}{'one sigma':>10} {'unit':<11}{'decoded':>12}", DIM)]
+    others = []
+    for v in found:
+        if v.status:
+            told = "" if v.status == "present" or (v.value is not None and v.status == status) else f" {v.status}"
+            value = "-" if v.value is None else number(v.value, v.error)
+            error = "" if v.error is None else f"{v.error:.2g}"
+            back = "" if v.decoded is None else f"{v.decoded:.5g}"
+            text = f"{v.name[:22]:<22}{value:>13}{error:>10} {v.unit[:10]:<11}{back:>12}"
+            lines.append((text.rstrip() + told, DECODED if told else "black"))
+        elif v.value is not None:
+            others.append((f"{v.name[:22]:<22}{number(v.value):>21}  {v.unit}", DIM))
+    return lines + others
+
+
+def number(value: Any, error: float | None = None) -> str:
+    """A value as it is read best: whole numbers whole, others to two digits of their error, or to seven."""
+    if not isinstance(value, float):
+        return str(value)
+    if error and np.isfinite(error) and value:
+        digits = int(np.clip(np.floor(np.log10(abs(value))) - np.floor(np.log10(error)) + 2, 2, 12))
+        return f"{value:.{digits}g}"
+    return f"{value:.7g}"
