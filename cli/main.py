@@ -96,12 +96,15 @@ def status(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> 
 
 @app.command()
 def show(
-    object_id: Annotated[str, typer.Argument(help="an object's id, or the uid of a source in it; gaia:4295806720")] = "",
+    object_id: Annotated[
+        str, typer.Argument(help="an object's id, or the uid of a source in it; gaia:4295806720")
+    ] = "",
     pile: Annotated[Path, typer.Option(help="folder of the pile")] = Path("work/pile"),
     out: Annotated[Path, typer.Option(help="the picture: .png, .pdf or .svg")] = Path("page.png"),
     ra: Annotated[float | None, typer.Option(help="with --dec: the nearest object, ICRS degrees")] = None,
     dec: Annotated[float | None, typer.Option(help="ICRS degrees")] = None,
     radius: Annotated[float, typer.Option(help="how far the nearest may be, arcsec")] = 5.0,
+    tables: Annotated[bool, typer.Option(help="write the catalogues' values below the pictures")] = True,
 ) -> None:
     """Draw one object as every survey saw it, beside what its tokens hold. Without an object: some ids."""
     with _errors():
@@ -125,7 +128,7 @@ def show(
         except ModuleNotFoundError as error:
             raise ValueError(f"a page needs {error.name}, which is not installed; install skycairn[plot]") from error
         view = reader.view(found)
-        draw(view, out)
+        draw(view, out, tables)
         typer.echo(f"{found} ({view.stratum}): {out}")
 
 

@@ -20,7 +20,7 @@ from skycairn.pile.store import Entry, Pile, Snapshot
 from skycairn.pipeline.sky import angle, rings, unit_vectors
 from skycairn.pipeline.sky import cells as cells_of
 from skycairn.pipeline.sky import healpix29 as healpix29_of
-from skycairn.tokenizers.codec import Codec, load
+from skycairn.tokenizers.codec import Codec, Tokens, load
 
 Arrays = Mapping[str, NDArray[Any]]
 _UID = re.compile(r"([a-z][a-z0-9]*):(-?[0-9]+)")
@@ -230,7 +230,9 @@ class ObjectReader:
         cell = int(entry.labels["cell"])
         statuses = {name: str(row[f"status.{name}"]) for name in self.surveys}
         members = [
-            Member(m["survey"], m["key"], m["ra"], m["dec"], m["separation_uas"] * 1e-6, m["anchor"], statuses[m["survey"]])
+            Member(
+                m["survey"], m["key"], m["ra"], m["dec"], m["separation_uas"] * 1e-6, m["anchor"], statuses[m["survey"]]
+            )
             for m in self._rows("members", pc.field("object_id") == object_id, cell=cell)
         ]
         order = list(self.surveys)
@@ -344,12 +346,11 @@ class ObjectReader:
         for entry in self._entries(table)[:1]:
             with self.pile.open_parquet(entry.part) as file:
                 told = file.schema_arrow.metadata or {}
-            for start, step, of in (
-                (b"wavelength_start", b"wavelength_step", lambda x: x),
-                (b"loglam_start", b"loglam_step", lambda x: 10.0**x),
-            ):
-                if start in told:
-                    return np.asarray(of(float(told[start]) + float(told[step]) * np.arange(m.shape[0])))
+            for grid in ("wavelength", "loglam"):
+                if f"{grid}_start".encode() in told:
+                    start, step = (float(told[f"{grid}_{end}".encode()]) for end in ("start", "step"))
+                    x = start + step * np.arange(m.shape[0], dtype=np.float64)
+                    return 10.0**x if grid == "loglam" else x
         return None
 
     def _decoded(
@@ -359,13 +360,15 @@ class ObjectReader:
         if found is None or not found.column("tokens")[0].is_valid:
             return None, None, 0
         codec = self._codec(m.name)
-        tokens = np.array([found.column("tokens")[0].as_py()], codec.dtype)
+        tokens: Tokens = np.array([found.column("tokens")[0].as_py()], np.uint32).astype(codec.dtype)
         return {k: v[0] if m.shape else v for k, v in codec.decode(tokens).items()}, codec, tokens.shape[1]
 
     def _codec(self, modality: str) -> Codec:
         parts = {str(e.labels["file"]): e.part for e in self._entries("codecs") if e.labels["modality"] == modality}
         if not parts:
-            raise ValueError(f"snapshot {self.snapshot.number} has tokens of {modality} and no codec of it; build again")
+            raise ValueError(
+                f"snapshot {self.snapshot.number} has tokens of {modality} and no codec of it; build again"
+            )
         with tempfile.TemporaryDirectory() as folder:
             self.pile.restore_folder(parts, Path(folder))
             return load(Path(folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from skycairn.cli import skyimage
 from skycairn.cli.objectview import Measurement, ObjectView, Value
 
 WIDTH, MARGIN, GAP = 15.0, 0.45, 0.35
-PANEL = 3.9
-"""Side of the largest image; all in inches."""
+MOST_PANEL = 5.0
+"""Side of the largest image, where the width allows; all in inches."""
 
 TEXT_LINE = 0.155
-MEASURED, DECODED, MASKED, DIM = "0.35", "#d1495b", "0.55", "0.45"
+MEASURED, DECODED, MASKED, DIM, LINE = "0.3", "#d1495b", "#7380ad", "0.45", "#2e7d64"
 
 LINES = {
     "Ly α": 1215.67,
@@ -64,15 +64,16 @@ class Paper:
         self.figure.text(left / WIDTH, 1 - top / self.height, text, size=size, va="top", **more)
 
 
-def draw(view: ObjectView, path: Path, dots_per_inch: int = 110) -> None:
-    """Write the page as a picture; the ending of `path` says of which kind."""
-    page(view).savefig(path, dpi=dots_per_inch, facecolor="white")
+def draw(view: ObjectView, path: Path, tables: bool = True, dots_per_inch: int = 110) -> None:
+    """Write the page as a picture; the ending of `path` says of which kind. Without `tables`: no catalogue values."""
+    page(view, tables).savefig(path, dpi=dots_per_inch, facecolor="white")
 
 
-def page(view: ObjectView) -> Figure:
+def page(view: ObjectView, tables: bool = True) -> Figure:
     """The page as a figure, whose axes are labelled `image:MODALITY`, `decoded:MODALITY`, `band:MODALITY:BAND`,
     `spectrum:MODALITY`, `coefficients:MODALITY` and `values`."""
-    blocks = [*_header(view), *_images(view), *_spectra(view), *_coefficients(view), *_values(view)]
+    blocks = [*_header(view), *_images(view), *_spectra(view), *_coefficients(view)]
+    blocks += _values(view) if tables else []
     paper = Paper(sum(height for height, _ in blocks) + 2 * MARGIN)
     top = MARGIN
     for height, paint in blocks:
@@ -91,7 +92,7 @@ def _header(view: ObjectView) -> list[Block]:
     lines = [f"RA {view.ra:.6f}  Dec {view.dec:+.6f} deg   {sexagesimal}   ICRS   split {view.split}"]
     lines += [f"{k} {v}" for k, v in view.labels.items()]
     for m in view.members:
-        where = "anchor" if m.anchor else f"{m.separation_arcsec:.3f} arcsec from the anchor"
+        where = "anchor" if m.anchor else f"{m.separation_arcsec * 1000:.2f} mas from the anchor"
         said = "" if m.status == "present" else f", {m.status}"
         lines.append(f"{m.uid:<34}{where}{said}")
     held = {m.survey for m in view.members}
@@ -102,9 +103,9 @@ def _header(view: ObjectView) -> list[Block]:
         lines.append(f"blended: {said} in the blend group {view.blend_group}")
     if view.delta_mag is not None:
         lines.append(f"largest difference of the members in a common band: {view.delta_mag:.3f} mag")
-    for m in view.measurements:
-        if why := _why_less(m):
-            lines.append(f"{m.modality.name:<34}{why}")
+    for found in view.measurements:
+        if why := _why_less(found):
+            lines.append(f"{found.modality.name:<34}{why}")
 
     def paint(paper: Paper, top: float) -> None:
         paper.text(MARGIN, top, view.object_id, 16, weight="bold")
@@ -141,58 +142,73 @@ def _images(view: ObjectView) -> list[Block]:
 
     full = [side(m.measured, m) for m in images if m.measured] or [side(m.decoded, m) for m in images]
     field = min(full)
-    inches_per_arcsec = PANEL / field
+    panel = min([MOST_PANEL, *(_panel(m, min(1.0, side(m.decoded, m) / field)) for m in images)])
 
     def painter(m: Measurement) -> Callable[[Paper, float], None]:
         def paint(paper: Paper, top: float) -> None:
-            _image_row(paper, top + 0.3, m, field, min(field, side(m.decoded, m)), inches_per_arcsec)
+            _image_row(paper, top + 0.3, m, field, min(field, side(m.decoded, m)), panel)
 
         return paint
 
-    return [(PANEL + 0.75, painter(m)) for m in images]
+    return [(panel + 0.75, painter(m)) for m in images]
 
 
-def _image_row(paper: Paper, top: float, m: Measurement, field: float, decoded: float, scale: float) -> None:
-    """Original, decoded, and the single bands at a smaller scale."""
-    left = MARGIN
-    mask = m.measured["mask"] if m.measured else None
-    chosen = skyimage.colour_bands(skyimage.seen_bands(m.bands, mask) if mask is not None else m.decoded_bands)
-    name = m.modality.name
-    if m.measured is not None and mask is not None:
-        ax = paper.axes(f"image:{name}", left, top, PANEL, PANEL)
-        shown = skyimage.colours(m.measured["flux"], m.bands, chosen, m.modality.unit, m.modality.pixel_arcsec)
-        bad = mask[[m.bands.index(b) for b in chosen]].any(axis=0) if chosen else mask.all(axis=0)
-        _sky(ax, shown, m, field, bad)
-        ax.set_title(f"{name}: {', '.join(chosen) or 'no band'} as red, green, blue", size=9)
+def _panel(m: Measurement, decoded: float) -> float:
+    """The side of an image whose row fills the width; `decoded`: the side of its neighbour in units of it."""
+    columns = -(-len(m.bands) // 2)
+    return (WIDTH - 2 * MARGIN - 2 * GAP + 0.05 * columns) / (1 + decoded + columns / 2)
+
+
+def _image_row(paper: Paper, top: float, m: Measurement, field: float, decoded: float, panel: float) -> None:
+    """Original and decoded at one scale, `field` and `decoded` arcsec wide; then the single bands, smaller."""
+    left, name, pixel = MARGIN, m.modality.name, m.modality.pixel_arcsec
+    seen = skyimage.seen_bands(m.bands, m.measured["mask"]) if m.measured else m.decoded_bands
+    chosen = skyimage.colour_bands(seen)
+    if m.measured:
+        ax = paper.axes(f"image:{name}", left, top, panel, panel)
+        shown = skyimage.colours(m.measured["flux"], m.bands, chosen, m.modality.unit, pixel)
+        some = [m.bands.index(b) for b in chosen] or list(range(len(m.bands)))
+        _sky(ax, shown, m, field, np.asarray(m.measured["mask"][some].any(axis=0)))
+        ax.set_title(f"{name}: {_as_colours(chosen)}", size=9)
         _ruler(ax, field)
-        seeing = [f"{b} {s:.2f}" for b, s in zip(m.bands, m.psf_fwhm, strict=False) if np.isfinite(s)]
-        if seeing:
-            ax.set_xlabel("PSF FWHM " + ", ".join(seeing) + " arcsec", size=8)
-            middle = [s for b, s in zip(m.bands, m.psf_fwhm, strict=False) if np.isfinite(s) and b in chosen]
-            if middle:
-                at = (0.36 * field, 0.42 * field)
-                ax.add_patch(Circle(at, float(np.median(middle)) / 2, fill=False, color="white", lw=0.8))
-                ax.text(at[0] - 0.05 * field, at[1], "PSF", color="white", size=8, va="center", ha="left")
-        left += PANEL + GAP
-    if m.decoded is not None:
-        inches = decoded * scale
-        ax = paper.axes(f"decoded:{name}", left, top + (PANEL - inches) / 2, inches, inches)
+        _seeing(ax, m, chosen, field)
+        left += panel + GAP
+    if m.decoded:
+        inches = decoded * panel / field
+        ax = paper.axes(f"decoded:{name}", left, top + (panel - inches) / 2, inches, inches)
         wanted = [b for b in chosen if b in m.decoded_bands]
-        flux = m.decoded["flux"]
-        shown = skyimage.colours(flux, m.decoded_bands, wanted, m.modality.unit, m.modality.pixel_arcsec)
+        shown = skyimage.colours(m.decoded["flux"], m.decoded_bands, wanted, m.modality.unit, pixel)
         _sky(ax, shown, m, decoded, None)
         ax.set_title(f"decoded from {m.n_tokens} tokens", size=9, color=DECODED)
-        if m.measured is None:
+        if not m.measured:
+            ax.set_title(f"{name}: {_as_colours(wanted)}; decoded from {m.n_tokens} tokens", size=9, color=DECODED)
             _ruler(ax, decoded)
         left += inches + GAP
-    if m.measured is not None:
-        _single_bands(paper, left, top, m, field)
+    if m.measured:
+        _single_bands(paper, left, top, m, field, panel)
 
 
-def _single_bands(paper: Paper, left: float, top: float, m: Measurement, field: float) -> None:
+def _as_colours(chosen: Sequence[str]) -> str:
+    names = {3: "red, green, blue", 2: "red, blue", 1: "grey"}
+    return f"{', '.join(chosen)} as {names[len(chosen)]}" if chosen else "no good pixel in any band"
+
+
+def _seeing(ax: Axes, m: Measurement, chosen: Sequence[str], field: float) -> None:
+    """Full width at half maximum of the point spread function: of every band in words, their median as a circle."""
+    known = {b: s for b, s in zip(m.bands, m.psf_fwhm, strict=False) if np.isfinite(s)}
+    if not known:
+        return
+    ax.set_xlabel("PSF FWHM " + ", ".join(f"{b} {s:.2f}" for b, s in known.items()) + " arcsec", size=8)
+    if some := [s for b, s in known.items() if b in chosen]:
+        at = (0.42 * field, 0.44 * field)
+        ax.add_patch(Circle(at, float(np.median(some)) / 2, fill=False, color="white", lw=0.8))
+        ax.text(at[0] - 0.05 * field, at[1], "PSF", color="white", size=8, va="center", ha="left")
+
+
+def _single_bands(paper: Paper, left: float, top: float, m: Measurement, field: float, panel: float) -> None:
     """Every band on its own, two rows of them, at whatever scale the width allows."""
     columns = -(-len(m.bands) // 2)
-    inches = min((PANEL - 0.3) / 2, (WIDTH - MARGIN - left) / columns - 0.1)
+    inches = min((panel - 0.3) / 2, (WIDTH - MARGIN - left) / columns - 0.1)
     arrays = m.measured or {}
     for i, band in enumerate(m.bands):
         x, y = left + i % columns * (inches + 0.1), top + i // columns * (inches + 0.3)
@@ -200,6 +216,7 @@ def _single_bands(paper: Paper, left: float, top: float, m: Measurement, field: 
         flux, bad = arrays["flux"][i], arrays["mask"][i]
         shown = skyimage.grey(flux, band, m.modality.unit, m.modality.pixel_arcsec)
         _sky(ax, np.repeat(1 - shown[..., None], 3, axis=2), m, field, bad)
+        ax.set_facecolor("0.9")
         ax.set_title(f"{band}{': no good pixel' if bad.all() else ''}", size=8, pad=3)
 
 
@@ -211,7 +228,7 @@ def _sky(ax: Axes, shown: NDArray[Any], m: Measurement, field: float, bad: NDArr
         veil = np.zeros((*bad.shape, 4))
         veil[bad] = (0.45, 0.5, 0.68, 1.0)
         ax.imshow(veil, origin="lower", extent=place, interpolation="nearest")
-    ax.set_facecolor("0.9")
+    ax.set_facecolor("black")
     ax.set_xlim(field / 2, -field / 2)
     ax.set_ylim(-field / 2, field / 2)
     ax.set_aspect("equal")
@@ -238,7 +255,9 @@ def _ruler(ax: Axes, field: float) -> None:
 def _spectra(view: ObjectView) -> list[Block]:
     spectra = [m for m in view.measurements if m.modality.codec == "spectrum" and (m.measured or m.decoded)]
     waves = [m.wavelength for m in spectra if m.wavelength is not None]
-    limits = {m.modality.unit: _flux_limits([s for s in spectra if s.modality.unit == m.modality.unit]) for m in spectra}
+    limits = {
+        m.modality.unit: _flux_limits([s for s in spectra if s.modality.unit == m.modality.unit]) for m in spectra
+    }
 
     def painter(m: Measurement) -> Callable[[Paper, float], None]:
         def paint(paper: Paper, top: float) -> None:
@@ -278,14 +297,14 @@ def _spectrum(ax: Axes, m: Measurement, z: float | None) -> None:
         good = ~mask & (ivar > 0)
         sigma = np.where(good, 1 / np.sqrt(np.where(good, ivar, 1)), np.nan)
         seen = np.where(good, flux, np.nan)
-        ax.fill_between(x, seen - sigma, seen + sigma, color="0.85", lw=0, label="one sigma")
-        ax.plot(x, seen, lw=0.5, color=MEASURED, label=m.modality.name)
+        ax.fill_between(x, seen - sigma, seen + sigma, color="#f0c060", alpha=0.6, lw=0, label="one sigma")
+        ax.plot(x, seen, lw=0.35, color=MEASURED, label=m.modality.name)
         runs = np.flatnonzero(np.diff(np.concatenate([[False], ~good, [False]]).astype(int))).reshape(-1, 2)
         edges = np.concatenate([x[:1] - (x[1] - x[0]) / 2, (x[1:] + x[:-1]) / 2, x[-1:] + (x[-1] - x[-2]) / 2])
         spans = [(edges[a], edges[b] - edges[a]) for a, b in runs]
         if spans:
             where = ax.get_xaxis_transform()
-            ax.broken_barh(spans, (0, 1), transform=where, color="#7380ad", alpha=0.35, lw=0, label="masked")
+            ax.broken_barh(spans, (0, 1), transform=where, color=MASKED, alpha=0.35, lw=0, label="masked")
     if m.decoded is not None:
         ax.plot(x, m.decoded["flux"], lw=0.9, color=DECODED, label=f"decoded from {m.n_tokens} tokens")
     ax.axhline(0, color="0.8", lw=0.6, zorder=0)
@@ -309,10 +328,10 @@ def _lines(ax: Axes, x: NDArray[Any], z: float) -> None:
         at = rest * (1 + z)
         if not x[0] < at < x[-1]:
             continue
-        ax.axvline(at, color="#2e7d64", lw=0.6, ls=":", zorder=0)
+        ax.axvline(at, color=LINE, lw=0.6, ls=":", zorder=0)
         if at - last > 0.028 * (x[-1] - x[0]):
             where = ax.get_xaxis_transform()
-            ax.text(at, 1.01, name, transform=where, size=7, color="#2e7d64", ha="center", va="bottom")
+            ax.text(at, 1.01, name, transform=where, size=7, color=LINE, ha="center", va="bottom")
             last = at
 
 
@@ -323,7 +342,9 @@ def _coefficients(view: ObjectView) -> list[Block]:
         def paint(paper: Paper, top: float) -> None:
             width = (WIDTH - 1.0 - MARGIN - 0.6) / 2
             for i, m in enumerate(pair):
-                _vector(paper.axes(f"coefficients:{m.modality.name}", 1.0 + i * (width + 0.6), top + 0.3, width, 2.0), m)
+                _vector(
+                    paper.axes(f"coefficients:{m.modality.name}", 1.0 + i * (width + 0.6), top + 0.3, width, 2.0), m
+                )
 
         return paint
 
@@ -353,52 +374,73 @@ def _vector(ax: Axes, m: Measurement) -> None:
 
 
 def _values(view: ObjectView) -> list[Block]:
-    """The catalogues' values: those with tokens first; three columns of surveys, each below the shortest."""
-    tables = [_value_lines(name, view.status[name], found) for name, found in view.values.items() if found]
-    if not tables:
-        return []
-    columns: list[list[tuple[str, str]]] = [[], [], []]
-    for table in sorted(tables, key=len, reverse=True):
-        min(columns, key=len).extend([*table, ("", "black")])
-    height = TEXT_LINE * max(len(c) for c in columns) + 0.3
+    """The catalogues' values: first those that have tokens, a survey beside the other, then the other columns."""
+    with_tokens = [_value_lines(n, view.status[n], v) for n, v in view.values.items() if any(x.status for x in v)]
+    columns = [with_tokens[i::3] for i in range(3)]
+    blocks = [_text_block("values", [[line for t in column for line in [*t, []]] for column in columns])]
+    for name, found in view.values.items():
+        lines: list[Line] = [
+            [(f"{v.name[:24]:<24}{number(v.value)[:20]:>20} {v.unit}", DIM)]
+            for v in found
+            if not v.status and v.value not in (None, "")
+        ]
+        if lines:
+            rows = -(-len(lines) // 4)
+            spread = [lines[i * rows : (i + 1) * rows] for i in range(4)]
+            head: list[Line] = [[(f"other columns of {name}", "black")]]
+            spread = [(head if i == 0 else [[]]) + part for i, part in enumerate(spread)]
+            blocks.append(_text_block(f"columns:{name}", spread, size=6.8))
+    return [b for b in blocks if b[0] > 0.4]
+
+
+Line = list[tuple[str, str]]
+"""Texts of one colour each, laid over each other."""
+
+
+def _text_block(label: str, columns: list[list[Line]], size: float = 7.5) -> Block:
+    height = TEXT_LINE * max(len(c) for c in columns) + 0.25
 
     def paint(paper: Paper, top: float) -> None:
-        ax = paper.axes("values", MARGIN, top, WIDTH - 2 * MARGIN, height)
+        width = WIDTH - 2 * MARGIN
+        ax = paper.axes(label, MARGIN, top, width, height)
         ax.set_axis_off()
-        ax.set_xlim(0, WIDTH - 2 * MARGIN)
+        ax.set_xlim(0, width)
         ax.set_ylim(height, 0)
         for i, column in enumerate(columns):
-            for j, (text, colour) in enumerate(column):
-                if text:
-                    x, y = i * (WIDTH - 2 * MARGIN) / 3, (j + 1) * TEXT_LINE + 0.05
-                    ax.text(x, y, text, size=7.5, family="monospace", color=colour)
+            for j, line in enumerate(column):
+                for text, colour in line:
+                    x, y = i * width / len(columns), (j + 1) * TEXT_LINE
+                    ax.text(x, y, text, size=size, family="monospace", color=colour)
 
-    return [(height, paint)]
+    return height, paint
 
 
-def _value_lines(survey: str, status: str, found: list[Value]) -> list[tuple[str, str]]:
-    """A survey's values as lines of text, each with its colour."""
-    head = f"{survey}" if status == "present" else f"{survey}: {status}"
-    lines = [(head, "black"), (f"{'':<22}{'value':>13}{'one sigma':>10} {'unit':<11}{'decoded':>12}", DIM)]
-    others = []
+def _value_lines(survey: str, status: str, found: list[Value]) -> list[Line]:
+    """A survey's values that have tokens, with their errors, units, and what the tokens decode to, or why not."""
+    head = survey if status == "present" else f"{survey}: {status}"
+    lines: list[Line] = [
+        [(head, "black")],
+        [(f"{'':<20}{'value':>13}{'one sigma':>11} {'unit':<11}{'decoded':>12}", DIM)],
+    ]
     for v in found:
-        if v.status:
-            told = "" if v.status == "present" or (v.value is not None and v.status == status) else f" {v.status}"
-            value = "-" if v.value is None else number(v.value, v.error)
-            error = "" if v.error is None else f"{v.error:.2g}"
-            back = "" if v.decoded is None else f"{v.decoded:.5g}"
-            text = f"{v.name[:22]:<22}{value:>13}{error:>10} {v.unit[:10]:<11}{back:>12}"
-            lines.append((text.rstrip() + told, DECODED if told else "black"))
-        elif v.value is not None:
-            others.append((f"{v.name[:22]:<22}{number(v.value):>21}  {v.unit}", DIM))
-    return lines + others
+        if not v.status:
+            continue
+        value = "-" if v.value is None else number(v.value, v.error)
+        error = "" if v.error is None else number(v.error, v.error)
+        text = f"{v.name[:20]:<20}{value:>13}{error:>11} {v.unit[:10]:<11}"
+        # a cut that the whole source failed is told once, above
+        why = "" if v.status == "present" or (v.status == status and v.value is not None) else v.status
+        back = why if v.decoded is None else f"{v.decoded:.5g}"
+        lines.append([(text, "black"), (" " * len(text) + f"{back:>12}", DECODED if not why else MASKED)])
+    return lines
 
 
 def number(value: Any, error: float | None = None) -> str:
-    """A value as it is read best: whole numbers whole, others to two digits of their error, or to seven."""
+    """A value as it is read best: to two digits of its error, or to seven digits; whole numbers whole."""
     if not isinstance(value, float):
         return str(value)
-    if error and np.isfinite(error) and value:
-        digits = int(np.clip(np.floor(np.log10(abs(value))) - np.floor(np.log10(error)) + 2, 2, 12))
-        return f"{value:.{digits}g}"
+    if error and np.isfinite(error):
+        decimals = 1 - int(np.floor(np.log10(error)))
+        if decimals <= 9:
+            return f"{round(value, decimals):.{max(decimals, 0)}f}"
     return f"{value:.7g}"

@@ -13,8 +13,8 @@ WAVELENGTH_ORDER = "ugrizy"
 NANOMAGGY_PER = {"nanomaggy": 1.0, "nJy": 1 / 3631.0}
 """An AB magnitude of 22.5 is 1 nanomaggy, or 3631 nJy."""
 
-STRETCH, SOFTENING = 1.2, 8.0
-"""Nanomaggies per square arcsecond (22.3 mag/arcsec^2) that come out bright, and Lupton's Q; the same for all surveys."""
+STRETCH, SOFTENING = 0.8, 8.0
+"""Nanomaggies per square arcsecond (22.7 mag/arcsec^2) up to which colours are linear; Lupton's Q. For all surveys."""
 
 BALANCE = {"u": 3.0, "g": 1.8, "r": 1.1, "i": 0.85, "z": 0.7, "y": 0.65}
 """Weight of each band, so that a galaxy of common colours comes out neither red nor blue."""
