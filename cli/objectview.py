@@ -20,7 +20,7 @@ from skycairn.pile.store import Entry, Pile, Snapshot
 from skycairn.pipeline.sky import angle, rings, unit_vectors
 from skycairn.pipeline.sky import cells as cells_of
 from skycairn.pipeline.sky import healpix29 as healpix29_of
-from skycairn.tokenizers.codec import Codec, Tokens, load
+from skycairn.tokenizers.codec import Codec, load
 
 Arrays = Mapping[str, NDArray[Any]]
 _UID = re.compile(r"([a-z][a-z0-9]*):(-?[0-9]+)")
@@ -360,7 +360,7 @@ class ObjectReader:
         if found is None or not found.column("tokens")[0].is_valid:
             return None, None, 0
         codec = self._codec(m.name)
-        tokens: Tokens = np.array([found.column("tokens")[0].as_py()], np.uint32).astype(codec.dtype)
+        tokens: Any = np.array([found.column("tokens")[0].as_py()], codec.dtype)
         return {k: v[0] if m.shape else v for k, v in codec.decode(tokens).items()}, codec, tokens.shape[1]
 
     def _codec(self, modality: str) -> Codec:

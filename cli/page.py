@@ -12,6 +12,7 @@ from astropy.coordinates import SkyCoord
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from skycairn.cli import skyimage
@@ -240,8 +241,17 @@ def _ruler(ax: Axes, field: float) -> None:
     """A bar of round length, and which way north and east are."""
     length = max(n for n in (1, 2, 5, 10, 20, 60) if n <= max(field / 3, 1))
     edge = -0.45 * field
-    ax.plot([-edge, -edge - length], [edge, edge], color="white", lw=2, solid_capstyle="butt")
-    ax.text(-edge - length / 2, edge + 0.015 * field, f"{length} arcsec", color="white", size=8, ha="center")
+    dark = [withStroke(linewidth=3, foreground="black")]
+    ax.plot([-edge, -edge - length], [edge, edge], color="white", lw=2, solid_capstyle="butt", path_effects=dark)
+    ax.text(
+        -edge - length / 2,
+        edge + 0.015 * field,
+        f"{length} arcsec",
+        color="white",
+        size=8,
+        ha="center",
+        path_effects=dark,
+    )
     arm = 0.09 * field
     for east, north, name in ((0, arm, "N"), (arm, 0, "E")):
         tip = (edge + east, edge + north)
