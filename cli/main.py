@@ -126,7 +126,8 @@ def show(
         try:
             from skycairn.cli.page import draw
         except ModuleNotFoundError as error:
-            raise ValueError(f"a page needs {error.name}, which is not installed; install skycairn[plot]") from error
+            missing = str(error.name).split(".")[0]
+            raise ValueError(f"a page needs {missing}, which is not installed; install skycairn[plot]") from error
         view = reader.view(found)
         draw(view, out, tables)
         typer.echo(f"{found} ({view.stratum}): {out}")

@@ -78,7 +78,8 @@ def colours(
     if len(layers) == 2:
         layers.insert(1, (layers[0] + layers[1]) / 2)
     red, green, blue = layers if len(layers) == 3 else layers * 3
-    return np.asarray(make_lupton_rgb(red, green, blue, minimum=0, stretch=STRETCH, Q=SOFTENING))
+    with np.errstate(invalid="ignore", divide="ignore"):  # it divides by the light, also where there is none
+        return np.asarray(make_lupton_rgb(red, green, blue, minimum=0, stretch=STRETCH, Q=SOFTENING))
 
 
 def grey(flux: NDArray[Any], band: str, unit: str, pixel_arcsec: float) -> NDArray[np.float64]:

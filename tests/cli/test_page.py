@@ -196,7 +196,7 @@ def edited(pile: Pile, tables: dict[str, pa.Table | None], **recipe: Any) -> Obj
         for name in set(kept) & set(tables):
             kept[name] = [replace(kept[name][0], part=pile.put_table(tables[name])), *kept[name][1:]]
         new.append(kept)
-    pile.commit(Draft({**head.recipe, **recipe}, new[0], new[1], head.held_back, head.stats))
+    pile.commit(Draft({**head.recipe, "name": "edited", **recipe}, new[0], new[1], head.held_back, head.stats))
     return ObjectReader(pile, pile.snapshot())
 
 
@@ -262,12 +262,12 @@ def brightest(figure: Figure, label: str) -> tuple[float, float]:
     """Where the light of a panel lies: shares of its width from the left, and of its height from the top."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(float).min(axis=2)
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(float).max(axis=2)
     box = axes(figure)[label].get_window_extent()
     height = pixels.shape[0]
     part = pixels[height - int(box.y1) + 2 : height - int(box.y0) - 2, int(box.x0) + 2 : int(box.x1) - 2]
     # the ruler and the compass lie in the lowest quarter, the PSF in no panel without one
-    y, x = np.nonzero(part > 200)
+    y, x = np.nonzero(part[: part.shape[0] * 3 // 4] > 200)
     return float(np.median(x) / part.shape[1]), float(np.median(y) / part.shape[0])
 
 
@@ -389,7 +389,7 @@ def test_numbers_read_well() -> None:
 
 
 def test_show_writes_a_picture(tiny_pile: Path, objects: list[dict[str, Any]], tmp_path: Path) -> None:
-    galaxy, star = first(objects, image="present", spectrum="present"), first(objects, xp="present", spectrum="present")
+    galaxy, star = first(objects, image="present", spectrum="present"), first(objects, xp="present")
     for object_id in (galaxy, star):
         result = run("show", object_id, "--pile", tiny_pile, "--out", tmp_path / "page.png")
         assert result.exit_code == 0, result.output
