@@ -307,8 +307,8 @@ def _spectrum(ax: Axes, m: Measurement, z: float | None) -> None:
         good = ~mask & (ivar > 0)
         sigma = np.where(good, 1 / np.sqrt(np.where(good, ivar, 1)), np.nan)
         seen = np.where(good, flux, np.nan)
-        ax.fill_between(x, seen - sigma, seen + sigma, color="#f0c060", alpha=0.6, lw=0, label="one sigma")
-        ax.plot(x, seen, lw=0.35, color=MEASURED, label=m.modality.name)
+        ax.fill_between(x, seen - sigma, seen + sigma, color="#f3c96b", lw=0, label="one sigma")
+        ax.plot(x, seen, lw=0.3, color="0.4", label=m.modality.name)
         runs = np.flatnonzero(np.diff(np.concatenate([[False], ~good, [False]]).astype(int))).reshape(-1, 2)
         edges = np.concatenate([x[:1] - (x[1] - x[0]) / 2, (x[1:] + x[:-1]) / 2, x[-1:] + (x[-1] - x[-2]) / 2])
         spans = [(edges[a], edges[b] - edges[a]) for a, b in runs]
