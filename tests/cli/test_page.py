@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 from skycairn.catalogs.survey import Modality
 from skycairn.cli import skyimage
+from skycairn.cli.imagerows import MOST_PANEL
 from skycairn.cli.main import app
 from skycairn.cli.objectview import Measurement, NoSuchObject, ObjectReader, ObjectView
-from skycairn.cli.page import MOST_PANEL, number, page
+from skycairn.cli.page import number, page
 from skycairn.pile.store import Draft, Entry, Pile
 
 IMAGE = "legacysurvey.image"
