@@ -21,8 +21,8 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_CONSTRAINT_$(TORCH)) -e '.[$*]'
 	touch $@
 
-install: $(VENV)/installed-mock ## make the environment in .venv
-install-test: $(VENV)/installed-mock,test
+install: $(VENV)/installed-mock,plot ## make the environment in .venv
+install-test: $(VENV)/installed-mock,plot,test
 
 build-pile: install ## make the mock sky and build a pile of it
 	$(BIN)/skycairn mock default --out $(WORK)/mocksky

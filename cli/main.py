@@ -1,4 +1,4 @@
-"""The one door: `skycairn mock`, `build`, `status`, `verify`."""
+"""The one door: `skycairn mock`, `build`, `status`, `show`, `verify`."""
 
 from __future__ import annotations
 
@@ -92,6 +92,45 @@ def status(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> 
         from skycairn.pile.store import Pile
 
         print_status(Pile.open(pile))
+
+
+@app.command()
+def show(
+    object_id: Annotated[
+        str, typer.Argument(help="an object's id, or the uid of a source in it; gaia:4295806720")
+    ] = "",
+    pile: Annotated[Path, typer.Option(help="folder of the pile")] = Path("work/pile"),
+    out: Annotated[Path, typer.Option(help="the picture: .png, .pdf or .svg")] = Path("page.png"),
+    ra: Annotated[float | None, typer.Option(help="with --dec: the nearest object, ICRS degrees")] = None,
+    dec: Annotated[float | None, typer.Option(help="ICRS degrees")] = None,
+    radius: Annotated[float, typer.Option(help="how far the nearest may be, arcsec")] = 5.0,
+    tables: Annotated[bool, typer.Option(help="write the catalogues' values below the pictures")] = True,
+) -> None:
+    """Draw one object as every survey saw it, beside what its tokens hold. Without an object: some ids."""
+    with _errors():
+        from skycairn.cli.objectview import ObjectReader
+        from skycairn.pile.store import Pile
+
+        if (ra is None) != (dec is None) or (object_id and ra is not None):
+            raise ValueError("name an object, or give both --ra and --dec")
+        if out.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"{out}: the picture's ending is {out.suffix!r}, wanted .png, .pdf or .svg")
+        opened = Pile.open(pile, check="pages")
+        reader = ObjectReader(opened, opened.snapshot())
+        if not object_id and (ra is None or dec is None):
+            from skycairn.cli.show import print_ids
+
+            print_ids(reader.ids_by_stratum(5))
+            return
+        found = reader.find(object_id) if ra is None or dec is None else reader.nearest(ra, dec, radius)
+        try:
+            from skycairn.cli.page import draw
+        except ModuleNotFoundError as error:
+            missing = str(error.name).split(".")[0]
+            raise ValueError(f"a page needs {missing}, which is not installed; install skycairn[plot]") from error
+        view = reader.view(found)
+        draw(view, out, tables)
+        typer.echo(f"{found} ({view.stratum}): {out}")
 
 
 @app.command()

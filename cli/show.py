@@ -56,6 +56,14 @@ class Bars:
         self.progress.stop()
 
 
+def print_ids(by_stratum: Mapping[str, tuple[int, list[str]]]) -> None:
+    """A few objects of each set of surveys."""
+    table = Table("surveys", "objects", "the first ids", title="Objects")
+    for stratum, (n, ids) in sorted(by_stratum.items()):
+        table.add_row(stratum, f"{n:,}", "\n".join(ids))
+    Console().print(table)
+
+
 def print_plan(plan: Plan) -> None:
     """What is to do next, by step, with the reasons."""
     console = Console(soft_wrap=True)
