@@ -177,9 +177,7 @@ def in_sdss(tier: Tier, ra: F64, dec: F64, patch: NDArray[np.int32]) -> NDArray[
     return _within(tier, {p.number: p.sdss for p in tier.patches}, ra, dec, patch)
 
 
-def _within(
-    tier: Tier, seen: dict[int, Footprint], ra: F64, dec: F64, patch: NDArray[np.int32]
-) -> NDArray[np.bool_]:
+def _within(tier: Tier, seen: dict[int, Footprint], ra: F64, dec: F64, patch: NDArray[np.int32]) -> NDArray[np.bool_]:
     out = np.zeros(len(ra), dtype=bool)
     for p in tier.patches:
         mine = patch == p.number

@@ -114,7 +114,9 @@ def write(
     rows = sed.rows_of(truth)
     seen = footprint if footprint is not None else np.ones(len(rows["uid"]), dtype=bool)
     wanted, why = _targets(rows, seen, options, seed)
-    plates = [p for k, patch in enumerate(np.unique(rows["patch"][seen])) for p in _plates(rows, wanted, patch, k, seed)]
+    plates = [
+        p for k, patch in enumerate(np.unique(rows["patch"][seen])) for p in _plates(rows, wanted, patch, k, seed)
+    ]
     tables = [_fibres(p, rows, seed) for p in plates]
     t = {k: np.concatenate([f[k] for f in tables]) for k in tables[0]} if tables else {}
     if not tables:
@@ -148,9 +150,7 @@ def write(
     return _truth(rows, t, why)
 
 
-def _targets(
-    rows: Rows, seen: NDArray[np.bool_], options: Options, seed: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _targets(rows: Rows, seen: NDArray[np.bool_], options: Options, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The kind of plate that observes each source ('' none does), and why none does."""
     n = len(rows["uid"])
     rng = stream(seed, "sdss", 0, "targets")
@@ -167,8 +167,8 @@ def _targets(
     why = np.select([~seen, ~target, ~fibre], ["outside footprint", "not a target", "no fibre"], "").astype("U24")
     chosen = np.flatnonzero(why == "")
     # the fainter of two within 2 arcsec gets no fibre
-    pairs = cKDTree(unit(rows["ra"][chosen], rows["dec"][chosen])).query_pairs(np.radians(2 / 3600)) if len(chosen) else ()
-    for a, b in pairs:
+    places = cKDTree(unit(rows["ra"][chosen], rows["dec"][chosen]).reshape(-1, 3))
+    for a, b in sorted(places.query_pairs(np.radians(2 / 3600))):
         why[chosen[a if r[chosen[a]] > r[chosen[b]] else b]] = "near another target"
     want[why != ""] = ""
     return want, why
@@ -190,8 +190,9 @@ def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int) -> li
         mine = rng.permutation(np.flatnonzero((rows["patch"] == patch) & (want == kind)))
         stars = np.flatnonzero((rows["patch"] == patch) & (want == "segue"))[:2] if kind != "segue" else mine[:0]
         # a few stars make the first patch's plate full enough, however few galaxies there are
-        mine = np.concatenate([mine, stars[:1]]) if kind == "legacy" else mine
-        lost = mine[-2:] if k == 0 and kind == "legacy" and len(mine) > 8 else mine[:0]
+        spare = np.flatnonzero((rows["patch"] == patch) & (want == "segue"))[2:4]
+        mine = np.concatenate([spare, mine]) if kind == "legacy" else mine
+        lost = mine[-1:] if k == 0 and kind == "legacy" and len(mine) > 1 else mine[:0]
         mine = mine[: len(mine) - len(lost)]
         room = 990 if kind == "boss" else 630
         for c in range(0, len(mine), room):
