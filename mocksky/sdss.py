@@ -1,8 +1,8 @@
 """SDSS DR17 of the mock sky: who gets a fibre, the plates, specObj, spPlate and a few spec-lite files.
 
-Under the root, the archive's `sas/dr17`. Galaxies to r = 19.5 (SDSS-I; fainter than the real 17.8, for numbers), to 20.5
-and quasars to r = 22 (BOSS, eBOSS), stars of G = 14 to 19 (SEGUE). A plate lies on one patch; it has as many fibres, and
-spPlate as many rows, as the mock uses of its 640 or 1000. Row = FIBERID - 1 holds. Quality is invented, sizes are not.
+Under the root, the archive's `sas/dr17`. Galaxies to r = 19.5 (SDSS-I; the real 17.8 would leave a handful), to 20.5
+and quasars to r = 22 (BOSS, eBOSS), stars of G = 14 to 19 (SEGUE). A plate lies on one patch; it has as many fibres,
+and spPlate as many rows, as the mock uses of its 640 or 1000: row = FIBERID - 1 holds.
 
 The first patch has what is hard: a plate with two MJDs and another plugging in each, a bad plate, one without a file.
 """
@@ -84,7 +84,7 @@ def run2d_number(run2d: str) -> int:
 
 
 def specobjid(run2d: str, plate: int, mjd: int, fiber: int) -> int:
-    """SPECOBJID: plate 14 bits, fibre 12, MJD - 50000 14, RUN2D 14, 10 free; unsigned, above 2^63 from plate 8192 on."""
+    """SPECOBJID: plate 14 bits, fibre 12, MJD - 50000 14, RUN2D 14, 10 free; 2^63 and more from plate 8192 on."""
     return (plate << 50) | (fiber << 38) | ((mjd - 50000) << 24) | (run2d_number(run2d) << 10)
 
 
