@@ -332,7 +332,7 @@ def _truth(rows: Rows, t: Rows, why: NDArray[Any]) -> pa.Table:
     if t:
         names = list(zip(t["RUN2D"].astype(str), *(t[k].tolist() for k in ("PLATE", "MJD", "FIBERID")), strict=True))
         found = {"uid": t["uid"].tolist(), "key": [pack_key(*k) for k in names], "dirt": t["dirt"].tolist()}
-        found |= {"observed": [True] * len(names), "why_not": [""] * len(names), "epoch": t["epoch"].tolist()}
+        found |= {"observed": [True] * len(names), "why_not": [""] * len(names), "epoch": pa.array(t["epoch"], from_pandas=True)}
         found |= {k: [x[i] for x in names] for i, k in enumerate(("run2d", "plate", "mjd", "fiberid"))}
         parts.append(pa.table({k: found[k] for k in TRUTH.names}, schema=TRUTH))
     missed = np.flatnonzero(why != "")

@@ -72,6 +72,7 @@ def test_positions_are_the_truth_at_the_imagings_epoch(mock):
     _, rows, table, spec = mock
     seen = table.filter(table["observed"])
     uid, epoch = (np.array(seen[k].to_pylist(), dtype=float) for k in ("uid", "epoch"))
+    assert np.array_equal(np.isnan(epoch), uid == 0)
     real = uid > 0
     at = uid[real].astype(int) - 1
     ra, dec = truth.moved(*(rows[k][at] for k in ("ra", "dec", "pmra", "pmdec")), epoch[real] - 2016.0)
