@@ -211,9 +211,9 @@ def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int) -> li
             plug(number, day, every)
             if k == 0 and c == 0 and kind == "legacy":
                 plug(number, day + 28, every)
-                plug(number + 1, day + 3, every[: min(4, len(every))], "bad")
+                plug(number + 10, day + 3, every[: min(4, len(every))], "bad")
                 some, standard = np.append(lost, -1).astype(np.int64), np.zeros(len(lost) + 1, dtype=bool)
-                plug(number + 2, day + 5, np.arange(len(some)), absent=True)
+                plug(number + 11, day + 5, np.arange(len(some)), absent=True)
     return out
 
 
