@@ -86,6 +86,7 @@ class Sdss(Survey):
             "spectrum",
             unit="1e-17 erg/s/cm2/Angstrom",
             shape=(N_PIXELS,),
+            wavelengths=("log10", LOGLAM_START, LOGLAM_STEP),
             about="native pixels, log10(wavelength) from 3.545 in steps of 1e-4, vacuum; masked where not observed",
         ),
         Modality(

@@ -131,6 +131,8 @@ class Modality:
     bands: tuple[str, ...] = ()
     pixel_arcsec: float = 0.0
     "of an image"
+    wavelengths: tuple[Literal["linear", "log10"], float, float] | None = None
+    "of a spectrum: first pixel and step, in Angstrom or in log10 of Angstrom, vacuum; None: the codec's own default"
     absent_flag: str | None = None
     "boolean column that is True where the measurement's file was lost (status `file absent`)"
     about: str = ""

@@ -89,8 +89,13 @@ def specobjid(run2d: str, plate: int, mjd: int, fiber: int) -> int:
 
 
 def pack_key(run2d: str, plate: int, mjd: int, fiber: int) -> int:
-    """Key in 54 bits: SPECOBJID without its ten empty bits, so that it stays below 2^63."""
-    return specobjid(run2d, plate, mjd, fiber) >> 10
+    """Key of docs/contracts.md: run2d 15 bits, plate 17, MJD - 50000 15, fibre 12."""
+    if run2d.startswith("v"):
+        major, minor, patch = (int(n) for n in run2d[1:].split("_"))
+        code = (1 << 14) | (major << 10) | (minor << 5) | patch
+    else:
+        code = int(run2d)
+    return (code << 44) | (plate << 27) | ((mjd - 50000) << 12) | fiber
 
 
 def plate_path(root: Path, run2d: str, plate: int, mjd: int) -> Path:

@@ -74,7 +74,10 @@ def fit(ctx: Context, task: Task) -> Outcome:
     counts = {"sampled": rows.num_rows, "fitted": n}
     if n == 0:
         return Outcome(counts=counts, notes={"unfit": f"no source of the sample has a {modality.name}"})
-    codec = fit_codec(modality.codec, measurement, **({"bands": modality.bands} if modality.codec == "image" else {}))
+    settings: dict[str, Any] = {"bands": modality.bands} if modality.codec == "image" else {}
+    if modality.wavelengths:
+        settings = dict(zip(("scale", "start", "step"), modality.wavelengths, strict=True))
+    codec = fit_codec(modality.codec, measurement, **settings)
     with tempfile.TemporaryDirectory() as folder:
         codec.save(Path(folder))
         parts = ctx.pile.put_folder(Path(folder))

@@ -19,6 +19,8 @@ Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]
 Good = tuple[Floats, Floats]
 "flux and ivar, both 0 where bad"
 
+SCALES = ("linear", "log10")
+
 CHUNK = 64
 "sources worked on at once; bounds the memory"
 
@@ -143,8 +145,11 @@ class PatchSpectrumCodec(Codec):
         amplitude_bins: int,
         n_fit: int,
         basis: PatchBasis,
+        scale: str = "linear",
     ) -> None:
-        self.start, self.step = start, step
+        if scale not in SCALES:
+            raise ValueError(f"spectrum codec: scale {scale!r} of the wavelengths, wanted {' or '.join(SCALES)}")
+        self.start, self.step, self.scale = start, step, scale
         self.n_pixels, self.n_patches, self.n_fit = n_pixels, n_patches, n_fit
         self.amplitude_range = (float(amplitude_range[0]), float(amplitude_range[1]))
         self.amplitude_bins = amplitude_bins
@@ -159,11 +164,15 @@ class PatchSpectrumCodec(Codec):
         measurement: Measurement,
         start: float = 3600.0,
         step: float = 0.8,
+        scale: str = "linear",
         n_patches: int = 272,
         codes: int = 1024,
         amplitude_range: tuple[float, float] = (1e-4, 1e6),
     ) -> Self:
-        """Fit to spectra in any order. `start`, `step`: the wavelength grid, Angstrom; `codes`: at most so many."""
+        """Fit to spectra in any order. `codes`: at most so many.
+
+        `start`, `step`: the wavelength grid, in Angstrom, or in log10 of Angstrom where `scale` is `log10`.
+        """
         arrays = _arrays("spectrum codec", measurement, 2)
         order = _own_order("spectrum codec", arrays)
         n_pixels = arrays[0].shape[1]
@@ -176,7 +185,7 @@ class PatchSpectrumCodec(Codec):
                 f"spectrum codec: codes {codes}, amplitude_range {amplitude_range}: wanted 3 or more, a range"
             )
         blank = PatchBasis(np.zeros((1, 1)), np.zeros(1), 0.0, [Bins(np.zeros(0), np.zeros(1))])
-        head = cls(start, step, n_pixels, n_patches, amplitude_range, codes, len(order), blank)
+        head = cls(start, step, n_pixels, n_patches, amplitude_range, codes, len(order), blank, scale)
 
         def chunks() -> Iterator[Patches]:
             for _, (flux, ivar) in _chunks("spectrum codec", arrays, order):
@@ -184,6 +193,11 @@ class PatchSpectrumCodec(Codec):
 
         head.basis = fit_basis(chunks, head.pixels.shape[1], codes)
         return cls.restore(head.settings(), head.arrays())
+
+    def wavelength(self) -> Floats:
+        """Angstrom of each pixel, shape (n_pixels,)."""
+        grid = self.start + self.step * np.arange(self.n_pixels)
+        return np.asarray(10.0**grid) if self.scale == "log10" else grid
 
     def _patches(self, flux: Floats, ivar: Floats) -> tuple[NDArray[np.int64], Patches]:
         """Amplitude tokens (n,), and the normalised patches."""
@@ -215,7 +229,7 @@ class PatchSpectrumCodec(Codec):
         if arrays[0].shape[1] != self.n_pixels:
             raise ValueError(
                 f"spectrum codec: spectra have {arrays[0].shape[1]} pixels, wanted {self.n_pixels} "
-                f"(from {self.start} A in steps of {self.step} A)"
+                f"({self.scale} in wavelength, from {self.start} in steps of {self.step})"
             )
         codes = np.empty((len(arrays[0]), self.n_tokens), dtype=np.int64)
         for part, (flux, ivar) in _chunks("spectrum codec", arrays):
@@ -241,6 +255,7 @@ class PatchSpectrumCodec(Codec):
         return {
             "start": self.start,
             "step": self.step,
+            "scale": self.scale,
             "n_pixels": self.n_pixels,
             "n_patches": self.n_patches,
             "amplitude_range": list(self.amplitude_range),

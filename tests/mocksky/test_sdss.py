@@ -11,6 +11,7 @@ import speclite.filters
 from astropy import units as u
 from astropy.io import fits
 
+from skycairn.catalogs.sdsskey import pack_key
 from skycairn.mocksky import lines, sdss, sed, truth
 from skycairn.mocksky.patches import TIERS, in_sdss
 
@@ -43,18 +44,20 @@ def plate_of(root, spec, i):
 def test_specobjid_is_packed_as_in_dr17():
     assert sdss.specobjid("26", 2580, 54092, 470) == 2904951020922628096
     assert sdss.specobjid("v5_13_2", 10200, 57500, 1) > 2**63
-    assert 0 < sdss.pack_key("v5_13_2", 16383, 66383, 4095) < 2**54
+    assert 0 < sdss.pack_key("v15_31_31", 131071, 82767, 4095) < 2**59
 
 
 def test_specobj_is_the_truth_row_by_row(mock):
     _, rows, table, spec = mock
     seen = table.filter(table["observed"])
     assert 200 < len(spec) == seen.num_rows < 500
-    names = zip(run2d(spec), spec["PLATE"].tolist(), spec["MJD"].tolist(), spec["FIBERID"].tolist(), strict=True)
+    columns = (spec[c].tolist() for c in ("PLATE", "MJD", "FIBERID"))
+    names = list(zip(run2d(spec), *columns, strict=True))
     keys = [sdss.pack_key(*n) for n in names]
+    assert keys == pack_key(*(np.array(v) for v in zip(*names, strict=True)))[0].tolist(), "as the reader packs it"
     assert keys == seen["key"].to_pylist() and len(set(keys)) == len(keys)
     ids = [s.strip() for s in spec["SPECOBJID"]]
-    assert sum(int(a) >> 10 != k for a, k in zip(ids, keys, strict=True) if a.isdigit()) == 0
+    assert all(int(a) == sdss.specobjid(*n) for a, n in zip(ids, names, strict=True) if a.isdigit())
     assert sum(not a.isdigit() for a in ids) == 1
     assert set(table["uid"].to_pylist()) - {0} == set(rows["uid"].tolist())
     labels = {"sky", "standard", "bad plate", "file absent", "nan z", "bad string", "masked pixels", "unplugged"}
