@@ -1,0 +1,224 @@
+"""A masked any-to-any transformer: some tokens of an object go in, the logits of others come out.
+
+Encoder over the shown tokens, decoder over the asked slots: self-attention within each modality, then cross-attention
+to the encoder's context (4M, AION-1). Pre-norm, per-head norms of queries and keys, SwiGLU, no biases. Objects with fewer
+tokens than their batch are padded; padding is never attended to and changes no logit.
+
+Ordered codecs (bins, grids, coefficients) start *smooth in value*: embeddings and heads are low cosines of the token's
+place in its vocabulary times a learned matrix, plus a table that starts at 0; thousands of independent rows cannot be
+learned from a few hundred objects. Each slot's logits start from how often its tokens stand there in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skycairn.model.masking import Batch
+from skycairn.model.vocabulary import Vocabulary
+
+COSINES = 16
+PRIOR_STRENGTH = 64.0
+"""A slot's own counts outweigh those of its whole modality from this many objects on."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Depth of encoder and of decoder, width, heads."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+SIZES = {"nano": Size(3, 128, 4), "micro": Size(4, 192, 6), "tiny": Size(6, 384, 6), "small": Size(8, 512, 8)}
+
+
+class Attention(nn.Module):
+    """Multi-head attention with norms of queries and keys."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.q_norm, self.k_norm = (nn.LayerNorm(width // heads, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor, context: Tensor, allowed: Tensor) -> Tensor:
+        """x (n, q, width) asks context (n, k, width) where `allowed` (n, 1, q or 1, k) is True."""
+        n, _, width = x.shape
+
+        def split(y: Tensor) -> Tensor:
+            return y.view(n, -1, self.heads, width // self.heads).transpose(1, 2)
+
+        q, k = self.q_norm(split(self.q(x))), self.k_norm(split(self.k(context)))
+        out = F.scaled_dot_product_attention(q, k, split(self.v(context)), attn_mask=allowed)
+        return self.out(out.transpose(1, 2).reshape(n, -1, width))  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward layer; 8/3 of the width within."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = 8 * width // 3
+        self.gate, self.up = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, token, width) to the same."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """A layer of the encoder, or of the decoder where there is a context."""
+
+    def __init__(self, width: int, heads: int, dropout: float, cross: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.attention, self.feed = Attention(width, heads), SwiGLU(width)
+        self.drop = nn.Dropout(dropout)
+        self.cross = Attention(width, heads) if cross else None
+        self.query_norm, self.context_norm = (nn.LayerNorm(width, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor, allowed: Tensor, context: Tensor | None, seen: Tensor | None) -> Tensor:
+        """Self-attention where `allowed`, then the context where `seen`, then the feed-forward layer."""
+        y = self.norm1(x)
+        x = x + self.drop(self.attention(y, y, allowed))
+        if self.cross is not None and context is not None and seen is not None:
+            x = x + self.drop(self.cross(self.query_norm(x), self.context_norm(context), seen))
+        return x + self.drop(self.feed(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+class SmoothTable(nn.Module):
+    """Rows of all vocabularies, (token, width): free ones, and for ordered codecs low cosines times a matrix."""
+
+    def __init__(self, vocabulary: Vocabulary, width: int, scale: float) -> None:
+        super().__init__()
+        self.free = nn.Parameter(torch.zeros(int(vocabulary.first_token[-1]), width))
+        self.parts, self.smooth = vocabulary.columns, nn.ParameterDict()
+        self.first = [int(t) for t in vocabulary.first_token]
+        for m, column in enumerate(self.parts):
+            if column.ordered:
+                waves = cosines(column.vocabulary)
+                self.register_buffer(f"waves{m}", torch.from_numpy(waves), persistent=False)
+                self.smooth[str(m)] = nn.Parameter(scale * torch.randn(waves.shape[1], width))
+            else:
+                self.free.data[self.first[m] : self.first[m + 1]].normal_(std=scale)
+
+    def rows(self, m: int) -> Tensor:
+        """The table of one modality, (vocabulary, width)."""
+        free = self.free[self.first[m] : self.first[m + 1]]
+        return free + self.get_buffer(f"waves{m}") @ self.smooth[str(m)] if str(m) in self.smooth else free
+
+    def forward(self) -> Tensor:
+        """The table of all, (token, width)."""
+        return torch.cat([self.rows(m) for m in range(len(self.parts))])
+
+
+def cosines(vocabulary: int) -> NDArray[np.float32]:
+    """cos(pi k x), k = 0 .. 15, at the middles x of the tokens in [0, 1], falling as 1 / (1 + k / 2)."""
+    k = np.arange(min(COSINES, vocabulary))
+    x = (np.arange(vocabulary) + 0.5) / vocabulary
+    return (np.cos(np.pi * k * x[:, None]) * 2 / (1 + k / 2)).astype(np.float32)
+
+
+def places(vocabulary: Vocabulary, width: int) -> NDArray[np.float32]:
+    """Sines and cosines of each slot's place, (slot, width): rows and columns of a grid, else along a line."""
+    out = np.zeros((vocabulary.n_slots, width), np.float32)
+    frequency = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
+    for m, column in enumerate(vocabulary.columns):
+        number = np.arange(column.n_tokens)
+        y, x = np.divmod(number, column.shape[1]) if column.layout == "grid" else (np.zeros_like(number), number)
+        waves = [f(a[:, None] * frequency) for a in (x, y) for f in (np.sin, np.cos)]
+        if column.layout != "scalar":
+            out[vocabulary.first_slot[m] : vocabulary.first_slot[m + 1], : 4 * (width // 4)] = np.concatenate(waves, 1)
+    return out
+
+
+class Model(nn.Module):
+    """Logits of the asked tokens, from the shown ones."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, size: Size, dropout: float, counts: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """`counts` are `slot_counts` of the training split; None where a checkpoint fills them in."""
+        super().__init__()
+        if size.width % size.heads or (size.width // size.heads) % 2:
+            raise ValueError(f"network: {size}: wanted a width that is an even multiple of the heads")
+        width = size.width
+        self.vocabulary, self.size = vocabulary, size
+        self.token = SmoothTable(vocabulary, width, 0.5 / np.sqrt(width) * 2)
+        self.head = SmoothTable(vocabulary, width, 0.02)
+        self.modality = nn.Parameter(torch.randn(len(vocabulary.columns), width) * 0.1)
+        self.slot = nn.Parameter(torch.zeros(vocabulary.n_slots, width))
+        self.asked = nn.Parameter(torch.randn(width) * 0.02)
+        self.register_buffer("place", 0.1 * torch.from_numpy(places(vocabulary, width)), persistent=False)
+        self.encoder = nn.ModuleList(Block(width, size.heads, dropout, False) for _ in range(size.depth))
+        self.decoder = nn.ModuleList(Block(width, size.heads, dropout, True) for _ in range(size.depth))
+        self.context = nn.Linear(width, width, bias=False)
+        self.encoder_norm, self.decoder_norm = (nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.drop = nn.Dropout(dropout)
+        self.register_buffer("modality_of", torch.from_numpy(vocabulary.modality_of_slot), persistent=False)
+        self.register_buffer("first_token", torch.from_numpy(vocabulary.first_token), persistent=False)
+        for m, column in enumerate(vocabulary.columns):
+            given = counts[m] if counts is not None else np.zeros((column.n_tokens, column.vocabulary))
+            self.register_buffer(f"start{m}", torch.from_numpy(starting_logits(given)))
+
+    def at(self, slot: Tensor) -> Tensor:
+        """What tells the place of slots (n, token) to the network, (n, token, width)."""
+        return self.place[slot] + self.slot[slot] + self.modality[self.modality_of[slot]]  # type: ignore[index]
+
+    def encode(self, slot: Tensor, token: Tensor, valid: Tensor) -> Tensor:
+        """Context of all shown tokens, (n, token, width); none is dropped; where `valid` is False it means nothing."""
+        here = self.at(slot)
+        x = self.drop(F.embedding(token + self.first_token[self.modality_of[slot]], self.token()) + here)  # type: ignore[index]
+        allowed = valid[:, None, None, :] | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+        for block in self.encoder:
+            x = block(x, allowed, None, None)
+        return self.context(self.encoder_norm(x)) + here  # type: ignore[no-any-return]
+
+    def decode(self, context: Tensor, seen: Tensor, slot: Tensor, valid: Tensor) -> Tensor:
+        """Features of the asked slots, (n, token, width), from the context where `seen` (n, token) is True."""
+        x = self.asked + self.at(slot)
+        kind = self.modality_of[slot]  # type: ignore[index]
+        same = (kind[:, :, None] == kind[:, None, :]) & valid[:, None, :]
+        same = (same | torch.eye(slot.shape[1], dtype=torch.bool, device=slot.device))[:, None]
+        # an object that shows nothing sees its padding, which is the same for all such objects
+        seen = (seen | ~seen.any(dim=1, keepdim=True))[:, None, None, :]
+        for block in self.decoder:
+            x = block(x, same, context, seen)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross-entropy, number of the object and number of the modality of each asked token, (asked,)."""
+        device = self.asked.device
+        given = [torch.from_numpy(a).to(device) for a in batch]
+        context = self.encode(given[0], given[1], given[2])
+        features = self.decode(context, given[2], given[3], given[5])
+        out, who, kinds = [], [], []
+        kind = torch.where(given[5], self.modality_of[given[3]], -1)  # type: ignore[index]
+        for m in np.unique(self.vocabulary.modality_of_slot[batch.target_slot[batch.target_valid]]).tolist():
+            row, column = torch.nonzero(kind == m, as_tuple=True)
+            logits = self.logits(m, features[row, column], given[3][row, column])
+            out.append(F.cross_entropy(logits, given[4][row, column], reduction="none"))
+            who.append(row)
+            kinds.append(torch.full_like(row, m))
+        return torch.cat(out), torch.cat(who), torch.cat(kinds)
+
+    def logits(self, m: int, features: Tensor, slot: Tensor) -> Tensor:
+        """Logits (asked, vocabulary) of slots of one modality."""
+        start = self.get_buffer(f"start{m}")[slot - int(self.vocabulary.first_slot[m])]
+        return features @ self.head.rows(m).T + start
+
+
+def starting_logits(counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Log of how often each token stands in each slot, (slot, vocabulary), leaning on the whole modality's counts."""
+    pooled = (counts.sum(axis=0) + 0.5) / (counts.sum() + counts.shape[1] / 2)
+    own = (counts + PRIOR_STRENGTH * pooled) / (counts.sum(axis=1, keepdims=True) + PRIOR_STRENGTH)
+    return np.log(own).astype(np.float32)

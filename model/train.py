@@ -1,0 +1,227 @@
+"""Train the model on a pinned snapshot: a step is a function of (seed, step), so that a run goes on exactly where it was.
+
+A tenth of the training objects, by a hash of their ids, is held out to choose the weights that are kept; the validation
+split is not looked at. A checkpoint is a folder of safetensors and JSON, written aside and put into place whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from skycairn.model.masking import Batch, Rule, draw
+from skycairn.model.network import SIZES, Model
+from skycairn.model.objects import Objects, read_split, slot_counts
+from skycairn.model.vocabulary import Vocabulary
+from skycairn.pile.store import Pile, Snapshot
+
+FORMAT = 1
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides a run, beside the snapshot."""
+
+    size: str = "nano"
+    steps: int = 900
+    batch: int = 64
+    learning_rate: float = 2e-3
+    warm_up: int = 60
+    weight_decay: float = 0.05
+    dropout: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    check_every: int = 100
+    "steps between looks at the held-out objects, each with a checkpoint"
+    matched_weight: float = 3.0
+    "how much more often an object of two surveys or more is drawn than one of a single survey"
+    rule: Rule = field(default_factory=Rule)
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"train: there is no size {self.size!r}; choose one of {', '.join(SIZES)}")
+        if min(self.steps, self.batch, self.check_every) < 1 or self.matched_weight <= 0 or self.learning_rate <= 0:
+            raise ValueError(f"train: {self}: wanted steps, batch, check_every, weight and learning rate above 0")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Config:
+        """From a checkpoint."""
+        return cls(**{**value, "rule": Rule(**value["rule"])})
+
+
+def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str, progress: Progress) -> Model:
+    """Train, or go on from the newest checkpoint in `out`; gives the model that did best on the held-out objects.
+
+    ValueError where `out` holds a run of another configuration or another snapshot.
+    """
+    vocabulary = Vocabulary.of(pile, snapshot)
+    objects = read_split(pile, snapshot, "train", vocabulary)
+    apart = np.array([zlib.crc32(i.encode()) % 10 == 0 for i in objects.ids.tolist()])
+    if apart.all() or not apart.any():
+        raise ValueError(f"train: {len(apart)} training objects are too few to hold a tenth out")
+    learned, held = objects.take(np.flatnonzero(~apart)), objects.take(np.flatnonzero(apart))
+    torch.manual_seed(config.seed)
+    model = Model(vocabulary, SIZES[config.size], config.dropout, slot_counts(learned, vocabulary)).to(device)
+    optimizer = _optimizer(model, config)
+    run = {"format": FORMAT, "config": asdict(config), "snapshot": snapshot.content_id, "modalities": vocabulary.as_json()}
+    out.mkdir(parents=True, exist_ok=True)
+    step, best = _resume(out, run, model, optimizer, progress)
+    chance = weights(learned, vocabulary, config.matched_weight)
+    began, since = time.monotonic(), step
+    try:
+        while step < config.steps:
+            model.train()
+            rng = np.random.default_rng([config.seed, step])
+            torch.manual_seed(zlib.crc32(f"{config.seed}/{step}".encode()))
+            rows = rng.choice(len(learned.ids), config.batch, p=chance)
+            batch = draw(learned.take(rows), vocabulary, config.rule, rng)
+            loss = mean_of_modalities(*model.losses(batch)[::2])
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(f"step {step}: the loss is {value}; the last checkpoint is in {out}")
+            for group in optimizer.param_groups:
+                group["lr"] = rate(config, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            step += 1
+            if step % config.check_every == 0 or step == config.steps:
+                found = held_out_loss(model, held, config)
+                pace = (step - since) / (time.monotonic() - began)
+                line = {"step": step, "loss": value, "held_out": found, "grad_norm": float(norm), "steps_s": pace}
+                with (out / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                progress(
+                    f"step {step} of {config.steps}: loss {value:.3f}, held-out {found:.3f}, {pace:.1f} steps/s"
+                )
+                if found < best:
+                    best = found
+                    _save(out / "best", model, None, {**run, "step": step, "held_out": found})
+                _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
+    except KeyboardInterrupt:
+        _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
+        raise
+    return load(out / "best", device)
+
+
+def held_out_loss(model: Model, held: Objects, config: Config) -> float:
+    """Loss on the held-out objects, masked the same way every time."""
+    model.eval()
+    rng = np.random.default_rng([config.seed, 1 << 40])
+    with torch.no_grad():
+        found = [model.losses(batch)[::2] for batch in _batches(held, model.vocabulary, config, rng)]
+    return float(mean_of_modalities(*(torch.cat(f) for f in zip(*found, strict=True))))
+
+
+def _batches(held: Objects, vocabulary: Vocabulary, config: Config, rng: np.random.Generator) -> list[Batch]:
+    starts = range(0, len(held.ids), config.batch)
+    rows = [np.arange(s, min(s + config.batch, len(held.ids))) for _ in range(2) for s in starts]
+    return [draw(held.take(r), vocabulary, config.rule, rng) for r in rows]
+
+
+def mean_of_modalities(loss: Tensor, kind: Tensor) -> Tensor:
+    """Mean over the modalities that are asked for of each one's mean cross-entropy, in nats."""
+    total = torch.zeros(int(kind.max()) + 1, device=loss.device).index_add(0, kind, loss)
+    count = torch.bincount(kind, minlength=len(total))
+    there = count > 0
+    return (total[there] / count[there]).mean()
+
+
+def weights(objects: Objects, vocabulary: Vocabulary, matched: float) -> NDArray[np.float64]:
+    """Chance of each object to be drawn: `matched` times higher where two surveys or more have tokens of it."""
+    there = np.zeros((len(objects.ids), int(vocabulary.survey.max()) + 1), bool)
+    for m, survey in enumerate(vocabulary.survey.tolist()):
+        there[:, survey] |= objects.length[:, m] > 0
+    weight = np.where(there.sum(axis=1) > 1, matched, 1.0)
+    return weight / weight.sum()
+
+
+def rate(config: Config, step: int) -> float:
+    """Learning rate: linear warm-up, then a cosine down to a twentieth."""
+    up = min(1.0, (step + 1) / max(1, config.warm_up))
+    way = min(1.0, max(0.0, (step - config.warm_up) / max(1, config.steps - config.warm_up)))
+    return config.learning_rate * up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * way)))
+
+
+def _optimizer(model: Model, config: Config) -> torch.optim.AdamW:
+    decayed = [p for n, p in model.named_parameters() if p.ndim == 2]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+
+
+def _save(folder: Path, model: Model, optimizer: torch.optim.AdamW | None, about: dict[str, Any]) -> None:
+    """A checkpoint, whole or not at all; the one before it goes only when it is there."""
+    aside = folder.with_name(folder.name + ".new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, aside / "model.safetensors")
+    if optimizer is not None:
+        state = optimizer.state_dict()["state"]
+        flat = {f"{i}.{k}": torch.as_tensor(v).cpu().contiguous() for i, s in state.items() for k, v in s.items()}
+        save_file(flat, aside / "optimizer.safetensors")
+    (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    for path in aside.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    gone = folder.with_name(folder.name + ".old")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        folder.rename(gone)
+    aside.rename(folder)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _resume(
+    out: Path, run: dict[str, Any], model: Model, optimizer: torch.optim.AdamW, progress: Progress
+) -> tuple[int, float]:
+    """Step and best held-out loss of the checkpoint that was loaded, or of none."""
+    last = out / "last"
+    if not (last / "about.json").exists() and (out / "last.old" / "about.json").exists():
+        (out / "last.old").rename(last)  # stopped between the two renames
+    if not (last / "about.json").exists():
+        return 0, math.inf
+    about = json.loads((last / "about.json").read_text())
+    plain = json.loads(json.dumps(run))
+    if unlike := [k for k in plain if about.get(k) != plain[k]]:
+        raise ValueError(
+            f"{last} is of another run: its {', '.join(unlike)} differ; give another --out, or remove the folder"
+        )
+    model.load_state_dict(load_file(last / "model.safetensors"))
+    flat, state = load_file(last / "optimizer.safetensors"), optimizer.state_dict()
+    for name, value in flat.items():
+        number, key = name.split(".", 1)
+        state["state"].setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(state)
+    progress(f"going on from step {about['step']} in {last}")
+    return int(about["step"]), float(about["best"])
+
+
+def load(folder: Path, device: str = "cpu") -> Model:
+    """The model of a checkpoint, ready to be asked."""
+    path = folder / "about.json"
+    if not path.exists():
+        raise ValueError(f"{folder} holds no about.json: it is no checkpoint; `skycairn-train` writes `best` and `last`")
+    about = json.loads(path.read_text())
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {about.get('format')!r}; this version reads {FORMAT}")
+    config = Config.from_json(about["config"])
+    model = Model(Vocabulary.from_json(about["modalities"]), SIZES[config.size], config.dropout, None)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.to(device).eval()
