@@ -29,6 +29,8 @@ _LETTERS = {"I": "i2", "J": "i4", "K": "i8", "B": "u1", "E": "f4", "D": "f8", "L
 _STRUCTURE = re.compile(
     r"XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|UNIT|DISP|NULL|DIM)\d+|CHECKSUM|DATASUM"
 )
+_COLUMN = re.compile(rb"^# - \{name: (\w+), datatype: (\w+)(?:, unit: ([^}]+))?\}$", re.M)
+_ECSV = {"int64": "i8", "int16": "i2", "float64": "f8", "float32": "f4", "bool": "bool", "string": "str"}
 _DIGESTS = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
@@ -90,16 +92,20 @@ def write_fits(tables: Tables) -> None:
 
 def read_gaia(paths: Sequence[Path]) -> Tables:
     """Bulk files of Gaia: numbers where a column has any, NaN for null; else the text itself, as bytes."""
-    columns = [TableColumn(*c.split(":")) for c in gaia_columns.GAIA_SOURCE.split()]
-    names = [c.name for c in columns]
-    text = csv.ConvertOptions(column_types={n: pa.string() for n in names})
     parts = []
+    columns: list[TableColumn] = []
     for path in paths:
         lines = gzip.decompress(path.read_bytes())
+        found = [
+            TableColumn(name.decode(), _ECSV[kind.decode()], (unit or b"").decode())
+            for name, kind, unit in _COLUMN.findall(lines)
+        ]
+        if columns and found != columns:
+            raise ValueError(f"{path} has other columns than {paths[0]}; wanted tables of one form")
+        columns = found
         body = lines[re.search(rb"^(?!#)", lines, re.M).start() :]  # type: ignore[union-attr]
+        text = csv.ConvertOptions(column_types={c.name: pa.string() for c in columns})
         parts.append(csv.read_csv(io.BytesIO(body), convert_options=text))
-        if parts[-1].column_names != names:
-            raise ValueError(f"{path} has other columns than GaiaSource; wanted {len(names)}, {names[0]} first")
     whole = pa.concat_tables(parts)
     rows: Rows = {c.name: _numbers(whole[c.name], c.type) for c in columns}
     rows[FILE] = np.repeat(np.arange(len(parts)), [p.num_rows for p in parts])

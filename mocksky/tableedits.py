@@ -137,19 +137,27 @@ def join(*parts: Rows) -> Rows:
 
 
 def choose(rows: Rows, form: Form, keys: I64, blended: NDArray[np.bool_], seed: int) -> tuple[NDArray[Any], F64]:
-    """What is to be done to each row (edits of the survey's own are made), and the chance of its key."""
+    """What is to be done to each row (edits of the survey's own are made), and the chance of its key.
+
+    Rows without a key of their own or without a position are left alone.
+    """
     odds = chance(seed, form.survey, keys)
     what = np.full(len(keys), "", dtype="U10")
     if form.first is not None:
         what[:] = form.first(rows, odds)
     free = (what == "") & (keys >= 0) & np.isfinite(rows[form.ra]) & np.isfinite(rows[form.dec])
-    for name in (*form.flux, *form.mag):
-        free &= np.isfinite(rows[name])
+    _, number_of, count = np.unique(keys, return_inverse=True, return_counts=True)
+    free &= count[number_of] == 1
+    with_light = np.any([np.isfinite(rows[f]) & (rows[f] != 0) for f in form.flux], axis=0) if form.flux else free
     steady = form.steady(rows)
     order = np.lexsort((keys, odds))
     number = {kind: few(int(free.sum()), share) for kind, share in SHARES.items()}
     for kind in form.kinds:
-        able = free & (what == "") & ~(steady if kind in ("moved", "split") else np.zeros(len(keys), dtype=bool))
+        able = free & (what == "")
+        if kind in ("moved", "split"):
+            able &= ~steady
+        if kind == "split" or (kind == "changed" and form.change is None):
+            able &= with_light
         # a blend is what a better release resolves
         ranked = np.concatenate([order[blended[order]], order[~blended[order]]]) if kind == "split" else order
         what[ranked[able[ranked]][: number[kind]]] = kind
@@ -218,7 +226,7 @@ def edit(rows: Rows, form: Form, seed: int, truth: pa.Table, sources: Rows) -> t
         for i in np.flatnonzero(old >= 0).tolist()
     ]
     for j, mine in enumerate(owners):
-        born = {"what": "split", "parent": int(parent[j])} if j < len(parent) else {"what": "added"}
+        born: Entry = {"what": "split", "parent": int(parent[j])} if j < len(parent) else {"what": "added"}
         lines.append({"key_2": int(new[j]), "uid": _smallest(mine), **born})
     lineage = pa.Table.from_pylist(lines, schema=LINEAGE)
     return join(take(rows, ~leaves), fresh), lineage, _truth(truth.schema, listed, kept)
