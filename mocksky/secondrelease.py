@@ -7,6 +7,7 @@ Gaia: a source that splits loses its source_id, its two parts get new ones and h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ Z_SHIFT_SIGMA = (3.0, 10.0)
 """By how many of its errors a changed redshift goes up or down."""
 SPURIOUS_ARCSEC = 6.0
 """How far from a source the row of no true thing lies that is added where nothing true is left to add."""
+NJY_PER_NANOMAGGY = 10 ** (0.4 * (31.4 - 22.5))
+_HSC_FILES = "sql/pdr3_wide/forced-*.fits"
 _NEW = 1 << 32
 """Added to the seed for the streams of random numbers of release 2."""
 
@@ -156,7 +159,7 @@ def _legacy(
         still = still[np.isin(numbers[owner[still]], rows["BRICKID"][good])]
         pick = np.sort(rng.permutation(still)[:n])
         if not len(pick):
-            return _spurious(rows, good[:1])
+            return _spurious(rows, good[:1], "RA", "DEC")
         like = np.empty(len(pick), dtype=np.int64)
         for brick in np.unique(owner[pick]):
             mine = owner[pick] == brick
@@ -210,11 +213,11 @@ def _legacy(
     )
 
 
-def _spurious(rows: Rows, at: I64) -> Added:
+def _spurious(rows: Rows, at: I64, ra: str, dec: str) -> Added:
     """A row of no true thing beside another."""
     new = take(rows, at)
     east = np.full(len(at), SPURIOUS_ARCSEC)
-    new["RA"], new["DEC"] = offset(new["RA"], new["DEC"], east, 0 * east)
+    new[ra], new[dec] = offset(new[ra], new[dec], east, 0 * east)
     return Added(new, np.zeros(len(at), dtype=np.int64), ["spurious"] * len(at))
 
 
@@ -391,4 +394,54 @@ def _desi(
     )
 
 
-EDITIONS = {"legacysurvey": _legacy, "gaia": _gaia, "desi": _desi}
+# ------------------------------------------------------------------------------------------------------------- HSC
+
+
+def _hsc(
+    tier: Tier, root: Path, seed: int, truth: pa.Table, sources: Rows, bricks: tuple[I64, NDArray[Any]]
+) -> Edition:
+    names = [c.name for c in read_fits(sorted(root.glob(_HSC_FILES))[:1]).columns]
+
+    def of(kind: str) -> tuple[str, ...]:
+        return tuple(n for n in names if re.fullmatch(rf"[grizy]_\w*{kind}", n))
+
+    def add(rows: Rows, n: int) -> Added:
+        rng = np.random.default_rng([seed, _NEW])
+        flux = rows["r_cmodel_flux"]
+        good = np.flatnonzero(rows["isprimary"] & np.isfinite(rows["ra"]) & np.isfinite(flux) & (flux > 0))
+        missed = _missed(truth, sources, "too faint")
+        pick = np.sort(rng.permutation(missed[sources["kind"][missed] != "star"])[:n])
+        if not len(pick) or not len(good):
+            return _spurious(rows, good[:1], "ra", "dec")
+        ra, dec = sources["ra"][pick], sources["dec"][pick]
+        new = take(rows, nearest(rows, form, good, ra, dec))
+        new["ra"], new["dec"] = ra.copy(), dec.copy()
+        wanted = sources["flux_r"][pick] * NJY_PER_NANOMAGGY
+        tableedits.scale(new, form, np.arange(len(pick)), wanted / new["r_cmodel_flux"])
+        return Added(new, sources["uid"][pick].astype(np.int64), [""] * len(pick))
+
+    form = Form(
+        "hsc",
+        lambda rows: np.where(rows["object_id"] > 0, rows["object_id"], -1),
+        "ra",
+        "dec",
+        lambda rows, fresh: _in_gap(rows["object_id"], fresh["object_id"]),
+        flux=of("flux"),
+        error=of("fluxerr"),
+        mag=of("mag"),
+        band="flux_r",
+        steady=lambda rows: ~rows["isprimary"],
+        add=add,
+    )
+    return Edition(form, _HSC_FILES, (), {"a_r": "A_R"}, {"a_g": "f8"}, "since_release")
+
+
+def _in_gap(held: I64, fresh: I64) -> None:
+    """Number new rows on from the largest number held; in the widest gap where int64 ends before."""
+    top = np.iinfo(np.int64).max
+    ends = np.unique(np.concatenate([[0], held[held > 0]]))
+    low = ends[-1] if top - ends[-1] >= len(fresh) else ends[np.argmax(np.diff(ends))]
+    fresh[:] = low + 1 + np.arange(len(fresh))
+
+
+EDITIONS = {"legacysurvey": _legacy, "gaia": _gaia, "desi": _desi, "hsc": _hsc}

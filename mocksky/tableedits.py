@@ -74,6 +74,7 @@ class Form:
     "gives new rows (second argument) keys of their own, that no row of the first has"
     flux: tuple[str, ...] = ()
     "columns that grow with the light of the source"
+    error: tuple[str, ...] = ()
     ivar: tuple[str, ...] = ()
     mag: tuple[str, ...] = ()
     band: str = ""
@@ -110,13 +111,15 @@ def few(n: int, share: float) -> int:
     return min(n, max(1, round(n * share)))
 
 
-def scale(rows: Rows, form: Form, at: I64, factor: F64, ivar: bool = False) -> None:
-    """Multiply the light of these rows; the inverse variance with it where all is calibrated anew."""
+def scale(rows: Rows, form: Form, at: I64, factor: F64, recalibrate: bool = False) -> None:
+    """Multiply the light of these rows; its errors with it where all is calibrated anew."""
     for name in form.flux:
         rows[name][at] = rows[name][at] * factor
     for name in form.mag:
         rows[name][at] = rows[name][at] - 2.5 * np.log10(factor)
-    for name in form.ivar if ivar else ():
+    for name in form.error if recalibrate else ():
+        rows[name][at] = rows[name][at] * factor
+    for name in form.ivar if recalibrate else ():
         rows[name][at] = rows[name][at] / factor**2
 
 
@@ -192,7 +195,7 @@ def edit(rows: Rows, form: Form, seed: int, truth: pa.Table, sources: Rows) -> t
     if form.change is not None:
         form.change(rows, at, rng)
     else:
-        scale(rows, form, at, 1 + rng.choice([-1, 1], len(at)) * rng.uniform(*RESCALED, len(at)), ivar=True)
+        scale(rows, form, at, 1 + rng.choice([-1, 1], len(at)) * rng.uniform(*RESCALED, len(at)), recalibrate=True)
 
     at = np.flatnonzero(what == "split")
     one, two, owners_one, owners_two = _split(rows, form, at, [members.get(int(k), []) for k in old[at]], sources, rng)

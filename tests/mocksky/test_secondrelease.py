@@ -406,3 +406,64 @@ def test_rows_that_share_a_key_or_shine_not_at_all_keep_their_values():
     what, _ = tableedits.choose(table, form, table["id"], np.zeros(100, dtype=bool), 0)
     assert (what[:90] == "same").all() and np.isin(what[90:96], ("same", "gone", "moved")).all()
     assert {"split", "changed"} <= set(what[96:].tolist())
+
+
+def test_a_table_of_hsc(tmp_path):
+    n, rng = 250, np.random.default_rng(2)
+    folder = tmp_path / "hsc" / "sql" / "pdr3_wide"
+    sources = {
+        "uid": np.arange(1, n + 1),
+        "ra": rng.uniform(150, 151, n),
+        "dec": rng.uniform(2, 3, n),
+        "flux_r": rng.uniform(1, 9, n),
+        "kind": np.repeat(["galaxy"], n),
+    }
+    held = n - 10
+    flux = sources["flux_r"][:held] * 3630.7805
+    values = {
+        "object_id": np.iinfo(np.int64).max - held + np.arange(held),
+        "isprimary": rng.random(held) < 0.9,
+        "ra": sources["ra"][:held],
+        "dec": sources["dec"][:held],
+        **{f"{b}_cmodel_flux": flux for b in "gr"},
+        **{f"{b}_cmodel_fluxerr": flux / 50 for b in "gr"},
+        **{f"{b}_cmodel_mag": 31.4 - 2.5 * np.log10(flux) for b in "gr"},
+    }
+    values["g_cmodel_flux"] = np.where(np.arange(held) < 3, np.nan, flux)
+    kinds = {"object_id": "i8", "isprimary": "bool", "ra": "f8", "dec": "f8"}
+    columns = [TableColumn(c, kinds.get(c, "f4")) for c in (*values, "a_g", "a_r")]
+    write_table(folder / "forced-9570.fits", columns, values, held)
+    write_checksums(folder / "sha256sum.txt", [folder / "forced-9570.fits"])
+    truth = pa.table(
+        {
+            "uid": sources["uid"],
+            "key": pa.array([*values["object_id"].tolist(), *[None] * 10], pa.int64()),
+            "dirt": [""] * n,
+            "observed": [True] * held + [False] * 10,
+            "why_not": [""] * held + ["too faint"] * 10,
+        }
+    )
+    edition = EDITIONS["hsc"](TIERS["tiny"], tmp_path / "hsc", 1, truth, sources, None)
+    grown, line, after = rewrite(edition, tmp_path / "hsc", 1, truth, sources)
+    rows = read_fits([folder / "forced-9570.fits"]).rows
+    what = np.array(line["what"].to_pylist())
+    ended = line["key_2"].null_count
+    assert len(rows["ra"]) == held + grown == held - ended + line["key_1"].null_count
+    # no id overflows, though the first release ends at the largest there is
+    assert (rows["object_id"] > 0).all() and len(set(rows["object_id"].tolist())) == len(rows["ra"])
+    # flux and magnitude still say the same, and the true flux where a row was added
+    lit = np.isfinite(rows["r_cmodel_flux"])
+    assert np.allclose(rows["r_cmodel_mag"][lit], 31.4 - 2.5 * np.log10(rows["r_cmodel_flux"][lit]), atol=1e-4)
+    born = line.filter(pc.equal(line["what"], "added"))
+    assert born.num_rows == 2 and set(born["uid"].to_pylist()) <= set(range(held + 1, n + 1))
+    for key, uid in zip(born["key_2"].to_pylist(), born["uid"].to_pylist(), strict=True):
+        j = rows["object_id"].tolist().index(key)
+        assert rows["r_cmodel_flux"][j] == pytest.approx(sources["flux_r"][uid - 1] * 3630.7805, rel=1e-5)
+        assert rows["ra"][j] == sources["ra"][uid - 1]
+    old = {k: i for i, k in enumerate(values["object_id"].tolist())}
+    for entry in line.filter(pa.array(what == "changed")).to_pylist():
+        i, j = old[entry["key_1"]], rows["object_id"].tolist().index(entry["key_2"])
+        assert rows["r_cmodel_flux"][j] / rows["r_cmodel_fluxerr"][j] == pytest.approx(50, rel=1e-5)
+        assert 0.019 < abs(rows["r_cmodel_flux"][j] / flux[i] - 1) < 0.061
+    assert {"A_R", "a_g", "since_release"} <= set(rows) and rows["a_g"].dtype == np.float64
+    assert set(after["key"].drop_null().to_pylist()) == set(rows["object_id"].tolist())
