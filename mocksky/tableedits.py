@@ -183,14 +183,7 @@ def edit(rows: Rows, form: Form, seed: int, truth: pa.Table, sources: Rows) -> t
     what, odds = choose(rows, form, old, blended, seed)
     rng = stream(seed, form.survey, 0, "second release")
 
-    at = np.flatnonzero(what == "moved")
-    angle, far = rng.uniform(0, 2 * np.pi, len(at)), rng.uniform(*SHIFT_ARCSEC, len(at))
-    if form.shift is not None:
-        far = far / SHIFT_ARCSEC[1] * form.shift(rows, at)
-    east, north = far * np.sin(angle), far * np.cos(angle)
-    rows[form.ra][at], rows[form.dec][at] = offset(rows[form.ra][at], rows[form.dec][at], east, north)
-    if form.settle is not None:
-        form.settle(rows, at)
+    _move(rows, form, np.flatnonzero(what == "moved"), rng)
     at = np.flatnonzero(what == "changed")
     if form.change is not None:
         form.change(rows, at, rng)
@@ -223,16 +216,39 @@ def edit(rows: Rows, form: Form, seed: int, truth: pa.Table, sources: Rows) -> t
         kept += [e | {"key": int(new[j])} | _extras(fresh, form, j) for e in mine]
     spurious = [j for j in range(len(parent), len(new)) if not owners[j]]
     kept += [_entry(0, "spurious") | {"key": int(new[j])} | _extras(fresh, form, j) for j in spurious]
-    lines = [
-        {"key_1": int(old[i]), "key_2": None if leaves[i] else int(after[i]), "what": str(what[i])}
-        | {"uid": _smallest(members.get(int(old[i]), []))}
-        for i in np.flatnonzero(old >= 0).tolist()
-    ]
+    lineage = _lineage(old, np.where(leaves, -1, after), what, members, new, parent, owners)
+    return join(take(rows, ~leaves), fresh), lineage, _truth(truth.schema, listed, kept)
+
+
+def _move(rows: Rows, form: Form, at: I64, rng: np.random.Generator) -> None:
+    angle, far = rng.uniform(0, 2 * np.pi, len(at)), rng.uniform(*SHIFT_ARCSEC, len(at))
+    if form.shift is not None:
+        far = far / SHIFT_ARCSEC[1] * form.shift(rows, at)
+    east, north = far * np.sin(angle), far * np.cos(angle)
+    rows[form.ra][at], rows[form.dec][at] = offset(rows[form.ra][at], rows[form.dec][at], east, north)
+    if form.settle is not None:
+        form.settle(rows, at)
+
+
+def _lineage(
+    old: I64,
+    after: I64,
+    what: NDArray[Any],
+    members: dict[int, list[Entry]],
+    new: I64,
+    parent: I64,
+    owners: list[list[Entry]],
+) -> pa.Table:
+    """Rows of release 1 with a key, in their order, then the new ones: the parts of splits, what was added."""
+    lines: list[Entry] = []
+    for i in np.flatnonzero(old >= 0).tolist():
+        ends = int(after[i]) if after[i] >= 0 else None
+        mine = members.get(int(old[i]), [])
+        lines.append({"key_1": int(old[i]), "key_2": ends, "what": str(what[i]), "uid": _smallest(mine)})
     for j, mine in enumerate(owners):
         born: Entry = {"what": "split", "parent": int(parent[j])} if j < len(parent) else {"what": "added"}
         lines.append({"key_2": int(new[j]), "uid": _smallest(mine), **born})
-    lineage = pa.Table.from_pylist(lines, schema=LINEAGE)
-    return join(take(rows, ~leaves), fresh), lineage, _truth(truth.schema, listed, kept)
+    return pa.Table.from_pylist(lines, schema=LINEAGE)
 
 
 def _split(
