@@ -8,6 +8,7 @@ OUT/truth/masks/<brick>.npz
 OUT/legacysurvey/                root of DR10
 OUT/desi/                        root of the production iron
 OUT/gaia/                        root of gdr3
+OUT/sdss/                        root of sas/dr17
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, legacywriter, secondrelease, sed, truth
-from skycairn.mocksky.patches import TIERS, Tier, in_desi
+from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, legacywriter, sdss, secondrelease, sed, truth
+from skycairn.mocksky.patches import TIERS, Tier, in_desi, in_sdss
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same tier and seed give other files."""
 
 Progress = Callable[[str], None]
@@ -79,7 +80,7 @@ def build(
     if there is not None and there.complete:
         say("the mock is there and complete")
         return there
-    for name in ("truth", "legacysurvey", "desi", "gaia"):
+    for name in ("truth", "legacysurvey", "desi", "gaia", "sdss"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out, Summary(tier, seed, VERSION, False, release=release))
@@ -113,6 +114,13 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     in_spectra = desi.write(out / "desi", sources, options, seed, workers, looked, bricks)
     _write_parquet(in_spectra, out / "truth" / "desi.parquet")
     counts["desi"] = _rows(in_spectra)
+
+    say("writing SDSS")
+    plated = in_sdss(tier, rows["ra"], rows["dec"], rows["patch"])
+    fibres = sdss.Options(spectra=tier.pixels, stars=tier.sdss_stars)
+    in_plates = sdss.write(out / "sdss", sources, fibres, seed, workers, plated)
+    _write_parquet(in_plates, out / "truth" / "sdss.parquet")
+    counts["sdss"] = _rows(in_plates)
 
     say("writing the Legacy Survey's tables")
     rows["gaia_source_id"] = _source_ids(rows["uid"], in_gaia)

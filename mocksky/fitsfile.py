@@ -46,9 +46,16 @@ def write_table(
     n: int,
     cards: Mapping[str, Any] = {},
 ) -> None:
-    """Write a binary table into HDU 1, all columns in order; those without values are zeros or blanks.
+    """Write a binary table into HDU 1 (`table_hdu`). A path that ends in .gz is compressed."""
+    save(path, [fits.PrimaryHDU(), table_hdu(columns, values, n, cards)])
 
-    A path that ends in .gz is compressed. Text is padded with blanks, as the archives do.
+
+def table_hdu(
+    columns: Sequence[TableColumn], values: Mapping[str, NDArray[Any]], n: int, cards: Mapping[str, Any] = {}
+) -> fits.BinTableHDU:
+    """A binary table, all columns in order; those without values are zeros or blanks.
+
+    Text is padded with blanks, as the archives do.
     """
     out = []
     for column in columns:
@@ -63,7 +70,7 @@ def write_table(
         out.append(fits.Column(name=column.name, format=form, unit=column.unit or None, array=array))
     table = fits.BinTableHDU.from_columns(out)
     table.header.update(cards)
-    save(path, [fits.PrimaryHDU(), table])
+    return table
 
 
 def compressed(

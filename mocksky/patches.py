@@ -81,6 +81,7 @@ class Patch:
     nx: int = 2
     ny: int = 1
     desi: Footprint = "all"
+    sdss: Footprint = "none"
     galaxies: float = 1.0
     "density, in units of the tier's"
     stars: float = 1.0
@@ -102,6 +103,8 @@ class Tier:
     "proper motions, arcsec/yr, of stars that are put in by hand; the first into the first patch and so on"
     desi_completeness: float
     "part of the possible targets that has a fibre"
+    sdss_stars: float = 0.15
+    "part of the possible stars that has a fibre of SDSS"
     pixels: bool = True
     "images and spectra too; else catalogues only"
 
@@ -166,12 +169,21 @@ def brick_name(ra: float, dec: float) -> str:
 
 def in_desi(tier: Tier, ra: F64, dec: F64, patch: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which positions DESI has observed: all of a patch, the half west of its centre, or nothing."""
+    return _within(tier, {p.number: p.desi for p in tier.patches}, ra, dec, patch)
+
+
+def in_sdss(tier: Tier, ra: F64, dec: F64, patch: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which positions SDSS has plates on."""
+    return _within(tier, {p.number: p.sdss for p in tier.patches}, ra, dec, patch)
+
+
+def _within(tier: Tier, seen: dict[int, Footprint], ra: F64, dec: F64, patch: NDArray[np.int32]) -> NDArray[np.bool_]:
     out = np.zeros(len(ra), dtype=bool)
     for p in tier.patches:
         mine = patch == p.number
-        if p.desi == "all":
+        if seen[p.number] == "all":
             out |= mine
-        elif p.desi == "west half":
+        elif seen[p.number] == "west half":
             out |= mine & ((ra - p.ra + 180) % 360 - 180 < 0)
     return out
 
@@ -186,27 +198,27 @@ def extent(tier: Tier, patch: Patch) -> tuple[float, float, float, float]:
 
 
 _DEFAULT = (
-    Patch(0, "crosses RA 0", 0.0, -1.2),
+    Patch(0, "crosses RA 0", 0.0, -1.2, sdss="all"),
     Patch(1, "near the south celestial pole", 65.0, -89.5, desi="none"),
     Patch(2, "corner of four HEALPix cells of order 5", 156.1, -10.8, nx=2, ny=2),
-    Patch(3, "plain", 30.2, -5.0),
-    Patch(4, "plain", 150.1, 2.2),
-    Patch(5, "half seen by DESI", 200.3, 31.5, desi="west half"),
-    Patch(6, "not seen by DESI", 36.4, -30.1, desi="none"),
+    Patch(3, "plain", 30.2, -5.0, sdss="all"),
+    Patch(4, "plain", 150.1, 2.2, sdss="all"),
+    Patch(5, "half seen by DESI", 200.3, 31.5, desi="west half", sdss="all"),
+    Patch(6, "not seen by DESI", 36.4, -30.1, desi="none", sdss="all"),
     Patch(7, "not seen by DESI", 52.8, -27.7, desi="none"),
-    Patch(8, "plain", 185.0, 12.6),
-    Patch(9, "plain", 215.7, -0.5),
-    Patch(10, "dense in stars", 240.5, 8.3, stars=1.5),
+    Patch(8, "plain", 185.0, 12.6, sdss="all"),
+    Patch(9, "plain", 215.7, -0.5, sdss="all"),
+    Patch(10, "dense in stars", 240.5, 8.3, stars=1.5, sdss="all"),
     Patch(11, "plain", 320.9, -10.4),
     Patch(12, "plain", 340.6, 20.1),
     Patch(13, "not seen by DESI", 10.7, -44.0, desi="none"),
-    Patch(14, "plain", 130.4, 18.7),
+    Patch(14, "plain", 130.4, 18.7, sdss="all"),
 )
 
 TIERS: dict[str, Tier] = {
     "tiny": Tier(
         name="tiny",
-        patches=(Patch(0, "crosses RA 0", 0.0, -1.2, ny=2),),
+        patches=(Patch(0, "crosses RA 0", 0.0, -1.2, ny=2, sdss="all"),),
         brick_deg=0.02,
         galaxies_per_brick=10,
         stars_per_brick=5,
@@ -229,12 +241,12 @@ TIERS: dict[str, Tier] = {
     "catalogue": Tier(
         name="catalogue",
         patches=(
-            Patch(0, "crosses RA 0", 0.0, -1.5, nx=6, ny=4),
+            Patch(0, "crosses RA 0", 0.0, -1.5, nx=6, ny=4, sdss="all"),
             Patch(1, "near the south celestial pole", 65.0, -88.5, nx=4, ny=4, desi="none"),
             Patch(2, "corner of four HEALPix cells of order 5", 156.1, -10.8, nx=6, ny=4),
             Patch(3, "as dense in stars as the bulge's edge", 270.5, -28.6, nx=4, ny=4, desi="none", stars=6.0),
-            Patch(4, "half seen by DESI", 200.3, 28.5, nx=6, ny=4, desi="west half"),
-            Patch(5, "plain", 36.4, -5.1, nx=6, ny=4),
+            Patch(4, "half seen by DESI", 200.3, 28.5, nx=6, ny=4, desi="west half", sdss="all"),
+            Patch(5, "plain", 36.4, -5.1, nx=6, ny=4, sdss="all"),
         ),
         brick_deg=0.25,
         galaxies_per_brick=1400,
@@ -243,6 +255,7 @@ TIERS: dict[str, Tier] = {
         bright_fraction=0.1,
         fast_stars=(1.2, 0.5, 10.0, 5.0, 0.7, 2.5, 0.9, 1.6) * 6,
         desi_completeness=0.85,
+        sdss_stars=0.03,
         pixels=False,
     ),
 }

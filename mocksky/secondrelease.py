@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skycairn.mocksky import desi, gaia, legacysurvey, legacytables, sed, tableedits
+from skycairn.mocksky import desi, gaia, legacysurvey, legacytables, sdss, sed, tableedits
 from skycairn.mocksky.fitsfile import TableColumn, write_table
 from skycairn.mocksky.legacywriter import TYPES
 from skycairn.mocksky.patches import Tier
@@ -340,25 +340,9 @@ def _desi(
         names = (rows[c].astype(str) for c in ("SURVEY", "PROGRAM"))
         return np.asarray(desi.pack_key(rows["TARGETID"], *names).fill_null(-1).to_numpy(), dtype=np.int64)
 
-    def flip(rows: Rows, odds: F64) -> NDArray[Any]:
-        """Targets with several spectra are left alone, but for those whose primary is another now."""
+    def flip(rows: Rows, _: F64) -> NDArray[Any]:
         repeated = (rows["ZCAT_NSPEC"] > 1) & (key(rows) >= 0)
-        what = np.where(repeated, "same", "").astype("U10")
-        ids = np.unique(rows["TARGETID"][repeated])
-        ranked = ids[np.argsort(tableedits.chance(seed, "target", ids))]
-        for target in ranked[: few(len(ids), FLIPPED)].tolist():
-            mine = np.flatnonzero((rows["TARGETID"] == target) & repeated)
-            old = mine[rows["ZCAT_PRIMARY"][mine]]
-            new = mine[~rows["ZCAT_PRIMARY"][mine]]
-            new = new[rows["SURVEY"][new] == rows["SURVEY"][old][0]][:1]
-            for name in ("ZCAT_PRIMARY", "MAIN_PRIMARY", "SV_PRIMARY") if len(new) else ():
-                rows[name][new], rows[name][old] = rows[name][old], rows[name][new]
-            what[[*old, *new] if len(new) else []] = "changed"
-        return what
-
-    def redshift(rows: Rows, at: I64, rng: np.random.Generator) -> None:
-        sign, far = rng.choice([-1, 1], len(at)), rng.uniform(*Z_SHIFT_SIGMA, len(at))
-        rows["Z"][at] += sign * far * rows["ZERR"][at]
+        return _flip(rows, rows["TARGETID"], repeated, ("ZCAT_PRIMARY", "MAIN_PRIMARY", "SV_PRIMARY"), "SURVEY", seed)
 
     def add(rows: Rows, n: int) -> Added:
         rng = np.random.default_rng([seed, _NEW])
@@ -381,7 +365,7 @@ def _desi(
         kinds=("gone", "moved", "changed"),
         first=flip,
         steady=lambda rows: rows["REF_CAT"] != b"",
-        change=redshift,
+        change=_redshift("Z", "ZERR"),
         add=add,
         extras={"targetid": "TARGETID", "survey": "SURVEY", "program": "PROGRAM", "healpix": "HEALPIX"},
     )
@@ -392,6 +376,71 @@ def _desi(
         {"CHI2": "chi2", "COADD_NUMTILE": "COADD_NTILE"},
         {"MASKBITS": "i4"},
     )
+
+
+def _flip(
+    rows: Rows, target: I64, repeated: NDArray[np.bool_], flags: tuple[str, ...], within: str, seed: int
+) -> NDArray[Any]:
+    """Leave the repeated spectra alone, but for those of some targets whose primary is another now (`changed`).
+
+    `flags` change places; the first says which is the primary. Both spectra are of one and the same `within`.
+    """
+    what = np.where(repeated, "same", "").astype("U10")
+    ids = np.unique(target[repeated])
+    ranked = ids[np.argsort(tableedits.chance(seed, "target", ids))]
+    for one in ranked[: few(len(ids), FLIPPED)].tolist():
+        mine = np.flatnonzero((target == one) & repeated)
+        primary = rows[flags[0]][mine].astype(bool)
+        old, new = mine[primary], mine[~primary]
+        new = new[np.isin(rows[within][new], rows[within][old])][:1]
+        if len(old) == len(new) == 1:
+            for name in flags:
+                rows[name][new], rows[name][old] = rows[name][old], rows[name][new]
+            what[[*old, *new]] = "changed"
+    return what
+
+
+def _redshift(z: str, error: str) -> Callable[[Rows, I64, np.random.Generator], None]:
+    def change(rows: Rows, at: I64, rng: np.random.Generator) -> None:
+        sign, far = rng.choice([-1, 1], len(at)), rng.uniform(*Z_SHIFT_SIGMA, len(at))
+        rows[z][at] += sign * far * rows[error][at]
+
+    return change
+
+
+# ------------------------------------------------------------------------------------------------------------ SDSS
+
+
+def _sdss(
+    tier: Tier, root: Path, seed: int, truth: pa.Table, sources: Rows, bricks: tuple[I64, NDArray[Any]]
+) -> Edition:
+    def key(rows: Rows) -> I64:
+        parts = (rows[c].tolist() for c in ("PLATE", "MJD", "FIBERID"))
+        names = zip(rows["RUN2D"].astype(str).tolist(), *parts, strict=True)
+        return np.array([sdss.pack_key(*name) for name in names], dtype=np.int64)
+
+    def flip(rows: Rows, _: F64) -> NDArray[Any]:
+        light = rows["TARGETTYPE"] != b"SKY"
+        repeated = (rows["NSPECOBS"] > 1) & light
+        target = np.unique(rows["BESTOBJID"], return_inverse=True)[1]
+        what = _flip(rows, target, repeated, ("SPECPRIMARY",), "SURVEY", seed)
+        # the old kind of primary that SDSS-I had follows
+        rows["SPECLEGACY"][:] = (rows["SPECPRIMARY"] == 1) & (rows["SURVEY"] == b"sdss")
+        return np.where((what == "") & ~(light & np.isfinite(rows["Z"])), "same", what)
+
+    form = Form(
+        "sdss",
+        key,
+        "PLUG_RA",
+        "PLUG_DEC",
+        lambda rows, fresh: None,
+        kinds=("gone", "moved", "changed"),
+        first=flip,
+        change=_redshift("Z", "Z_ERR"),
+        extras={"run2d": "RUN2D", "plate": "PLATE", "mjd": "MJD", "fiberid": "FIBERID"},
+    )
+    renamed = {"SN_MEDIAN_ALL": "sn_median_all", "PLATERUN": "PLATE_RUN"}
+    return Edition(form, "sdss/spectro/redux/specObj-*.fits", (), renamed, {"Z": "f8"})
 
 
 # ------------------------------------------------------------------------------------------------------------- HSC
@@ -444,4 +493,4 @@ def _in_gap(held: I64, fresh: I64) -> None:
     fresh[:] = low + 1 + np.arange(len(fresh))
 
 
-EDITIONS = {"legacysurvey": _legacy, "gaia": _gaia, "desi": _desi, "hsc": _hsc}
+EDITIONS = {"legacysurvey": _legacy, "gaia": _gaia, "desi": _desi, "sdss": _sdss, "hsc": _hsc}
