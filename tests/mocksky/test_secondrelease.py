@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from skycairn.catalogs.legacycolumns import unpack_key
 from skycairn.catalogs.registry import SURVEYS
-from skycairn.mocksky import tableedits
+from skycairn.mocksky import sdss, tableedits
 from skycairn.mocksky.build import build
 from skycairn.mocksky.fitsfile import TableColumn, write_checksums, write_table
 from skycairn.mocksky.patches import TIERS
@@ -25,6 +25,8 @@ FILES = {
     "gaia": "gaia_source/GaiaSource_*.csv.gz",
     "desi": "zcatalog/v1/zall-pix-iron.fits",
 }
+SPECOBJ = "sdss/spectro/redux/specObj-dr17.fits"
+SDSS_KEY = ("RUN2D", "PLATE", "MJD", "FIBERID")
 SURVEY = pytest.mark.parametrize("name", RELEASES)
 
 
@@ -239,6 +241,42 @@ def test_an_added_spectrum_lies_in_a_new_file_and_reads(releases):
     assert len(primary) == len(set(primary))
 
 
+def test_sdss_loses_moves_and_changes_spectra_and_leaves_sky_alone(releases):
+    first, second, _ = releases
+    line = lineage(second, "sdss")
+    old, new = (read_fits([out / "sdss" / SPECOBJ]).rows for out in (first, second))
+    keys = [
+        [sdss.pack_key(r.decode(), *k) for r, *k in zip(*(t[c].tolist() for c in SDSS_KEY), strict=True)]
+        for t in (old, new)
+    ]
+    for side, held in zip(("key_1", "key_2"), keys, strict=True):
+        assert sorted(line[side].drop_null().to_pylist()) == sorted(held)
+    what = np.array(line["what"].to_pylist())
+    assert set(what.tolist()) == {"same", "gone", "moved", "changed"}
+    assert len(keys[1]) == len(keys[0]) - (what == "gone").sum()
+    at = [{k: i for i, k in enumerate(held)} for held in keys]
+    names = {"SN_MEDIAN_ALL": "sn_median_all", "PLATERUN": "PLATE_RUN"}
+    for entry in line.filter(pa.array(what != "gone")).to_pylist():
+        i, j = at[0][entry["key_1"]], at[1][entry["key_2"]]
+        differ = {c for c in old if c != "_file" and not np.array_equal(old[c][i], new[names.get(c, c)][j])}
+        differ -= {c for c in ("Z", "Z_NOQSO") if np.isnan(old[c][i])}
+        if entry["what"] == "same" or old["TARGETTYPE"][i] == b"SKY":
+            assert not differ
+        elif entry["what"] == "moved":
+            assert differ == {"PLUG_RA", "PLUG_DEC"}
+        else:
+            assert differ and differ <= {"Z", "SPECPRIMARY", "SPECLEGACY"}
+    # every thing that had a primary spectrum has one, unless its only row is gone
+    shown = {k: u for k, u in zip(line["key_1"].to_pylist(), line["uid"].to_pylist(), strict=True)}
+    primaries = [
+        [shown[k] for k, p in zip(h, t["SPECPRIMARY"], strict=True) if p] for h, t in zip(keys, (old, new), strict=True)
+    ]
+    lost = set(line.filter(pa.array(what == "gone"))["uid"].to_pylist())
+    assert set(primaries[0]) - set(primaries[1]) == lost and len(primaries[1]) == len(set(primaries[1]))
+    truth = pq.read_table(second / "truth" / "sdss.parquet")
+    assert sorted(truth["key"].drop_null().to_pylist()) == sorted(keys[1])
+
+
 def test_lists_hold_and_what_was_not_edited_is_the_same_bytes(releases):
     first, second, _ = releases
     wrong, lost, listed = [], [], 0
@@ -257,11 +295,12 @@ def test_lists_hold_and_what_was_not_edited_is_the_same_bytes(releases):
     old, new = digests(first), digests(second)
     assert set(old) <= set(new)
     changed = {n for n in old if old[n] != new[n]}
-    tables = {f"{s}/{p.relative_to(first / s)}" for s, g in FILES.items() for p in (first / s).glob(g)}
+    edited = FILES | {"sdss": SPECOBJ, "hsc": "sql/pdr3_wide/forced-*.fits"}
+    tables = {f"{s}/{p.relative_to(first / s)}" for s, g in edited.items() for p in (first / s).glob(g)}
     lists = {n for n in changed if "sum" in n.lower()}
-    truth = {f"truth/{s}.parquet" for s in FILES}
+    truth = {f"truth/{s}.parquet" for s in edited if (first / s).exists()}
     bricks = {"legacysurvey/south/survey-bricks-dr10-south.fits.gz"}
-    assert changed == tables | lists | truth | bricks | {"mock.json"} and len(lists) == 3
+    assert changed == tables | lists | truth | bricks | {"mock.json"} and len(lists) >= 3
     assert {n.split("/")[0] for n in set(new) - set(old)} == {"truth", "desi"}
 
 
