@@ -2,7 +2,8 @@
 
 Images and spectra stay as they were. Legacy Survey: whole bricks get another RELEASE, and with it other keys. DESI:
 redshifts change and another spectrum becomes the primary; new targets come with files of their own (survey `special`).
-Gaia: a source that splits loses its source_id, its two parts get new ones and have no spectrum. See docs/truth.md.
+SDSS: redshifts and primaries change likewise, nothing is added. Gaia: a source that splits loses its source_id, its two
+parts get new ones and have no spectrum. See docs/truth.md.
 """
 
 from __future__ import annotations
