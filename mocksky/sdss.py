@@ -211,9 +211,9 @@ def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int) -> li
             plug(number, day, every)
             if k == 0 and c == 0 and kind == "legacy":
                 plug(number, day + 28, every)
-                plug(number + 1, day + 3, every[: min(4, len(every))], "bad")
+                plug(number + 10, day + 3, every[: min(4, len(every))], "bad")
                 some, standard = np.append(lost, -1).astype(np.int64), np.zeros(len(lost) + 1, dtype=bool)
-                plug(number + 2, day + 5, np.arange(len(some)), absent=True)
+                plug(number + 11, day + 5, np.arange(len(some)), absent=True)
     return out
 
 
@@ -239,7 +239,7 @@ def _fibres(p: Plate, rows: Rows, seed: int) -> Rows:
     row = np.where(sky, p.fibres[~sky][0] if (~sky).any() else 0, p.fibres)
     s = {k: v[row] for k, v in rows.items()}
     # the target list's positions are those of the imaging: the same on every plate
-    throw = stream(seed, "sdss", int(s["patch"][0]), "positions").standard_normal((2, int(row.max()) + 1))[:, row]
+    throw = stream(seed, "sdss", int(s["patch"][0]), "positions").standard_normal((int(row.max()) + 1, 2))[row].T
     ra, dec = moved(s["ra"], s["dec"], s["pmra"], s["pmdec"], p.epoch - 2016.0)
     throw = np.where(sky, rng.uniform(-20.0, 20.0, (2, n)), SCATTER_ARCSEC * throw)
     ra, dec = offset(ra, dec, throw[0], throw[1])
@@ -331,8 +331,13 @@ def _truth(rows: Rows, t: Rows, why: NDArray[Any]) -> pa.Table:
     parts = []
     if t:
         names = list(zip(t["RUN2D"].astype(str), *(t[k].tolist() for k in ("PLATE", "MJD", "FIBERID")), strict=True))
-        found = {"uid": t["uid"].tolist(), "key": [pack_key(*k) for k in names], "dirt": t["dirt"].tolist()}
-        found |= {"observed": [True] * len(names), "why_not": [""] * len(names), "epoch": pa.array(t["epoch"], from_pandas=True)}
+        found: dict[str, Any] = {
+            "uid": t["uid"].tolist(),
+            "key": [pack_key(*k) for k in names],
+            "dirt": t["dirt"].tolist(),
+        }
+        found |= {"observed": [True] * len(names), "why_not": [""] * len(names)}
+        found |= {"epoch": pa.array(t["epoch"], from_pandas=True)}
         found |= {k: [x[i] for x in names] for i, k in enumerate(("run2d", "plate", "mjd", "fiberid"))}
         parts.append(pa.table({k: found[k] for k in TRUTH.names}, schema=TRUTH))
     missed = np.flatnonzero(why != "")

@@ -80,7 +80,7 @@ def observe(source: Rows, fibers: Rows, instrument: Instrument, shift: int, rng:
     """
     n, npix = len(fibers["uid"]), instrument.pixels
     coeff0 = round(3.5 + 1e-4 * (instrument.first + shift), 4)
-    wavelength = 10.0 ** (coeff0 + COEFF1 * np.arange(npix))
+    wavelength = np.asarray(10.0 ** (coeff0 + COEFF1 * np.arange(npix)), dtype=np.float64)
     u = np.linspace(0.0, 1.0, npix)
     wdisp = 1.06 - 0.35 * u + 0.3 * u**2  # R = 1740 at the blue end, 2200 in the red
     lsf = wdisp * COEFF1 * np.log(10.0) * wavelength

@@ -78,6 +78,8 @@ def test_positions_are_the_truth_at_the_imagings_epoch(mock):
     ra, dec = truth.moved(*(rows[k][at] for k in ("ra", "dec", "pmra", "pmdec")), epoch[real] - 2016.0)
     apart = np.linalg.norm(truth.unit(ra, dec) - truth.unit(spec["PLUG_RA"][real], spec["PLUG_DEC"][real]), axis=1)
     apart = np.degrees(apart) * 3600
+    where = np.stack([uid[real], spec["PLUG_RA"][real], spec["PLUG_DEC"][real]], axis=1)
+    assert len(np.unique(where, axis=0)) == len(np.unique(uid[real]))  # one target list, however many plates
     assert 0.03 < np.median(apart) < 0.12 and apart.max() < 0.4
     assert epoch[real].min() > 1999 and epoch[real].max() < 2009
     assert (spec["PLUG_RA"] > 359).any() and (spec["PLUG_RA"] < 1).any() and (spec["PLUG_RA"] < 360).all()
