@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from pyarrow import csv
 
 from skycairn.mocksky import gaia, gaia_columns
 from skycairn.mocksky.fitsfile import TableColumn, write_table
+from skycairn.mocksky.tableedits import Form
 
+I64 = NDArray[np.int64]
 Rows = dict[str, NDArray[Any]]
 
 FILE = "_file"
@@ -140,6 +142,26 @@ def write_gaia(tables: Tables) -> None:
         out.write(gaia_columns.ecsv_header(described).encode() + (",".join(names) + "\n").encode())
         csv.write_csv(pa.Table.from_arrays(arrays, names=names), out, bare)
         gaia.save(path, out.getvalue(), gaia.Options().compression)
+
+
+@dataclass(frozen=True)
+class Edition:
+    """A survey's table in its second release."""
+
+    form: Form
+    files: str
+    "below the survey's root"
+    order: tuple[str, ...]
+    "columns that the rows of a file are sorted by; () puts new rows at the end"
+    renamed: Mapping[str, str]
+    "one that readers know in another case, one that they do not read"
+    widened: Mapping[str, str]
+    new: str = "SINCE_RELEASE"
+    "i2: 1 where release 1 has the same key, else 2"
+    read: Callable[..., Tables] = read_fits
+    write: Callable[[Tables], None] = write_fits
+    file_of: Callable[[Rows, list[Path]], I64] | None = None
+    "which file each row belongs to, -1: none; None: where it was, or where the row lies that it was copied from"
 
 
 def revise(tables: Tables, renamed: Mapping[str, str], widened: Mapping[str, str], new: TableColumn) -> None:

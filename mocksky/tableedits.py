@@ -57,6 +57,10 @@ class Added(NamedTuple):
     dirt: list[str]
 
 
+NEW = 1 << 32
+"""Added to the seed for the streams of random numbers of release 2."""
+
+
 def _nothing(rows: Rows) -> NDArray[np.bool_]:
     return np.zeros(len(next(iter(rows.values()))), dtype=bool)
 
@@ -137,6 +141,12 @@ def take(rows: Rows, at: I64 | NDArray[np.bool_]) -> Rows:
 def join(*parts: Rows) -> Rows:
     """Tables one below the other."""
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def missed(truth: pa.Table, sources: Rows, why: str) -> I64:
+    """Rows of `sources` that the survey does not hold for this reason."""
+    uid = truth.filter(pa.array(np.array(truth.column("why_not").to_pylist()) == why)).column("uid").to_numpy()
+    return np.flatnonzero(np.isin(sources["uid"], uid))
 
 
 def choose(rows: Rows, form: Form, keys: I64, blended: NDArray[np.bool_], seed: int) -> tuple[NDArray[Any], F64]:

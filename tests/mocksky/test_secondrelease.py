@@ -16,8 +16,8 @@ from skycairn.mocksky import sdss, tableedits
 from skycairn.mocksky.build import build
 from skycairn.mocksky.fitsfile import TableColumn, write_checksums, write_table
 from skycairn.mocksky.patches import TIERS
-from skycairn.mocksky.releasetables import read_fits, read_gaia
-from skycairn.mocksky.secondrelease import EDITIONS, Edition, rewrite
+from skycairn.mocksky.releasetables import Edition, read_fits, read_gaia
+from skycairn.mocksky.secondrelease import EDITIONS, rewrite
 
 RELEASES = {"legacysurvey": "dr10", "gaia": "dr3", "desi": "dr1"}
 FILES = {
