@@ -38,6 +38,10 @@ def mock(
     ),
     seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
     workers: Annotated[int, typer.Option(help="processes")] = 2,
+    release: Annotated[int, typer.Option(help="2: rows moved, split, gone and added since release 1")] = 1,
+    first: Annotated[
+        Path | None, typer.Option(help="release 1 of the same tier and seed, to make release 2 from a copy of it")
+    ] = None,
 ) -> None:
     """Write a sky whose truth is known, in the surveys' own files."""
     with _errors():
@@ -47,7 +51,15 @@ def mock(
             raise ValueError(
                 f"the mock sky needs {error.name}, which is not installed; install skycairn[mock]"
             ) from error
-        summary = make(tier, out, seed=seed, workers=workers, progress=lambda text: typer.echo(text, err=True))
+        summary = make(
+            tier,
+            out,
+            seed=seed,
+            workers=workers,
+            progress=lambda text: typer.echo(text, err=True),
+            release=release,
+            first=first,
+        )
         typer.echo(str(summary))
 
 

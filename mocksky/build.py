@@ -3,6 +3,7 @@
 OUT/mock.json                    tier, seed, version, counts; `complete` is written last
 OUT/truth/sources.parquet        see docs/truth.md
 OUT/truth/<survey>.parquet
+OUT/truth/lineage-<survey>.parquet   of a second release alone
 OUT/truth/masks/<brick>.npz
 OUT/legacysurvey/                root of DR10
 OUT/desi/                        root of the production iron
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, legacywriter, sdss, truth
+from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, legacywriter, sdss, secondrelease, sed, truth
 from skycairn.mocksky.patches import TIERS, Tier, in_desi, in_sdss
 
 VERSION = 2
@@ -45,29 +46,50 @@ class Summary:
     version: int
     complete: bool
     counts: dict[str, int] = field(default_factory=dict)
+    release: int = 1
+    "2: the second release of the same sky, see secondrelease"
 
 
-def build(tier: str, out: Path, seed: int = 0, workers: int = 2, progress: Progress | None = None) -> Summary:
+def build(
+    tier: str,
+    out: Path,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress | None = None,
+    release: int = 1,
+    first: Path | None = None,
+) -> Summary:
     """Write the mock of a tier under `out`; does nothing where it is there and complete.
 
-    The same bytes for the same tier, seed and version, whatever the number of workers. ValueError for an unknown tier,
-    or a folder that holds anything but this mock, whole or in part.
+    The same bytes for the same tier, seed, release and version, whatever the number of workers. ValueError for an
+    unknown tier or release, or a folder that holds anything but this mock, whole or in part. `first` is where the first
+    release of the same tier and seed lies, if it does: the second is then made from a copy of it, without painting.
     """
     if tier not in TIERS:
         raise ValueError(f"there is no tier {tier!r} of the mock sky; choose one of {', '.join(TIERS)}")
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed is {seed}, wanted 0 to 2^32 - 1")
+    if release not in (1, 2):
+        raise ValueError(f"there is no release {release} of the mock sky; choose 1 or 2")
+    if first is not None and (release == 1 or out.resolve() == first.resolve()):
+        raise ValueError(
+            f"a first release was given ({first}) and release {release} wanted in {out}; wanted 2, elsewhere"
+        )
     say = progress or (lambda _: None)
-    there = _found(out, Summary(tier, seed, VERSION, False))
+    there = _found(out, Summary(tier, seed, VERSION, False, release=release))
     if there is not None and there.complete:
         say("the mock is there and complete")
         return there
     for name in ("truth", "legacysurvey", "desi", "gaia", "sdss"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(out, Summary(tier, seed, VERSION, False))
-    counts = _write(TIERS[tier], out, seed, workers, say)
-    summary = Summary(tier, seed, VERSION, True, counts)
+    _write_json(out, Summary(tier, seed, VERSION, False, release=release))
+    counts = _write(TIERS[tier], out, seed, workers, say) if first is None else _copy(tier, first, out, seed, say)
+    if release == 2:
+        say("editing the tables of the second release")
+        rows = sed.rows_of(pq.read_table(out / "truth" / "sources.parquet"))
+        counts = secondrelease.write(TIERS[tier], out, seed, counts, _brick_of_everything(TIERS[tier], rows))
+    summary = Summary(tier, seed, VERSION, True, counts, release)
     _write_json(out, summary)
     return summary
 
@@ -119,6 +141,17 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
         counts["bricks"] = len(tasks)
         _paint(tasks, workers, say)
     return counts
+
+
+def _copy(tier: str, first: Path, out: Path, seed: int, say: Progress) -> dict[str, int]:
+    """Copy a first release that is there and complete; gives its counts."""
+    there = _found(first, Summary(tier, seed, VERSION, False))
+    if there is None or not there.complete:
+        raise ValueError(f"{first} holds no complete first release of the mock sky; build it, or leave it out")
+    say(f"copying the first release from {first}")
+    for folder in sorted(p for p in first.iterdir() if p.is_dir()):
+        shutil.copytree(folder, out / folder.name)
+    return dict(there.counts)
 
 
 def _paint(tasks: list[coadd.Task], workers: int, say: Progress) -> None:
@@ -173,6 +206,10 @@ def _found(out: Path, wanted: Summary) -> Summary | None:
         there = Summary(**json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove {out} or choose another folder") from error
+    if there.release != wanted.release:
+        raise ValueError(
+            f"{out} holds release {there.release} of the mock; wanted release {wanted.release}: choose another"
+        )
     if (there.tier, there.seed, there.version) != (wanted.tier, wanted.seed, wanted.version):
         raise ValueError(
             f"{out} holds the mock of tier {there.tier}, seed {there.seed}, version {there.version}; wanted tier "

@@ -139,11 +139,7 @@ def write(
     take = np.flatnonzero(seen & (program != "") & fibre)
     why = np.select([~seen, program == "", ~fibre], ["outside footprint", "not a target", "no fibre"], "")
     brickid, brickname = brick if brick is not None else _brick(rows["ra"], rows["dec"])
-    # a number within its brick, one a source of the sky
-    order = np.argsort(brickid, kind="stable")
-    first = np.searchsorted(brickid[order], brickid[order])
-    objid = np.empty(n, dtype=np.int64)
-    objid[order] = np.arange(n) - first + 1
+    objid = number_within(brickid)
     release = np.where(program == "backup", 0, RELEASE).astype(np.int64)
     ids = targetid(release, brickid.astype(np.int64), objid, np.where(program == "backup", 2, 0))
 
@@ -167,6 +163,14 @@ def write(
     save([PRIMARY, table], catalog)
     _checksums(catalog.parent, [catalog])
     return _truth(rows, t, why)
+
+
+def number_within(brickid: I64) -> I64:
+    """A number of each source of the sky within its brick, from 1."""
+    order = np.argsort(brickid, kind="stable")
+    objid = np.empty(len(brickid), dtype=np.int64)
+    objid[order] = np.arange(len(brickid)) - np.searchsorted(brickid[order], brickid[order]) + 1
+    return objid
 
 
 def _targets(
@@ -268,6 +272,30 @@ def _redshifts(t: Rows, s: Rows, program: NDArray[Any], rng: np.random.Generator
     t |= {"NCOEFF": np.full(n, 10), "COEFF": rng.standard_normal((n, 10))}
 
 
+def later_targets(
+    root: Path, rows: Rows, index: I64, brick: tuple[I64, NDArray[Any]], options: Options, seed: int
+) -> Rows:
+    """Targets that had no fibre (rows `index` of the truth), observed at last in the survey `special`.
+
+    Writes their coadd and redrock files, which are new ones, and gives their rows of the redshift catalogue, and `uid`,
+    `dirt`.
+    """
+    program = _programs(rows)
+    backup = program == "backup"
+    release = np.where(backup, 0, RELEASE).astype(np.int64)
+    objid = number_within(brick[0])
+    ids = targetid(release, brick[0].astype(np.int64), objid, np.where(backup, 2, 0))
+    survey = np.full(len(index), "special")
+    t = _targets(rows, index, ids, brick[0], brick[1], objid, release, survey, program[index], seed)
+    _primaries(t)
+    if options.spectra:
+        sources = {k: v for k, v in rows.items() if not k.startswith(("flux_", "gaia_"))}
+        place = {int(u): i for i, u in enumerate(rows["uid"])}
+        for name, (at, _) in _group(t).items():
+            write_file(root, name, {k: v[at] for k, v in t.items()}, sources, place, options, seed)
+    return t
+
+
 def _junk_fibres(t: Rows, seed: int) -> Rows:
     """Sky fibres and stuck fibres, two and one a file; they are no thing on the sky."""
     rng = _stream(seed, "junk")
@@ -357,22 +385,39 @@ def _write_files(
         t["dirt"][lost] = np.where(t["dirt"][lost] == "", "file absent", t["dirt"][lost])
 
     def one(name: tuple[str, str, int]) -> None:
-        survey, program, pixel = name
         fibers = {k: v[files[name][0]] for k, v in t.items()}
-        real = [place[int(u)] for u in fibers["uid"] if u > 0]
-        source = {k: v[real] for k, v in sources.items()}
-        spectra = observe(source, fibers, program, _stream(seed, *name))
-        folder = root / "healpix" / survey / program / str(pixel // 100) / str(pixel)
-        coadd, redrock = (folder / f"{kind}-{survey}-{program}-{pixel}.fits" for kind in ("coadd", "redrock"))
-        exposures = _exposures(fibers)
-        save(coadd_hdus(fibers, exposures, spectra, options.resolution), coadd)
-        save(redrock_hdus(fibers, exposures), redrock)
-        _checksums(folder, [coadd, redrock])
+        coadd = write_file(root, name, fibers, sources, place, options, seed)
         if name == absent:
             coadd.unlink()
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         list(pool.map(one, files))
+
+
+def write_file(
+    root: Path,
+    name: tuple[str, str, int],
+    fibers: Rows,
+    sources: Rows,
+    place: dict[int, int],
+    options: Options,
+    seed: int,
+) -> Path:
+    """Write coadd, redrock and checksum list of one survey, program and healpix; gives the coadd's path.
+
+    `place` is the row of each uid in `sources`, the truth without its fluxes.
+    """
+    survey, program, pixel = name
+    real = [place[int(u)] for u in fibers["uid"] if u > 0]
+    source = {k: v[real] for k, v in sources.items()}
+    spectra = observe(source, fibers, program, _stream(seed, *name))
+    folder = root / "healpix" / survey / program / str(pixel // 100) / str(pixel)
+    coadd, redrock = (folder / f"{kind}-{survey}-{program}-{pixel}.fits" for kind in ("coadd", "redrock"))
+    exposures = _exposures(fibers)
+    save(coadd_hdus(fibers, exposures, spectra, options.resolution), coadd)
+    save(redrock_hdus(fibers, exposures), redrock)
+    _checksums(folder, [coadd, redrock])
+    return coadd
 
 
 def _exposures(fibers: Rows) -> Rows:

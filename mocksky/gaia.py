@@ -113,7 +113,7 @@ def write(
     why = np.select([faint, extended, missed], ["too faint", "extended", "not detected"], "")
     index = np.flatnonzero(why == "")
     s = {k: v[index] for k, v in rows.items()}
-    columns, dirt = _measure(s, options, rng)
+    columns, dirt = measure(s, options, rng)
     ids = columns["source_id"]
     order = np.argsort(ids, kind="stable")
     columns = {k: v[order] for k, v in columns.items()}
@@ -157,7 +157,7 @@ def parallax_error(g: F64) -> F64:
     return np.asarray(1e-3 * np.sqrt(40.0 + 800.0 * z + 30.0 * z**2))
 
 
-def _measure(s: Rows, options: Options, rng: np.random.Generator) -> tuple[Rows, NDArray[Any]]:
+def measure(s: Rows, options: Options, rng: np.random.Generator) -> tuple[Rows, NDArray[Any]]:
     """The columns that are filled, NaN where the file says null, and the label of what was done to each row."""
     n = len(s["uid"])
     g = s["gaia_g"]
@@ -249,7 +249,7 @@ def _group(ids: I64) -> dict[str, tuple[int, int]]:
 _ARROW = {"i8": pa.int64(), "i2": pa.int16(), "f8": pa.float64(), "f4": pa.float32()}
 
 
-def _column(kind: str, values: NDArray[Any]) -> pa.Array:
+def as_text(kind: str, values: NDArray[Any]) -> pa.Array:
     """One column as the text of the bulk files: `null` where there is no number, `True` and `False`."""
     if kind == "bool":
         return pc.if_else(pa.array(values), "True", "False")
@@ -258,7 +258,7 @@ def _column(kind: str, values: NDArray[Any]) -> pa.Array:
     return pc.fill_null(array.cast(pa.string()), "null") if array.null_count else array
 
 
-def _save(path: Path, text: bytes, level: int) -> str:
+def save(path: Path, text: bytes, level: int) -> str:
     """Write a gzip file that holds no time and no name; give its MD5."""
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = gzip.compress(text, compresslevel=level, mtime=0)
@@ -289,7 +289,7 @@ def _write_sources(
                 text = pa.array(columns["source_id"][start:stop]).cast(pa.string())
                 arrays.append(pc.binary_join_element_wise("Gaia DR3", text, " "))
             elif label in columns:
-                arrays.append(_column(kind, columns[label][start:stop]))
+                arrays.append(as_text(kind, columns[label][start:stop]))
             else:
                 arrays.append(pa.repeat(constant.get(label, "null"), n))
         out = BytesIO()
@@ -297,7 +297,7 @@ def _write_sources(
         out.write((",".join(names) + "\n").encode())
         bare = csv.WriteOptions(include_header=False, quoting_style="none")
         csv.write_csv(pa.Table.from_arrays(arrays, names=names), out, bare)
-        return _save(folder / f"GaiaSource_{name}.csv.gz", out.getvalue(), options.compression)
+        return save(folder / f"GaiaSource_{name}.csv.gz", out.getvalue(), options.compression)
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         sums = list(pool.map(one, files))
@@ -340,7 +340,7 @@ def _write_spectra(
         ids, labels = columns["source_id"][rows[name]], dirt[rows[name]]
         text = xp_text(part, ids, labels == "xp without bp", _stream(seed, "xp", name))
         path = folder / f"XpContinuousMeanSpectrum_{name}.csv.gz"
-        digest = _save(path, header + names + b"\n" + text.encode(), options.compression)
+        digest = save(path, header + names + b"\n" + text.encode(), options.compression)
         if name == absent:
             path.unlink()
         return digest

@@ -16,6 +16,9 @@ from skycairn.mocksky.legacysurvey import EXTINCTION, Catalogue
 from skycairn.mocksky.morphology import BANDS
 from skycairn.mocksky.patches import Tier
 
+TYPES = ("psf", "rex", "exp", "dev", "ser", "dup")
+"""In lower case, as the table of bricks counts them."""
+
 
 def write_sweeps(root: Path, catalogue: Catalogue) -> list[Path]:
     """Write `south/sweep/10.1/sweep-*.fits` and their checksum list."""
@@ -55,7 +58,7 @@ def write_brick_tables(root: Path, tier: Tier, looks: list[Exposures], catalogue
         "area": [(b.ra2 - b.ra1) * np.degrees(np.sin(np.radians(b.dec2)) - np.sin(np.radians(b.dec1))) for b in bricks],
         "ebv": [float(np.median(v["EBV"][own[b.brickid]])) if len(own[b.brickid]) else 0.0 for b in bricks],
     }
-    for kind in ("psf", "rex", "exp", "dev", "ser", "dup"):
+    for kind in TYPES:
         south[f"n{kind}"] = [int((v["TYPE"][own[b.brickid]] == kind.upper().encode()).sum()) for b in bricks]
     for band in BANDS:
         south[f"nexp_{band}"] = [look.number[band] for look in looks]
