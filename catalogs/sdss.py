@@ -21,6 +21,7 @@ Quirks
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -265,7 +266,7 @@ def _spec_row(path: Path, rows: tuple[int, int] | None) -> tuple[dict[str, Fetch
             if name in hdus:
                 data = hdus[name].data
                 values = {n: np.array(data[n]) for n in data.columns.names}
-                return {n: (lambda v=v: v) for n, v in values.items()}, len(data)
+                return {n: partial(np.asarray, v) for n, v in values.items()}, len(data)
         held = ", ".join(h.name for h in hdus[1:])
     raise ValueError(f"{path}: holds neither SPECOBJ nor SPALL (it holds {held or 'nothing'}); is it a spec file?")
 

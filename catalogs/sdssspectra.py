@@ -92,7 +92,8 @@ def _lsf(wdisp: F64, at: NDArray[np.int64]) -> F64:
         known = np.isfinite(width) & (width > 0)
         if known.any():
             row[:] = np.interp(grid, at[known], width[known])
-    return out * LOGLAM_STEP * np.log(10) * wavelength()
+    angstrom: F64 = out * LOGLAM_STEP * np.log(10) * wavelength()
+    return angstrom
 
 
 def read_plate(path: Path, plate: int, mjd: int, fibers: NDArray[np.int64]) -> Spectra:
@@ -118,7 +119,8 @@ def read_plate(path: Path, plate: int, mjd: int, fibers: NDArray[np.int64]) -> S
                 raise ValueError(f"{path}: HDU {i} has shape {tuple(hdus[i].shape)}; wanted {(n_fibers, n_pixels)}")
             arrays.append(np.asarray(hdus[i].data[rows]))
         loglam = _scale(header, n_pixels, path)
-    return on_grid(*arrays, loglam=loglam, where=str(path))
+    flux, ivar, and_mask, wdisp = arrays
+    return on_grid(flux, ivar, and_mask, wdisp, loglam, str(path))
 
 
 def _scale(header: fits.Header, n_pixels: int, path: Path) -> F64:

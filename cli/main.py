@@ -44,7 +44,7 @@ def mock(
     ] = None,
 ) -> None:
     """Write a sky whose truth is known, in the surveys' own files."""
-    with _errors():
+    with errors():
         try:
             from skycairn.mocksky.build import build as make
         except ModuleNotFoundError as error:
@@ -79,7 +79,7 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done next, and why")] = False,
 ) -> None:
     """Build a pile, or bring it up to date. Exit code 3: something is held back."""
-    with _errors():
+    with errors():
         from skycairn.cli.show import Bars, print_plan, print_report
         from skycairn.pipeline import run
 
@@ -99,7 +99,7 @@ def build(
 @app.command()
 def status(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> None:
     """Say what a pile holds."""
-    with _errors():
+    with errors():
         from skycairn.cli.show import print_status
         from skycairn.pile.store import Pile
 
@@ -119,7 +119,7 @@ def show(
     tables: Annotated[bool, typer.Option(help="write the catalogues' values below the pictures")] = True,
 ) -> None:
     """Draw one object as every survey saw it, beside what its tokens hold. Without an object: some ids."""
-    with _errors():
+    with errors():
         from skycairn.cli.objectview import ObjectReader
         from skycairn.pile.store import Pile
 
@@ -148,7 +148,7 @@ def show(
 @app.command()
 def verify(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> None:
     """Read every byte of a pile's newest snapshot and hold it against its name. Exit code 1: damage."""
-    with _errors():
+    with errors():
         from skycairn.cli.show import print_verification
         from skycairn.pile.store import Pile
 
@@ -177,7 +177,7 @@ def _recipe(
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def errors() -> Iterator[None]:
     """What a caller can mend is said in one line; anything else is a fault of ours and shows where it arose."""
     from skycairn.pile.files import PileError
     from skycairn.pipeline.fetch import FetchError

@@ -1,9 +1,9 @@
-"""Which tokens of an object are shown and which are asked for: exact budgets, whole batches at once, missing data minded.
+"""Which tokens of an object are shown and which are asked for: exact budgets, whole batches, missing data minded.
 
-The rule is AION-1's as its open port has it: a modality shows round(Beta(a, a) x its tokens), modalities in random order
-until the budget is full; of what is left, ceil(Beta(a, 10) x tokens) are asked for in another random order. A share
-of the objects is masked *across surveys* instead: some surveys or modalities are shown and only others asked for, so
-that one is learned from the other. Nothing is both; every object is asked for one token or more.
+The rule is AION-1's as its open port has it: a modality shows round(Beta(a, a) x its tokens), modalities in random
+order until the budget is full; of what is left, ceil(Beta(a, 10) x tokens) are asked for in another random order. A
+share of the objects is masked *across surveys* instead: some surveys or modalities are shown and only others asked for,
+so that one is learned from the other. Nothing is both; every object is asked for one token or more.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Counts = NDArray[np.int64]
 class Rule:
     """How tokens are masked."""
 
-    inputs: int = 96
+    inputs: int = 64
     "most tokens shown"
-    targets: int = 48
+    targets: int = 32
     "most tokens asked for"
     alpha: float = 1.0
     "of Beta(alpha, alpha), the share of a modality that is shown"
@@ -55,25 +55,31 @@ class Batch(NamedTuple):
     target_token: NDArray[np.int64]
     target_valid: NDArray[np.bool_]
 
+    def rows(self, some: slice) -> Batch:
+        """Some of its objects."""
+        i, j, k, a, b, c = self
+        return Batch(i[some], j[some], k[some], a[some], b[some], c[some])
+
 
 def draw(objects: Objects, vocabulary: Vocabulary, rule: Rule, rng: np.random.Generator) -> Batch:
     """A batch of these objects, masked by the rule."""
     n, n_modalities = objects.length.shape
-    there = objects.length > 0
+    there = np.asarray(objects.length > 0)
     shown, asked = there.copy(), there.copy()
     kind = rng.random(n)
-    for share, group in (
-        (kind < rule.across_surveys, vocabulary.survey),
-        (kind >= 1 - rule.across_modalities, np.arange(n_modalities)),
-    ):
-        coin = rng.random((n, int(group.max()) + 1)) < rng.random((n, 1))
+    across: list[tuple[NDArray[np.bool_], Counts]] = [
+        (np.asarray(kind < rule.across_surveys), vocabulary.survey),
+        (np.asarray(kind >= 1 - rule.across_modalities), np.arange(n_modalities)),
+    ]
+    for share, group in across:
+        coin: NDArray[np.bool_] = rng.random((n, int(group.max()) + 1)) < rng.random((n, 1))
         front = coin[:, group] & share[:, None]
         back = ~coin[:, group] & share[:, None]
         # both sides must hold something; else the object is masked as the rule says
-        both = (front & there).any(axis=1) & (back & there).any(axis=1)
+        both: NDArray[np.bool_] = (front & there).any(axis=1) & (back & there).any(axis=1)
         shown = np.where(both[:, None], front & there, shown)
         asked = np.where(both[:, None], back & there, asked)
-    apart = ~(shown & asked).any(axis=1)
+    apart: NDArray[np.bool_] = ~(shown & asked).any(axis=1)
     share_in = rng.beta(rule.alpha, rule.alpha, (n, n_modalities))
     # what is only shown is shown whole where the budget allows
     share_in = np.where(apart[:, None], np.maximum(share_in, 0.5), share_in)

@@ -1,7 +1,7 @@
 """A masked any-to-any transformer: some tokens of an object go in, the logits of others come out.
 
 Encoder over the shown tokens, decoder over the asked slots: self-attention within each modality, then cross-attention
-to the encoder's context (4M, AION-1). Pre-norm, per-head norms of queries and keys, SwiGLU, no biases. Objects with fewer
+to the encoder's context (4M, AION-1). Pre-norm, per-head norms of queries and keys, SwiGLU, no biases. Objects of fewer
 tokens than their batch are padded; padding is never attended to and changes no logit.
 
 Ordered codecs (bins, grids, coefficients) start *smooth in value*: embeddings and heads are low cosines of the token's
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
         q, k = self.q_norm(split(self.q(x))), self.k_norm(split(self.k(context)))
         out = F.scaled_dot_product_attention(q, k, split(self.v(context)), attn_mask=allowed)
-        return self.out(out.transpose(1, 2).reshape(n, -1, width))  # type: ignore[no-any-return]
+        return self.out(out.transpose(1, 2).reshape(n, -1, width))
 
 
 class SwiGLU(nn.Module):
@@ -72,7 +72,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, token, width) to the same."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
@@ -92,7 +92,7 @@ class Block(nn.Module):
         x = x + self.drop(self.attention(y, y, allowed))
         if self.cross is not None and context is not None and seen is not None:
             x = x + self.drop(self.cross(self.query_norm(x), self.context_norm(context), seen))
-        return x + self.drop(self.feed(self.norm2(x)))  # type: ignore[no-any-return]
+        return x + self.drop(self.feed(self.norm2(x)))
 
 
 class SmoothTable(nn.Module):
@@ -167,33 +167,38 @@ class Model(nn.Module):
         self.register_buffer("modality_of", torch.from_numpy(vocabulary.modality_of_slot), persistent=False)
         self.register_buffer("first_token", torch.from_numpy(vocabulary.first_token), persistent=False)
         for m, column in enumerate(vocabulary.columns):
-            given = counts[m] if counts is not None else np.zeros((column.n_tokens, column.vocabulary))
+            given = counts[m] if counts is not None else np.zeros((column.n_tokens, column.vocabulary), np.int64)
+            self.register_buffer(f"trust{m}", torch.ones(()))
             self.register_buffer(f"start{m}", torch.from_numpy(starting_logits(given)))
+
+    def kind(self, slot: Tensor) -> Tensor:
+        """Number of the modality of each slot."""
+        return self.get_buffer("modality_of")[slot]
 
     def at(self, slot: Tensor) -> Tensor:
         """What tells the place of slots (n, token) to the network, (n, token, width)."""
-        return self.place[slot] + self.slot[slot] + self.modality[self.modality_of[slot]]  # type: ignore[index]
+        return self.get_buffer("place")[slot] + self.slot[slot] + self.modality[self.kind(slot)]
 
     def encode(self, slot: Tensor, token: Tensor, valid: Tensor) -> Tensor:
         """Context of all shown tokens, (n, token, width); none is dropped; where `valid` is False it means nothing."""
         here = self.at(slot)
-        x = self.drop(F.embedding(token + self.first_token[self.modality_of[slot]], self.token()) + here)  # type: ignore[index]
+        x = self.drop(F.embedding(token + self.get_buffer("first_token")[self.kind(slot)], self.token()) + here)
         allowed = valid[:, None, None, :] | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
         for block in self.encoder:
             x = block(x, allowed, None, None)
-        return self.context(self.encoder_norm(x)) + here  # type: ignore[no-any-return]
+        return self.context(self.encoder_norm(x)) + here
 
     def decode(self, context: Tensor, seen: Tensor, slot: Tensor, valid: Tensor) -> Tensor:
         """Features of the asked slots, (n, token, width), from the context where `seen` (n, token) is True."""
         x = self.asked + self.at(slot)
-        kind = self.modality_of[slot]  # type: ignore[index]
+        kind = self.kind(slot)
         same = (kind[:, :, None] == kind[:, None, :]) & valid[:, None, :]
         same = (same | torch.eye(slot.shape[1], dtype=torch.bool, device=slot.device))[:, None]
         # an object that shows nothing sees its padding, which is the same for all such objects
         seen = (seen | ~seen.any(dim=1, keepdim=True))[:, None, None, :]
         for block in self.decoder:
             x = block(x, same, context, seen)
-        return self.decoder_norm(x)  # type: ignore[no-any-return]
+        return self.decoder_norm(x)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy, number of the object and number of the modality of each asked token, (asked,)."""
@@ -202,7 +207,7 @@ class Model(nn.Module):
         context = self.encode(given[0], given[1], given[2])
         features = self.decode(context, given[2], given[3], given[5])
         out, who, kinds = [], [], []
-        kind = torch.where(given[5], self.modality_of[given[3]], -1)  # type: ignore[index]
+        kind = torch.where(given[5], self.kind(given[3]), -1)
         for m in np.unique(self.vocabulary.modality_of_slot[batch.target_slot[batch.target_valid]]).tolist():
             row, column = torch.nonzero(kind == m, as_tuple=True)
             logits = self.logits(m, features[row, column], given[3][row, column])
@@ -212,9 +217,12 @@ class Model(nn.Module):
         return torch.cat(out), torch.cat(who), torch.cat(kinds)
 
     def logits(self, m: int, features: Tensor, slot: Tensor) -> Tensor:
-        """Logits (asked, vocabulary) of slots of one modality."""
+        """Logits (asked, vocabulary) of slots of one modality.
+
+        What the network adds to the slot's start is scaled by `trust`, 1 until `train.calibrate` has set it.
+        """
         start = self.get_buffer(f"start{m}")[slot - int(self.vocabulary.first_slot[m])]
-        return features @ self.head.rows(m).T + start
+        return self.get_buffer(f"trust{m}") * (features @ self.head.rows(m).T) + start
 
 
 def starting_logits(counts: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.pile.shards import ShardReader
-from skycairn.pile.store import Pile, Snapshot
+from skycairn.pile.store import Part, Pile, Snapshot
 
 MOST_BYTES = 8 << 30
 
@@ -50,10 +50,10 @@ def read_split(pile: Pile, snapshot: Snapshot, split: str, vocabulary: Vocabular
 Piece = tuple[NDArray[np.str_], NDArray[np.uint32], NDArray[np.int32]]
 
 
-def _pieces(pile: Pile, part: object, vocabulary: Vocabulary) -> Iterator[Piece]:
-    with ShardReader(pile.path(part), sha256=part.sha256) as shard:  # type: ignore[attr-defined, arg-type]
+def _pieces(pile: Pile, part: Part, vocabulary: Vocabulary) -> Iterator[Piece]:
+    with ShardReader(pile.path(part), sha256=part.sha256) as shard:
         if shard.n_rows * vocabulary.n_slots * 4 > MOST_BYTES:
-            raise ValueError(f"{shard.path}: {shard.n_rows:,} objects at once are more than this trainer holds in memory")
+            raise ValueError(f"{shard.path}: {shard.n_rows:,} objects are more than this trainer holds in memory")
         for group, n in enumerate(shard.row_groups):
             found = shard.tokens(group)
             ids = np.array(shard.objects(group, ["object_id"]).column("object_id").to_pylist(), dtype=np.str_)

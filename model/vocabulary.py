@@ -16,7 +16,7 @@ from skycairn.pile.store import Pile, Snapshot
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Modalities in a fixed order. A *slot* is one token's place: modality and position, numbered through all of them."""
+    """Modalities in a fixed order. A *slot* is one token's place: modality and position, numbered through all."""
 
     columns: tuple[TokenColumn, ...]
 

@@ -1,0 +1,60 @@
+"""`skycairn-train`: a model of the tokens of a pile, and what it knows of the validation sky."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Trains a masked any-to-any model on a pile.", add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.command()
+def train(
+    pile: Annotated[Path, typer.Argument(help="folder of the pile")],
+    out: Annotated[Path, typer.Option(help="folder for checkpoints, metrics and the evaluation")] = Path("work/model"),
+    size: Annotated[str, typer.Option(help="nano | micro | tiny | small")] = "nano",
+    steps: Annotated[int | None, typer.Option(help="steps of training")] = None,
+    batch: Annotated[int | None, typer.Option(help="objects a step")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same run")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
+    threads: Annotated[int, typer.Option(help="threads on the CPU; 0 leaves it to torch")] = 0,
+    snapshot: Annotated[int, typer.Option(help="number of the snapshot; 0 is the newest")] = 0,
+) -> None:
+    """Train, or go on where a run in OUT was stopped; then score the model on the validation sky."""
+    from skycairn.cli.main import errors
+
+    with errors():
+        import torch
+
+        from skycairn.model.evaluate import as_markdown, evaluate, write
+        from skycairn.model.train import Config
+        from skycairn.model.train import train as run
+        from skycairn.pile.store import Pile
+
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        opened = Pile.open(pile)
+        pinned = opened.snapshot(snapshot or None)
+        config = Config(size=size, seed=seed)
+        given = {"steps": steps, "batch": batch}
+        config = replace(config, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        began = time.monotonic()
+        model = run(opened, pinned, out, config, device, lambda text: typer.echo(text, err=True))
+        seconds = time.monotonic() - began
+        found = evaluate(model, opened, pinned)
+        about = {"snapshot": pinned.content_id, "size": size, "steps": config.steps, "seed": seed, "device": device}
+        write(found, out, {**about, "training_seconds": round(seconds, 1)})
+        typer.echo(as_markdown(found))
+        typer.echo(f"{config.steps} steps in {seconds:.0f} s on {device}; weights in {out / 'model'}", err=True)
+
+
+if __name__ == "__main__":
+    app()
