@@ -42,7 +42,7 @@ class Spectra(NamedTuple):
 
 def wavelength() -> F64:
     """The shared grid, shape (4800,), Angstrom in vacuum."""
-    return np.asarray(10 ** (LOGLAM_STEP * (FIRST_PIXEL + np.arange(N_PIXELS))))
+    return np.asarray(10 ** (LOGLAM_STEP * (FIRST_PIXEL + np.arange(N_PIXELS))), dtype=np.float64)
 
 
 def on_grid(flux: Any, ivar: Any, and_mask: Any, wdisp: Any | None, loglam: F64, where: str) -> Spectra:
@@ -92,8 +92,8 @@ def _lsf(wdisp: F64, at: NDArray[np.int64]) -> F64:
         known = np.isfinite(width) & (width > 0)
         if known.any():
             row[:] = np.interp(grid, at[known], width[known])
-    angstrom: F64 = out * LOGLAM_STEP * np.log(10) * wavelength()
-    return angstrom
+    out *= LOGLAM_STEP * np.log(10) * wavelength()
+    return out
 
 
 def read_plate(path: Path, plate: int, mjd: int, fibers: NDArray[np.int64]) -> Spectra:
@@ -132,7 +132,7 @@ def _scale(header: fits.Header, n_pixels: int, path: Path) -> F64:
         first = float(header["CRVAL1"]) + float(header.get("CD1_1", step)) * (1 - float(header.get("CRPIX1", 1)))
         if abs(first - start) > TOLERANCE_PIXELS * LOGLAM_STEP:
             raise ValueError(f"{path}: COEFF0 is {start} and CRVAL1 puts the first pixel at {first}; which holds?")
-    return start + step * np.arange(n_pixels)
+    return np.asarray(start + step * np.arange(n_pixels), dtype=np.float64)
 
 
 def read_spec(path: Path, plate: int, mjd: int, fiber: int) -> Spectra:

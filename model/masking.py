@@ -8,6 +8,7 @@ so that one is learned from the other. Nothing is both; every object is asked fo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ class Rule:
     "of Beta(alpha, alpha), the share of a modality that is shown"
     target_beta: float = 10.0
     "of Beta(alpha, target_beta), the share of what is left that is asked for"
+    most_share: float = 0.5
+    "of a budget, that one modality may take, so that an image leaves room for numbers"
     across_surveys: float = 0.35
     "share of objects of which whole surveys are shown and others asked for"
     across_modalities: float = 0.35
@@ -72,22 +75,26 @@ def draw(objects: Objects, vocabulary: Vocabulary, rule: Rule, rng: np.random.Ge
         (np.asarray(kind >= 1 - rule.across_modalities), np.arange(n_modalities)),
     ]
     for share, group in across:
-        coin: NDArray[np.bool_] = rng.random((n, int(group.max()) + 1)) < rng.random((n, 1))
-        front = coin[:, group] & share[:, None]
-        back = ~coin[:, group] & share[:, None]
-        # both sides must hold something; else the object is masked as the rule says
-        both: NDArray[np.bool_] = (front & there).any(axis=1) & (back & there).any(axis=1)
+        # one group that the object has is shown, another asked for, and a coin is thrown over the rest
+        n_groups = int(group.max()) + 1
+        held = np.zeros((n, n_groups), bool)
+        for g in range(n_groups):
+            held[:, g] = np.logical_or.reduce(there[:, group == g], axis=1)
+        rank = np.argsort(np.argsort(np.where(held, rng.random((n, n_groups)), 2.0), axis=1), axis=1)
+        coin = np.where(rank < 2, rank == 0, rng.random((n, n_groups)) < rng.random((n, 1)))
+        both = share & (held.sum(axis=1) > 1)
+        front, back = coin[:, group], ~coin[:, group]
         shown = np.where(both[:, None], front & there, shown)
         asked = np.where(both[:, None], back & there, asked)
-    apart: NDArray[np.bool_] = ~(shown & asked).any(axis=1)
+    apart: NDArray[np.bool_] = ~np.logical_or.reduce(shown & asked, axis=1)
     share_in = rng.beta(rule.alpha, rule.alpha, (n, n_modalities))
     # what is only shown is shown whole where the budget allows
     share_in = np.where(apart[:, None], np.maximum(share_in, 0.5), share_in)
     wanted = np.where(shown, np.rint(share_in * objects.length), 0).astype(np.int64)
-    count_in = allocate(wanted, rule.inputs, rng)
+    count_in = allocate(np.minimum(wanted, math.ceil(rule.most_share * rule.inputs)), rule.inputs, rng)
     left = np.where(asked, objects.length - count_in, 0)
     wanted = np.ceil(rng.beta(rule.alpha, rule.target_beta, (n, n_modalities)) * left).astype(np.int64)
-    count_out = allocate(wanted, rule.targets, rng)
+    count_out = allocate(np.minimum(wanted, math.ceil(rule.most_share * rule.targets)), rule.targets, rng)
     # all tokens shown: one of them is asked for instead
     for i in np.flatnonzero(count_out.sum(axis=1) == 0):
         m = rng.choice(np.flatnonzero(there[i]))

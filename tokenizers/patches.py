@@ -196,10 +196,8 @@ class PatchSpectrumCodec(Codec):
 
     def wavelength(self) -> Floats:
         """Angstrom of each pixel, shape (n_pixels,)."""
-        grid: Floats = self.start + self.step * np.arange(self.n_pixels)
-        if self.scale == "log10":
-            grid = np.power(10.0, grid)
-        return grid
+        grid = np.asarray(self.start + self.step * np.arange(self.n_pixels), dtype=np.float64)
+        return np.asarray(10.0**grid if self.scale == "log10" else grid, dtype=np.float64)
 
     def _patches(self, flux: Floats, ivar: Floats) -> tuple[NDArray[np.int64], Patches]:
         """Amplitude tokens (n,), and the normalised patches."""
