@@ -11,7 +11,7 @@ FOLDERS := catalogs mocksky tokenizers pile pipeline model cli
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
-.PHONY: help install install-test build-pile test check lint typing typecheck bench clean
+.PHONY: help install install-test build-pile train test check lint typing typecheck bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ install-test: $(VENV)/installed-mock,plot,test
 build-pile: install ## make the mock sky and build a pile of it
 	$(BIN)/skycairn mock default --out $(WORK)/mocksky
 	$(BIN)/skycairn build mock --root $(WORK)/mocksky --pile $(WORK)/pile --workers $(WORKERS)
+
+train: build-pile ## train a small model on the pile and score it on the validation sky
+	$(BIN)/skycairn-train $(WORK)/pile --out $(WORK)/model --threads $(WORKERS)
 
 test: install-test ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -15,7 +15,7 @@ CAPTIONS = {
     "tokenizers": "measurements to tokens and back: arrays to arrays",
     "pile": "what lies on disk: parts, receipts, snapshots, shards",
     "pipeline": "from raw files to shards",
-    "model": "from shards to training; so far the batches",
+    "model": "from shards to a trained model, and what it knows",
     "cli": "the one door",
 }
 

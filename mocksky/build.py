@@ -6,6 +6,7 @@ OUT/truth/<survey>.parquet
 OUT/truth/lineage-<survey>.parquet   of a second release alone
 OUT/truth/masks/<brick>.npz
 OUT/legacysurvey/                root of DR10
+OUT/hsc/                         root of the archive, and the tables that its database gave
 OUT/desi/                        root of the production iron
 OUT/gaia/                        root of gdr3
 OUT/sdss/                        root of sas/dr17
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -28,10 +29,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from skycairn.mocksky import coadd, desi, dirt, gaia, legacysurvey, legacywriter, sdss, secondrelease, sed, truth
+from skycairn.mocksky import (
+    coadd,
+    desi,
+    dirt,
+    gaia,
+    hsc,
+    hscimage,
+    legacysurvey,
+    legacywriter,
+    sdss,
+    secondrelease,
+    sed,
+    truth,
+)
 from skycairn.mocksky.patches import TIERS, Tier, in_desi, in_sdss
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same tier and seed give other files."""
 
 Progress = Callable[[str], None]
@@ -80,7 +94,7 @@ def build(
     if there is not None and there.complete:
         say("the mock is there and complete")
         return there
-    for name in ("truth", "legacysurvey", "desi", "gaia", "sdss"):
+    for name in ("truth", "legacysurvey", "hsc", "desi", "gaia", "sdss"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out, Summary(tier, seed, VERSION, False, release=release))
@@ -122,6 +136,13 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     _write_parquet(in_plates, out / "truth" / "sdss.parquet")
     counts["sdss"] = _rows(in_plates)
 
+    say("writing HSC's tables")
+    in_hsc = hsc.write(out / "hsc", tier, rows, seed)
+    _write_parquet(in_hsc, out / "truth" / "hsc.parquet")
+    counts["hsc"] = _rows(in_hsc)
+    if tier.pixels:
+        _paint(hscimage.write_patch, hscimage.tasks(out / "hsc", tier, rows, seed), "HSC patch", workers, say)
+
     say("writing the Legacy Survey's tables")
     rows["gaia_source_id"] = _source_ids(rows["uid"], in_gaia)
     looks = legacysurvey.exposures(tier, rows, seed)
@@ -139,7 +160,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
             for k in looks
         ]
         counts["bricks"] = len(tasks)
-        _paint(tasks, workers, say)
+        _paint(coadd.write_brick, tasks, "brick", workers, say)
     return counts
 
 
@@ -154,16 +175,16 @@ def _copy(tier: str, first: Path, out: Path, seed: int, say: Progress) -> dict[s
     return dict(there.counts)
 
 
-def _paint(tasks: list[coadd.Task], workers: int, say: Progress) -> None:
-    """Write all bricks, in processes where there are enough of them to pay for starting some."""
+def _paint(write: Callable[[Any], int], tasks: Sequence[Any], what: str, workers: int, say: Progress) -> None:
+    """Write all images, in processes where there are enough of them to pay for starting some."""
     if workers < 2 or len(tasks) < 8:
         for k, task in enumerate(tasks):
-            say(f"painting brick {k + 1} of {len(tasks)}")
-            coadd.write_brick(task)
+            say(f"painting {what} {k + 1} of {len(tasks)}")
+            write(task)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for k, _ in enumerate(pool.map(coadd.write_brick, tasks)):
-            say(f"painted brick {k + 1} of {len(tasks)}")
+        for k, _ in enumerate(pool.map(write, tasks)):
+            say(f"painted {what} {k + 1} of {len(tasks)}")
 
 
 def _rows(table: pa.Table) -> int:

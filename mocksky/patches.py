@@ -82,6 +82,7 @@ class Patch:
     ny: int = 1
     desi: Footprint = "all"
     sdss: Footprint = "none"
+    hsc: Literal["all", "none"] = "none"
     galaxies: float = 1.0
     "density, in units of the tier's"
     stars: float = 1.0
@@ -198,19 +199,19 @@ def extent(tier: Tier, patch: Patch) -> tuple[float, float, float, float]:
 
 
 _DEFAULT = (
-    Patch(0, "crosses RA 0", 0.0, -1.2, sdss="all"),
+    Patch(0, "crosses RA 0", 0.0, -1.2, sdss="all", hsc="all"),
     Patch(1, "near the south celestial pole", 65.0, -89.5, desi="none"),
-    Patch(2, "corner of four HEALPix cells of order 5", 156.1, -10.8, nx=2, ny=2),
-    Patch(3, "plain", 30.2, -5.0, sdss="all"),
-    Patch(4, "plain", 150.1, 2.2, sdss="all"),
+    Patch(2, "corner of four HEALPix cells of order 5", 156.1, -10.8, nx=2, ny=2, hsc="all"),
+    Patch(3, "cut between two tracts of HSC", 30.2, -5.0, sdss="all", hsc="all"),
+    Patch(4, "plain", 150.1, 2.2, sdss="all", hsc="all"),
     Patch(5, "half seen by DESI", 200.3, 31.5, desi="west half", sdss="all"),
-    Patch(6, "not seen by DESI", 36.4, -30.1, desi="none", sdss="all"),
-    Patch(7, "not seen by DESI", 52.8, -27.7, desi="none"),
-    Patch(8, "plain", 185.0, 12.6, sdss="all"),
-    Patch(9, "plain", 215.7, -0.5, sdss="all"),
+    Patch(6, "not seen by DESI", 36.4, -30.1, desi="none", sdss="all", hsc="all"),
+    Patch(7, "not seen by DESI", 52.8, -27.7, desi="none", hsc="all"),
+    Patch(8, "plain", 185.0, 12.6, sdss="all", hsc="all"),
+    Patch(9, "plain", 215.7, -0.5, sdss="all", hsc="all"),
     Patch(10, "dense in stars", 240.5, 8.3, stars=1.5, sdss="all"),
     Patch(11, "plain", 320.9, -10.4),
-    Patch(12, "plain", 340.6, 20.1),
+    Patch(12, "plain", 340.6, 20.1, hsc="all"),
     Patch(13, "not seen by DESI", 10.7, -44.0, desi="none"),
     Patch(14, "plain", 130.4, 18.7, sdss="all"),
 )
@@ -218,7 +219,7 @@ _DEFAULT = (
 TIERS: dict[str, Tier] = {
     "tiny": Tier(
         name="tiny",
-        patches=(Patch(0, "crosses RA 0", 0.0, -1.2, ny=2, sdss="all"),),
+        patches=(Patch(0, "crosses RA 0", 0.0, -1.2, ny=2, sdss="all", hsc="all"),),
         brick_deg=0.02,
         galaxies_per_brick=10,
         stars_per_brick=5,
@@ -241,12 +242,12 @@ TIERS: dict[str, Tier] = {
     "catalogue": Tier(
         name="catalogue",
         patches=(
-            Patch(0, "crosses RA 0", 0.0, -1.5, nx=6, ny=4, sdss="all"),
+            Patch(0, "crosses RA 0", 0.0, -1.5, nx=6, ny=4, sdss="all", hsc="all"),
             Patch(1, "near the south celestial pole", 65.0, -88.5, nx=4, ny=4, desi="none"),
-            Patch(2, "corner of four HEALPix cells of order 5", 156.1, -10.8, nx=6, ny=4),
+            Patch(2, "corner of four HEALPix cells of order 5", 156.1, -10.8, nx=6, ny=4, hsc="all"),
             Patch(3, "as dense in stars as the bulge's edge", 270.5, -28.6, nx=4, ny=4, desi="none", stars=6.0),
-            Patch(4, "half seen by DESI", 200.3, 28.5, nx=6, ny=4, desi="west half", sdss="all"),
-            Patch(5, "plain", 36.4, -5.1, nx=6, ny=4, sdss="all"),
+            Patch(4, "half seen by DESI", 200.3, 28.5, nx=6, ny=4, desi="west half", sdss="all", hsc="all"),
+            Patch(5, "plain", 36.4, -5.1, nx=6, ny=4, sdss="all", hsc="all"),
         ),
         brick_deg=0.25,
         galaxies_per_brick=1400,

@@ -37,8 +37,16 @@ FILTERS = {
     "gaia_bp": "gaiadr3-BP",
     "gaia_rp": "gaiadr3-RP",
     "B": "bessell-B",
+    "hsc_g": "hsc2017-g",
+    "hsc_r": "hsc2017-r2",
+    "hsc_i": "hsc2017-i2",
+    "hsc_z": "hsc2017-z",
+    "hsc_y": "hsc2017-y",
 }
 """speclite's name of each band; `B` only scales the luminosity function."""
+
+HSC_EXTINCTION = {"g": 3.24, "r": 2.276, "i": 1.633, "z": 1.263, "y": 1.075}
+"""A / E(B-V) in HSC's filters, approximate."""
 
 EXTINCTION = {"g": 3.214, "r": 2.165, "i": 1.592, "z": 1.211, "w1": 0.184, "w2": 0.113}
 """A / E(B-V) of SFD 1998, legacysurvey.org/dr10/catalogs."""

@@ -21,6 +21,7 @@ TINY = {
         "legacysurvey": {"release": "dr10", "profile": "aion"},
         "desi": {"release": "dr1", "profile": "strict"},
         "gaia": {"release": "dr3", "profile": "aion"},
+        "sdss": {"release": "dr17", "profile": "strict"},
     },
     "split": {"least": 0.0},
     "codecs": {"fit_on": "any"},
