@@ -196,6 +196,7 @@ class ShardReader:
             check_sha256_once(self.path, sha256)
         self._file = parquet.open_file(self.path)
         schema = self._file.schema_arrow
+        self.schema = schema
         self.columns = token_columns(schema, str(self.path))
         self.split = schema.metadata.get(b"skycairn.split", b"").decode()
         self.stratum = schema.metadata.get(b"skycairn.stratum", b"").decode()
