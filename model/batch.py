@@ -21,7 +21,8 @@ def batches(
     """One pass over a split, `n_objects` at a time, the last batch perhaps smaller.
 
     Shards and row groups come in an order that hangs on `seed` alone, objects shuffled within each row group; every
-    object comes once. An export and its snapshot give the same batches as its pile's. `modalities` empty means all. ValueError where the split holds no shard.
+    object comes once. An export and its snapshot give the same batches as its pile does. `modalities` empty means all.
+    ValueError where the split holds no shard.
     """
     entries = [e for e in snapshot.entries("shards") if e.labels["split"] == split]
     if not entries:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
+
+from skycairn.pile.content import ContentHasher
 from skycairn.pile.files import Damaged, NotAPile, PendingFile, file_sha256, make_folder, sealed, sweep, unseal
 from skycairn.pile.hdf5shards import Hdf5ShardReader, write_shard
 from skycairn.pile.receipt import Part
@@ -58,9 +61,7 @@ class Export:
             listed = body["files"]
             entries = tuple(Entry(f["labels"], _part(f)) for f in listed)
             files = {f["sha256"]: str(f["path"]) for f in listed}
-            return cls(
-                root, body["content_id"], body["snapshot"], body["split"], body["codec_ids"], entries, files
-            )
+            return cls(root, body["content_id"], body["snapshot"], body["split"], body["codec_ids"], entries, files)
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"{path} lacks a field or has a strange one ({error!r}); {_RESTORE}") from error
 
@@ -171,7 +172,14 @@ def _same(path: Path, shard: ShardReader) -> bool:
                 want, got = shard.tokens(group), made.tokens(group)
                 if any((a != b).any() for name in want for a, b in zip(want[name], got[name], strict=True)):
                     return False
-                made.objects(group)
+                if _content(made.objects(group)) != _content(shard.objects(group)):
+                    return False
             return True
     except Damaged:
         return False
+
+
+def _content(table: pa.Table) -> str:
+    hasher = ContentHasher(table.schema)
+    hasher.update(table)
+    return hasher.content_id
