@@ -133,7 +133,9 @@ def _read_column(group: Any, kind: pa.DataType, start: int, stop: int) -> pa.Arr
         codes = pa.array(_rows(group["codes"], start, stop), pa.int32(), mask=nulls)
         # entries in the order of the rows, none unused: as Parquet has it for a row group
         array = pa.DictionaryArray.from_arrays(codes, words).dictionary_decode().dictionary_encode()
-        return pa.DictionaryArray.from_arrays(array.indices.cast(kind.index_type), array.dictionary, kind.ordered)
+        return pa.DictionaryArray.from_arrays(
+            array.indices.cast(kind.index_type), array.dictionary, ordered=kind.ordered
+        )
     if t.is_list(kind) or t.is_large_list(kind):
         offsets = _rows(group["offsets"], start, stop + 1)
         values = _read_column(group["values"], kind.value_type, int(offsets[0]), int(offsets[-1]))

@@ -248,7 +248,7 @@ class ShardReader:
             length = present.astype(np.int64)
         else:
             flat = array.flatten().to_numpy()
-            offsets = array.offsets.to_numpy()
+            offsets = array.offsets.to_numpy().astype(np.int64)
             length = np.where(present, np.diff(offsets), 0)
         if flat.size and int(flat.max()) >= column.vocabulary:
             raise Damaged(
