@@ -1,4 +1,4 @@
-"""The one door: `skycairn mock`, `build`, `status`, `show`, `verify`."""
+"""The one door: `skycairn mock`, `build`, `status`, `show`, `export`, `verify`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+export_app = typer.Typer(help="Write a pile's shards in another format.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 PARTIAL = 3
 """Exit code of a build that is good as far as it goes, and holds something back."""
@@ -154,6 +157,22 @@ def verify(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> 
 
         if not print_verification(Pile.open(pile).verify(deep=True)):
             raise typer.Exit(1)
+
+
+@export_app.command()
+def hdf5(
+    pile: Annotated[Path, typer.Argument(help="folder of the pile")],
+    out: Annotated[Path, typer.Option(help="folder to write into; an interrupted export goes on")],
+    split: Annotated[str, typer.Option(help="train, validation, ...; all of them unless given")] = "",
+) -> None:
+    """Write the newest snapshot's shards as HDF5 files, and a manifest of them."""
+    with _errors():
+        from skycairn.pile.export import export_hdf5
+        from skycairn.pile.store import Pile
+
+        opened = Pile.open(pile)
+        export, n_written = export_hdf5(opened, opened.snapshot(), out, split)
+        typer.echo(f"{out}: {len(export.entries)} files, {export.n_rows} objects; {n_written} files written now")
 
 
 def _recipe(

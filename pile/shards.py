@@ -196,6 +196,7 @@ class ShardReader:
             check_sha256_once(self.path, sha256)
         self._file = parquet.open_file(self.path)
         schema = self._file.schema_arrow
+        self.schema = schema
         self.columns = token_columns(schema, str(self.path))
         self.split = schema.metadata.get(b"skycairn.split", b"").decode()
         self.stratum = schema.metadata.get(b"skycairn.stratum", b"").decode()
@@ -247,7 +248,7 @@ class ShardReader:
             length = present.astype(np.int64)
         else:
             flat = array.flatten().to_numpy()
-            offsets = array.offsets.to_numpy()
+            offsets = array.offsets.to_numpy().astype(np.int64)
             length = np.where(present, np.diff(offsets), 0)
         if flat.size and int(flat.max()) >= column.vocabulary:
             raise Damaged(

@@ -207,3 +207,16 @@ def test_targets_and_codecs_by_option(built: tuple[Result, Path], sky: Path, tmp
     rows = [r for e in head.entries("objects") for r in opened.read_table(e.part).to_pylist()]
     assert [r["targets.id"] for r in rows if r["targets.id"]] == ["A"]
     assert (tmp_path / "pile/codecs.lock").read_bytes() == (built[1] / "codecs.lock").read_bytes()
+
+
+def test_export_writes_hdf5_and_a_manifest(tiny_pile: Path, tmp_path: Path) -> None:
+    from skycairn.pile.export import Export
+
+    first = run("export", "hdf5", tiny_pile, "--out", tmp_path / "h5")
+    assert first.exit_code == 0, first.output
+    export = Export.open(tmp_path / "h5")
+    assert f"{len(export.entries)} files, {export.n_rows} objects; {len(export.entries)} files written" in first.output
+    assert "; 0 files written now" in run("export", "hdf5", tiny_pile, "--out", tmp_path / "h5").output
+    assert "has no split 'dusk'" in refusal(
+        run("export", "hdf5", tiny_pile, "--out", tmp_path / "x", "--split", "dusk")
+    )
