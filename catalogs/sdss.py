@@ -286,7 +286,7 @@ def good_redshift(
     error = columns.get("z_err", np.full(len(z), np.nan)).astype(np.float64)
     if {"z_noqso", "zwarning_noqso", "z_err_noqso", "class"} <= set(columns):
         other_error = columns["z_err_noqso"].astype(np.float64)
-        boss = np.isin(survey, ("boss", "eboss")) & (_texts(columns["class"]) == "GALAXY") & (other_error > 0)
+        boss = np.isin(survey, ("boss", "eboss")) & (_texts(columns["class"]) == "GALAXY") & (other_error != 0)
         z = np.where(boss, columns["z_noqso"].astype(np.float64), z)
         warning = np.where(boss, columns["zwarning_noqso"].astype(np.int64), warning)
         error = np.where(boss, other_error, error)

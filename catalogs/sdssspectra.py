@@ -139,8 +139,12 @@ def read_spec(path: Path, plate: int, mjd: int, fiber: int) -> Spectra:
     """The one spectrum of a `spec` or `spec-lite` file."""
     with opened(path) as hdus:
         header = hdus[0].header
-        for name, wanted in (("PLATEID", plate), ("MJD", mjd), ("FIBERID", fiber)):
-            _same(path, name, header.get(name), wanted)
+        own = hdus[2].data if len(hdus) > 2 and isinstance(hdus[2], fits.BinTableHDU) and len(hdus[2].data) else None
+        for card, column, wanted in (("PLATEID", "PLATE", plate), ("MJD", "MJD", mjd), ("FIBERID", "FIBERID", fiber)):
+            said = header.get(card)
+            if said is None and own is not None and column in own.columns.names:
+                said = own[column][0]
+            _same(path, card, said, wanted)
         table = hdus["COADD"] if "COADD" in hdus else hdus[1] if len(hdus) > 1 else None
         by_name = {n.lower(): n for n in table.columns.names} if isinstance(table, fits.BinTableHDU) else {}
         missing = [n for n in ("flux", "loglam", "ivar", "and_mask") if n not in by_name]
@@ -153,5 +157,7 @@ def read_spec(path: Path, plate: int, mjd: int, fiber: int) -> Spectra:
 
 
 def _same(path: Path, name: str, found: Any, wanted: int) -> None:
-    if found is not None and int(found) != int(wanted):
+    if found is None:
+        raise ValueError(f"{path}: nothing in it says its {name}; wanted {wanted}; is it a file of SDSS?")
+    if int(found) != int(wanted):
         raise ValueError(f"{path}: its {name} is {found}; wanted {wanted}: the file is another's under this name")

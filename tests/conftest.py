@@ -19,6 +19,7 @@ TINY = {
     "region": {"kind": "cone", "ra": 0.0, "dec": -1.2, "radius_deg": 0.5},
     "surveys": {
         "legacysurvey": {"release": "dr10", "profile": "aion"},
+        "hsc": {"release": "pdr3-wide", "profile": "aion"},
         "desi": {"release": "dr1", "profile": "strict"},
         "gaia": {"release": "dr3", "profile": "aion"},
         "sdss": {"release": "dr17", "profile": "strict"},

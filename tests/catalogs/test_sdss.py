@@ -137,17 +137,17 @@ def test_rows_are_read_in_slices(tmp_path):
 
 def test_the_redshift_of_a_boss_galaxy_is_of_the_fit_without_quasars():
     columns = {
-        "z": np.array([0.5, 0.5, 3.0, np.nan]),
-        "z_err": np.array([1e-4, 1e-4, 1e-4, 1e-4]),
-        "zwarning": np.array([4, 4, 0, 0]),
-        "class": np.array(["GALAXY", "GALAXY", "QSO", "STAR"]),
-        "z_noqso": np.array([0.6, 0.0, 0.1, 0.1]),
-        "z_err_noqso": np.array([2e-4, 0.0, 1e-4, 1e-4]),
-        "zwarning_noqso": np.array([0, 0, 0, 0]),
+        "z": np.array([0.5, 0.5, 3.0, np.nan, 0.5]),
+        "z_err": np.array([1e-4, 1e-4, 1e-4, 1e-4, 1e-4]),
+        "zwarning": np.array([4, 4, 0, 0, 0]),
+        "class": np.array(["GALAXY", "GALAXY", "QSO", "STAR", "GALAXY"]),
+        "z_noqso": np.array([0.6, 0.0, 0.1, 0.1, 0.7]),
+        "z_err_noqso": np.array([2e-4, 0.0, 1e-4, 1e-4, -4.0]),
+        "zwarning_noqso": np.array([0, 0, 0, 0, 4]),
     }
-    z, error = good_redshift(columns, np.array(["boss", "boss", "eboss", "sdss"]))
-    np.testing.assert_array_equal(z, [0.6, np.nan, 3.0, np.nan])
-    np.testing.assert_array_equal(error, [2e-4, np.nan, 1e-4, np.nan])
+    z, error = good_redshift(columns, np.array(["boss", "boss", "eboss", "sdss", "boss"]))
+    np.testing.assert_array_equal(z, [0.6, np.nan, 3.0, np.nan, np.nan])
+    np.testing.assert_array_equal(error, [2e-4, np.nan, 1e-4, np.nan, np.nan])
 
 
 def spectra_table(rows):
