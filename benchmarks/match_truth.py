@@ -60,8 +60,10 @@ RECIPE: dict[str, Any] = {
     "region": recipes.ALL_SKY,
     "surveys": {
         "legacysurvey": {"release": "dr10", "profile": "aion"},
-        "desi": {"release": "dr1", "profile": "strict"},
+        "hsc": {"release": "pdr3-wide", "profile": "aion"},
         "gaia": {"release": "dr3", "profile": "aion"},
+        "desi": {"release": "dr1", "profile": "strict"},
+        "sdss": {"release": "dr17", "profile": "strict"},
     },
     "match": {"radius_arcsec": RADIUS_ARCSEC},
     "split": {"least": 0.0},

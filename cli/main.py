@@ -166,7 +166,7 @@ def hdf5(
     split: Annotated[str, typer.Option(help="train, validation, ...; all of them unless given")] = "",
 ) -> None:
     """Write the newest snapshot's shards as HDF5 files, and a manifest of them."""
-    with _errors():
+    with errors():
         from skycairn.pile.export import export_hdf5
         from skycairn.pile.store import Pile
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from astropy import units
 from astropy.coordinates import SkyCoord
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ LINES = {
 
 def draw(view: ObjectView, path: Path, tables: bool = True, dots_per_inch: int = 110) -> None:
     """Write the page as a picture; the ending of `path` says of which kind. Without `tables`: no catalogue values."""
-    page(view, tables).savefig(path, dpi=dots_per_inch, facecolor="white")
+    with rc_context(rcParamsDefault):  # whatever else in the process has set: text through LaTeX, say
+        page(view, tables).savefig(path, dpi=dots_per_inch, facecolor="white")
 
 
 def page(view: ObjectView, tables: bool = True) -> Figure:

@@ -252,7 +252,7 @@ def _shapes(
         for k, m in moments.items():
             seeing = width if k != "12" else 0.0
             v[f"{b}_sdssshape_psf_shape{k}"] = np.full(n, seeing)
-            scatter = (seeing + major) / np.maximum(signal, 5) * rng.standard_normal(n)
+            scatter = (width + major) / np.maximum(signal, 5) * rng.standard_normal(n)
             v[f"{b}_sdssshape_shape{k}"] = m + seeing + scatter
         v[f"{b}_extendedness_value"] = extended.astype(np.float32)
 

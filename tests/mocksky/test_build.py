@@ -29,10 +29,10 @@ def test_tiny_holds_all_surveys_and_says_so(tiny):
     out, summary, said = tiny
     assert json.loads((out / "mock.json").read_text())["counts"] == summary.counts
     assert summary.complete and said and min(summary.counts.values()) > 0
-    assert {p.name for p in out.iterdir()} == {"mock.json", "truth", "legacysurvey", "desi", "gaia", "sdss"}
-    for survey in ("legacysurvey", "desi", "gaia", "sdss"):
+    assert {p.name for p in out.iterdir()} == {"mock.json", "truth", "legacysurvey", "hsc", "desi", "gaia", "sdss"}
+    for survey in ("legacysurvey", "hsc", "desi", "gaia", "sdss"):
         assert pq.read_table(out / "truth" / f"{survey}.parquet").num_rows > 0
-    assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 16e6
+    assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 24e6
 
 
 def test_legacy_files_are_as_their_lists_say_but_for_the_lost_one(tiny):

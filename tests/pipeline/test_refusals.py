@@ -69,7 +69,7 @@ def status_of(pile: Path, column: str) -> list[str]:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({**GAIA, "surveys": {"gaya": {}}}, "unknown survey 'gaya'; known are legacysurvey, gaia, desi"),
+        ({**GAIA, "surveys": {"gaya": {}}}, "unknown survey 'gaya'; known are legacysurvey, hsc, gaia, desi, sdss"),
         ({**GAIA, "matching": {}}, "unknown key 'matching'; the keys are name, region"),
         ({**GAIA, "split": {"leats": 0}}, "split: unknown key 'leats'; the keys are salt, fractions, least"),
         ({**GAIA, "surveys": {"gaia": {"profil": "all"}}}, "gaia: there is no option 'profil'"),
