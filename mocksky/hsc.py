@@ -162,7 +162,8 @@ def _tract(
 ) -> tuple[dict[str, NDArray[Any]], list[I64]]:
     """Columns and members of one tract's rows; `_dirt` beside them. Two tracts meet at RA `middle`."""
     rng = stream(seed, "hsc", t.number, "catalogue")
-    ra, dec = moved(*(rows[c][lead] for c in ("ra", "dec", "pmra", "pmdec")), EPOCH - 2016.0)
+    here = _take(rows, lead)
+    ra, dec = moved(here["ra"], here["dec"], here["pmra"], here["pmdec"], EPOCH - 2016.0)
     total = {b: np.array([flux[b][m].sum() for m in members]) for b in BANDS}
     radius = np.where(rows["kind"][lead] == "galaxy", morphology.half_light_radius(_take(rows, lead)), 0.0)
     error = {b: flux_sigma(b) * np.sqrt(1 + (radius / (0.6 * SEEING_ARCSEC[b])) ** 2) for b in BANDS}
@@ -289,21 +290,21 @@ def _spoil(
         v[f"{b}_pixelflags_saturatedcenter"] |= core
         for k in np.flatnonzero(core):
             labels[k].add("saturated")
-    for k in range(n):
-        where = (t.number, int(v["patch"][k]))
+    for i in range(n):
+        where = (t.number, int(v["patch"][i]))
         if where == spoiled.no_y:
-            labels[k].add("no y")
-            v["y_inputcount_value"][k] = 0
+            labels[i].add("no y")
+            v["y_inputcount_value"][i] = 0
             for name in ("y_cmodel_flux", "y_cmodel_fluxerr", "y_cmodel_mag", "y_cmodel_magerr"):
-                v[name][k] = np.nan
+                v[name][i] = np.nan
         if where == spoiled.absent:
-            labels[k].add("file absent")
+            labels[i].add("file absent")
         if where in spoiled.hole:
             x, y, radius = spoiled.hole[where]
-            if np.hypot(local[k, 0] - x, local[k, 1] - y) < radius:
-                labels[k].add("no data")
+            if np.hypot(local[i, 0] - x, local[i, 1] - y) < radius:
+                labels[i].add("no data")
                 for b in BANDS:
-                    v[f"{b}_pixelflags_edge"][k] = True
+                    v[f"{b}_pixelflags_edge"][i] = True
     clean = [k for k in rng.permutation(n).tolist() if not labels[k]]
     for k in clean[: n // 400 + 1]:
         labels[k].add("nan flux")

@@ -116,8 +116,8 @@ def write_patch(task: Task) -> int:
         hx, hy, radius = task.dirt.hole[where]
         hole = (x - hx) ** 2 + (y - hy) ** 2 < radius**2
     stars = np.flatnonzero(task.rows["kind"] != "galaxy")
-    moving = [task.rows[c][stars] for c in ("ra", "dec", "pmra", "pmdec")]
-    sx, sy = wcs.wcs_world2pix(*moved(*moving, EPOCH - 2016.0), 0)
+    a, d, pmra, pmdec = (task.rows[c][stars] for c in ("ra", "dec", "pmra", "pmdec"))
+    sx, sy = wcs.wcs_world2pix(*moved(a, d, pmra, pmdec, EPOCH - 2016.0), 0)
     for b, band in enumerate(BANDS):
         noise = rng.standard_normal((t.width, t.width), dtype=np.float32)
         if (band == "y" and where == task.dirt.no_y) or (band == "z" and where == task.dirt.absent):
