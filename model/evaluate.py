@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Gain:
     gain: float
     low: float
     high: float
+    start: float = float("nan")
+    "cross-entropy of what the model starts from, before a step of training: its slot's own smoothed counts"
 
     @property
     def sure(self) -> bool:
@@ -156,7 +159,9 @@ def _one(
     some = objects.take(np.flatnonzero(_askable(objects, asked, every)))
     rest = [m for m in every if m not in asked]
     found = scores(model, some, rest, asked, marginal, *budget)
-    return paired(what, *found)
+    with _untrained(model):
+        start, _ = scores(model, some, rest, asked, marginal, *budget)
+    return replace(paired(what, *found), start=float(start.mean()) if len(start) else float("nan"))
 
 
 def _pooled(
@@ -168,16 +173,34 @@ def _pooled(
     budget: tuple[int, int, int],
 ) -> Gain:
     """Each modality asked for by itself; an object's score is the mean over those that it has."""
-    total, count = np.zeros((2, len(objects.ids))), np.zeros(len(objects.ids))
+    total, count = np.zeros((3, len(objects.ids))), np.zeros(len(objects.ids))
     every = range(len(model.vocabulary.names))
     for m in several:
         rows = np.flatnonzero(_askable(objects, [m], every))
         if len(rows):
             rest = [k for k in every if k != m]
-            total[:, rows] += scores(model, objects.take(rows), rest, [m], marginal, *budget)
+            some = objects.take(rows)
+            total[:2, rows] += scores(model, some, rest, [m], marginal, *budget)
+            with _untrained(model):
+                total[2, rows] += scores(model, some, rest, [m], marginal, *budget)[0]
             count[rows] += 1
-    some = count > 0
-    return paired(what, total[0, some] / count[some], total[1, some] / count[some])
+    asked_of = count > 0
+    mean = total[:, asked_of] / count[asked_of]
+    return replace(paired(what, mean[0], mean[1]), start=float(mean[2].mean()) if mean.size else float("nan"))
+
+
+@contextmanager
+def _untrained(model: Model) -> Iterator[None]:
+    """The model with no word of the network: each slot's own smoothed counts."""
+    trust = [model.get_buffer(f"trust{m}") for m in range(len(model.vocabulary.columns))]
+    before = [float(t) for t in trust]
+    try:
+        for t in trust:
+            t.fill_(0.0)
+        yield
+    finally:
+        for t, value in zip(trust, before, strict=True):
+            t.fill_(value)
 
 
 def given_partner(
@@ -242,16 +265,17 @@ def evaluate(
 def as_markdown(found: Mapping[str, Sequence[Gain]]) -> str:
     """The two tables."""
     heads = {
-        "marginal": "| modality, given the others | objects | model | marginal of its slot | gain, 95 % interval |",
+        "marginal": "| modality, given the others | objects | model | its start | marginal of its slot | gain, 95 % |",
         "partner": "| question | objects | true partner | another object's | gain, 95 % interval |",
     }
     out = []
     for name, gains in found.items():
-        out += [heads[name], "|---|---|---|---|---|"]
+        out += [heads[name], "|---|" + "---|" * (heads[name].count("|") - 2)]
         for g in gains:
             sure = "" if g.sure else " (not above 0)"
             interval = f"{g.gain:.3f} ({g.low:.3f} to {g.high:.3f}){sure}"
-            out.append(f"| {g.what} | {g.objects} | {g.model:.3f} | {g.other:.3f} | {interval} |")
+            start = f" {g.start:.3f} |" if name == "marginal" else ""
+            out.append(f"| {g.what} | {g.objects} | {g.model:.3f} |{start} {g.other:.3f} | {interval} |")
         out.append("")
     return "\n".join(out)
 

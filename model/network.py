@@ -24,8 +24,8 @@ from skycairn.model.masking import Batch
 from skycairn.model.vocabulary import Vocabulary
 
 COSINES = 16
-PRIOR_STRENGTH = 64.0
-"""A slot's own counts outweigh those of its whole modality from this many objects on."""
+STRENGTHS = tuple(4.0**k for k in range(7))
+"""A slot's own counts outweigh those of its whole modality from this many objects on; the best is taken."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,17 @@ class Block(nn.Module):
 class SmoothTable(nn.Module):
     """Rows of all vocabularies, (token, width): free ones, and for ordered codecs low cosines times a matrix."""
 
-    def __init__(self, vocabulary: Vocabulary, width: int, scale: float) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, width: int, scale: float, counts: Sequence[NDArray[np.int64]] | None
+    ) -> None:
         super().__init__()
         self.free = nn.Parameter(torch.zeros(int(vocabulary.first_token[-1]), width))
         self.parts, self.smooth = vocabulary.columns, nn.ParameterDict()
         self.first = [int(t) for t in vocabulary.first_token]
         for m, column in enumerate(self.parts):
             if column.ordered:
-                waves = cosines(column.vocabulary)
-                self.register_buffer(f"waves{m}", torch.from_numpy(waves), persistent=False)
+                waves = cosines(column.vocabulary, counts[m].sum(axis=0) if counts is not None else None)
+                self.register_buffer(f"waves{m}", torch.from_numpy(waves))
                 self.smooth[str(m)] = nn.Parameter(scale * torch.randn(waves.shape[1], width))
             else:
                 self.free.data[self.first[m] : self.first[m + 1]].normal_(std=scale)
@@ -121,10 +123,17 @@ class SmoothTable(nn.Module):
         return torch.cat([self.rows(m) for m in range(len(self.parts))])
 
 
-def cosines(vocabulary: int) -> NDArray[np.float32]:
-    """cos(pi k x), k = 0 .. 15, at the middles x of the tokens in [0, 1], falling as 1 / (1 + k / 2)."""
+def cosines(vocabulary: int, counts: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """cos(pi k x), k = 0 .. 15, at the places x of the tokens in [0, 1], falling as 1 / (1 + k / 2).
+
+    Half of the way from 0 to 1 is shared out evenly, half by how often tokens are seen, so that a grid (of redshifts,
+    say) is told apart finely where the objects are.
+    """
     k = np.arange(min(COSINES, vocabulary))
     x = (np.arange(vocabulary) + 0.5) / vocabulary
+    if counts is not None and counts.sum():
+        share = smoothed(counts)
+        x = 0.5 * x + 0.5 * (np.cumsum(share) - share / 2)
     return (np.cos(np.pi * k * x[:, None]) * 2 / (1 + k / 2)).astype(np.float32)
 
 
@@ -153,8 +162,8 @@ class Model(nn.Module):
             raise ValueError(f"network: {size}: wanted a width that is an even multiple of the heads")
         width = size.width
         self.vocabulary, self.size = vocabulary, size
-        self.token = SmoothTable(vocabulary, width, 0.5 / np.sqrt(width) * 2)
-        self.head = SmoothTable(vocabulary, width, 0.02)
+        self.token = SmoothTable(vocabulary, width, 1 / np.sqrt(width), counts)
+        self.head = SmoothTable(vocabulary, width, 0.02, counts)
         self.modality = nn.Parameter(torch.randn(len(vocabulary.columns), width) * 0.1)
         self.slot = nn.Parameter(torch.zeros(vocabulary.n_slots, width))
         self.asked = nn.Parameter(torch.randn(width) * 0.02)
@@ -169,7 +178,7 @@ class Model(nn.Module):
         for m, column in enumerate(vocabulary.columns):
             given = counts[m] if counts is not None else np.zeros((column.n_tokens, column.vocabulary), np.int64)
             self.register_buffer(f"trust{m}", torch.ones(()))
-            self.register_buffer(f"start{m}", torch.from_numpy(starting_logits(given)))
+            self.register_buffer(f"start{m}", torch.from_numpy(starting_logits(given, column.ordered)))
 
     def kind(self, slot: Tensor) -> Tensor:
         """Number of the modality of each slot."""
@@ -225,8 +234,38 @@ class Model(nn.Module):
         return self.get_buffer(f"trust{m}") * (features @ self.head.rows(m).T) + start
 
 
-def starting_logits(counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Log of how often each token stands in each slot, (slot, vocabulary), leaning on the whole modality's counts."""
-    pooled = (counts.sum(axis=0) + 0.5) / (counts.sum() + counts.shape[1] / 2)
-    own = (counts + PRIOR_STRENGTH * pooled) / (counts.sum(axis=1, keepdims=True) + PRIOR_STRENGTH)
-    return np.log(own).astype(np.float32)
+def starting_logits(counts: NDArray[np.int64], ordered: bool) -> NDArray[np.float32]:
+    """Log of how often each token stands in each slot, (slot, vocabulary), from the training split's counts.
+
+    Each slot leans on its whole modality, and an ordered modality on neighbouring tokens; how far, is what foretells
+    every training token best from all others (leave one out).
+    """
+    pooled = smoothed(counts.sum(axis=0)) if ordered else None
+    if pooled is None:
+        pooled = (counts.sum(axis=0) + 0.5) / (counts.sum() + counts.shape[1] / 2)
+    n = counts.sum(axis=1, keepdims=True)
+
+    def left_out(strength: float) -> float:
+        chance = (counts - 1 + strength * pooled) / np.maximum(n - 1 + strength, 1e-9)
+        return float(np.sum(counts * np.log(np.where(counts > 0, chance, 1.0))))
+
+    best = max(STRENGTHS, key=left_out)
+    return np.log((counts + best * pooled) / (n + best)).astype(np.float32)
+
+
+def smoothed(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of each token of an ordered codec, (vocabulary,): a Gaussian over neighbours, and a little everywhere."""
+    size, total = len(counts), counts.sum()
+    if total < 2:
+        return np.full(size, 1 / size)
+    best, chosen = -np.inf, np.full(size, 1 / size)
+    for width in (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
+        near = np.exp(-0.5 * ((np.arange(size)[:, None] - np.arange(size)) / width) ** 2)
+        near /= near.sum(axis=0)
+        density, own = near @ counts, np.diag(near)
+        for floor in (0.01, 0.03, 0.1, 0.3, 1.0):
+            chance = (1 - floor) * (density - own) / (total - 1) + floor / size
+            score = float(np.sum(counts * np.log(np.maximum(chance, 1e-12))))
+            if score > best:
+                best, chosen = score, (1 - floor) * density / total + floor / size
+    return np.asarray(chosen / chosen.sum())

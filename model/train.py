@@ -135,17 +135,31 @@ def calibrate(model: Model, held: Objects, config: Config) -> None:
     model.eval()
     rng = np.random.default_rng([config.seed, 1 << 41])
     batches = [b for _ in range(3) for b in _batches(held, model.vocabulary, config, rng)]
-    found = []
+    starts = range(0, len(held.ids), config.batch)
+    n_modalities, n = len(model.vocabulary.columns), len(held.ids)
+    total, count = np.zeros((len(TRUSTS), n_modalities, n)), np.zeros((n_modalities, n))
     with torch.no_grad():
-        for trust in TRUSTS:
-            for m in range(len(model.vocabulary.columns)):
+        for i, trust in enumerate(TRUSTS):
+            for m in range(n_modalities):
                 model.get_buffer(f"trust{m}").fill_(trust)
-            loss, kind = (torch.cat(p) for p in zip(*(model.losses(b)[::2] for b in batches), strict=True))
-            n = len(model.vocabulary.columns)
-            found.append(torch.zeros(n).index_add(0, kind.cpu(), loss.cpu()))
-        best = torch.stack(found).argmin(dim=0)
-        for m, i in enumerate(best.tolist()):
-            model.get_buffer(f"trust{m}").fill_(TRUSTS[i])
+            for k, batch in enumerate(batches):
+                loss, who, kind = (t.cpu().numpy() for t in model.losses(batch))
+                np.add.at(total[i], (kind, starts[k % len(starts)] + who), loss)
+                if i == 0:
+                    np.add.at(count, (kind, starts[k % len(starts)] + who), 1)
+    for m in range(n_modalities):
+        there = count[m] > 0
+        model.get_buffer(f"trust{m}").fill_(TRUSTS[_careful(total[:, m, there] / count[m, there])])
+
+
+def _careful(loss: NDArray[np.float64]) -> int:
+    """The smallest trust that is as good as the best to half a standard error; `loss` (trust, object)."""
+    if loss.shape[1] < 2:
+        return 0
+    best = loss[loss.mean(axis=1).argmin()]
+    worse = loss - best
+    error = worse.std(axis=1, ddof=1) / np.sqrt(loss.shape[1])
+    return int(np.argmax(worse.mean(axis=1) <= 0.5 * error + 1e-12))
 
 
 def held_out_loss(model: Model, held: Objects, config: Config) -> float:

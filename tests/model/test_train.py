@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from skycairn.model import evaluate as ev
 from skycairn.model import train as tr
 from skycairn.model.masking import Rule, allocate, chosen, draw
-from skycairn.model.network import SIZES, Model, Size, cosines, starting_logits
+from skycairn.model.network import SIZES, Model, Size, cosines, smoothed, starting_logits
 from skycairn.model.objects import Objects, read_split, slot_counts
 from skycairn.model.train import Config, load, train
 from skycairn.model.vocabulary import Vocabulary
@@ -153,13 +153,38 @@ def test_asked_tokens_are_not_seen():
     assert torch.equal(*features)
 
 
-def test_a_slot_starts_from_its_own_counts():
-    counts = np.array([[90, 10, 0], [0, 0, 0]])
-    start = np.exp(starting_logits(counts))
+def test_a_slot_starts_from_its_own_counts_as_far_as_they_say_more_than_the_modalitys():
+    unlike = np.array([[900, 100, 0], [0, 100, 900]])
+    alike = np.array([[5, 4, 1], [4, 5, 1]])
+    start = np.exp(starting_logits(unlike, False))
     np.testing.assert_allclose(start.sum(axis=1), 1, rtol=1e-5)
-    pooled = np.array([90.5, 10.5, 0.5]) / 101.5
-    np.testing.assert_allclose(start[0], (counts[0] + 64 * pooled) / 164, rtol=1e-5)
-    np.testing.assert_allclose(start[1], pooled, rtol=1e-5)
+    assert start[0, 0] > 0.85 and start[0, 2] < 0.02
+    near = np.exp(starting_logits(alike, False))
+    assert np.abs(near[0] - near[1]).max() < 0.01
+
+
+def test_neighbours_lend_to_each_other_where_there_are_few_objects():
+    rng = np.random.default_rng(0)
+    counts = np.bincount(np.clip(rng.normal(500, 60, 100), 0, 1023).astype(int), minlength=1024)
+    other = np.clip(rng.normal(500, 60, 4000), 0, 1023).astype(int)
+    share = smoothed(counts)
+    assert share.sum() == pytest.approx(1)
+    marginal = (counts + 0.5) / (100 + 512)
+    assert -np.log(share[other]).mean() < -np.log(marginal[other]).mean() - 0.5
+    even = smoothed(np.full(16, 20) + rng.integers(-3, 4, 16))
+    assert np.abs(even * 16 - 1).max() < 0.1
+    assert smoothed(np.zeros(8, int)).tolist() == [1 / 8] * 8
+
+
+def test_the_careful_trust_is_the_smallest_that_is_as_good():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 200)
+    falling = np.stack([noise + (1 - t) ** 2 for t in tr.TRUSTS])
+    assert tr.TRUSTS[tr._careful(falling)] == 1.0
+    idle = rng.normal(0, 0.3, 200)
+    nothing = np.stack([noise + t * (idle - idle.mean()) for t in tr.TRUSTS])
+    assert tr._careful(nothing) == 0
+    assert tr._careful(np.zeros((len(tr.TRUSTS), 0))) == 0
 
 
 # --- piles whose answer is known
