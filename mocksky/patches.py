@@ -237,7 +237,7 @@ TIERS: dict[str, Tier] = {
         quasars_per_brick=4,
         bright_fraction=0.5,
         fast_stars=(1.2, 0.5, 10.0, 5.0, 0.7, 2.5, 0.9, 1.6),
-        desi_completeness=0.3,
+        desi_completeness=0.5,
     ),
     "catalogue": Tier(
         name="catalogue",

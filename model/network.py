@@ -104,10 +104,12 @@ class SmoothTable(nn.Module):
         super().__init__()
         self.free = nn.Parameter(torch.zeros(int(vocabulary.first_token[-1]), width))
         self.parts, self.smooth = vocabulary.columns, nn.ParameterDict()
-        self.first = [int(t) for t in vocabulary.first_token]
+        self.first, self.twin = [int(t) for t in vocabulary.first_token], vocabulary.twin
         for m, column in enumerate(self.parts):
+            if self.twin[m] != m:
+                continue  # modalities of one codec share its rows: redshifts of two surveys
             if column.ordered:
-                waves = cosines(column.vocabulary, counts[m].sum(axis=0) if counts is not None else None)
+                waves = cosines(column.vocabulary, together(counts, self.twin, m) if counts is not None else None)
                 self.register_buffer(f"waves{m}", torch.from_numpy(waves))
                 self.smooth[str(m)] = nn.Parameter(scale * torch.randn(waves.shape[1], width))
             else:
@@ -115,6 +117,7 @@ class SmoothTable(nn.Module):
 
     def rows(self, m: int) -> Tensor:
         """The table of one modality, (vocabulary, width)."""
+        m = self.twin[m]
         free = self.free[self.first[m] : self.first[m + 1]]
         return free + self.get_buffer(f"waves{m}") @ self.smooth[str(m)] if str(m) in self.smooth else free
 
@@ -176,9 +179,16 @@ class Model(nn.Module):
         self.register_buffer("modality_of", torch.from_numpy(vocabulary.modality_of_slot), persistent=False)
         self.register_buffer("first_token", torch.from_numpy(vocabulary.first_token), persistent=False)
         for m, column in enumerate(vocabulary.columns):
-            given = counts[m] if counts is not None else np.zeros((column.n_tokens, column.vocabulary), np.int64)
             self.register_buffer(f"trust{m}", torch.ones(()))
-            self.register_buffer(f"start{m}", torch.from_numpy(starting_logits(given, column.ordered)))
+            self.register_buffer(f"start{m}", torch.zeros(column.n_tokens, column.vocabulary))
+        if counts is not None:
+            self.start_from(counts)
+
+    def start_from(self, counts: Sequence[NDArray[np.int64]]) -> None:
+        """Let each slot's logits start from these `slot_counts`."""
+        for m, column in enumerate(self.vocabulary.columns):
+            pooled = together(counts, self.vocabulary.twin, m)
+            self.get_buffer(f"start{m}").copy_(torch.from_numpy(starting_logits(counts[m], column.ordered, pooled)))
 
     def kind(self, slot: Tensor) -> Tensor:
         """Number of the modality of each slot."""
@@ -234,15 +244,18 @@ class Model(nn.Module):
         return self.get_buffer(f"trust{m}") * (features @ self.head.rows(m).T) + start
 
 
-def starting_logits(counts: NDArray[np.int64], ordered: bool) -> NDArray[np.float32]:
+def together(counts: Sequence[NDArray[np.int64]], twin: Sequence[int], m: int) -> NDArray[np.int64]:
+    """How often each token is seen in all modalities of one codec, (vocabulary,)."""
+    return np.sum([counts[k].sum(axis=0) for k in range(len(twin)) if twin[k] == twin[m]], axis=0)
+
+
+def starting_logits(counts: NDArray[np.int64], ordered: bool, every: NDArray[np.int64]) -> NDArray[np.float32]:
     """Log of how often each token stands in each slot, (slot, vocabulary), from the training split's counts.
 
-    Each slot leans on its whole modality, and an ordered modality on neighbouring tokens; how far, is what foretells
-    every training token best from all others (leave one out).
+    Each slot leans on `every`, the counts of its whole codec, and an ordered codec's tokens on their neighbours; how far,
+    is what foretells every training token best from all others (leave one out).
     """
-    pooled = smoothed(counts.sum(axis=0)) if ordered else None
-    if pooled is None:
-        pooled = (counts.sum(axis=0) + 0.5) / (counts.sum() + counts.shape[1] / 2)
+    pooled = smoothed(every) if ordered else (every + 0.5) / (every.sum() + len(every) / 2)
     n = counts.sum(axis=1, keepdims=True)
 
     def left_out(strength: float) -> float:

@@ -38,12 +38,12 @@ class Config:
     """All that decides a run, beside the snapshot."""
 
     size: str = "nano"
-    steps: int = 450
+    steps: int = 800
     batch: int = 64
     learning_rate: float = 2e-3
     warm_up: int = 60
     weight_decay: float = 0.05
-    dropout: float = 0.1
+    dropout: float = 0.15
     clip: float = 1.0
     seed: int = 0
     check_every: int = 50
@@ -119,6 +119,7 @@ def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str
         _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
         raise
     best_model = load(out / "best", device)
+    best_model.start_from(slot_counts(objects, vocabulary))  # the held-out tenth counts too
     calibrate(best_model, held, config)
     _save(out / "model", best_model, None, {**run, "step": step, "held_out": best})
     return best_model

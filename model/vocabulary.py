@@ -66,6 +66,11 @@ class Vocabulary:
         """Number of the survey of each modality, by the first word of its name."""
         return np.unique([n.split(".")[0] for n in self.names], return_inverse=True)[1]
 
+    @cached_property
+    def twin(self) -> tuple[int, ...]:
+        """Of each modality the first one of the same codec: the same token means the same value in both."""
+        return tuple(next(k for k, c in enumerate(self.columns) if c.codec_id == own.codec_id) for own in self.columns)
+
     def indices(self, names: Sequence[str]) -> list[int]:
         """Numbers of these modalities, of those that are here."""
         return [self.names.index(n) for n in names if n in self.names]

@@ -156,10 +156,10 @@ def test_asked_tokens_are_not_seen():
 def test_a_slot_starts_from_its_own_counts_as_far_as_they_say_more_than_the_modalitys():
     unlike = np.array([[900, 100, 0], [0, 100, 900]])
     alike = np.array([[5, 4, 1], [4, 5, 1]])
-    start = np.exp(starting_logits(unlike, False))
+    start = np.exp(starting_logits(unlike, False, unlike.sum(axis=0)))
     np.testing.assert_allclose(start.sum(axis=1), 1, rtol=1e-5)
     assert start[0, 0] > 0.85 and start[0, 2] < 0.02
-    near = np.exp(starting_logits(alike, False))
+    near = np.exp(starting_logits(alike, False, alike.sum(axis=0)))
     assert np.abs(near[0] - near[1]).max() < 0.01
 
 
