@@ -50,7 +50,7 @@ def test_specobjid_is_packed_as_in_dr17():
 def test_specobj_is_the_truth_row_by_row(mock):
     _, rows, table, spec = mock
     seen = table.filter(table["observed"])
-    assert 200 < len(spec) == seen.num_rows < 500
+    assert 200 < len(spec) == seen.num_rows
     columns = (spec[c].tolist() for c in ("PLATE", "MJD", "FIBERID"))
     names = list(zip(run2d(spec), *columns, strict=True))
     keys = [sdss.pack_key(*n) for n in names]
