@@ -252,8 +252,8 @@ def together(counts: Sequence[NDArray[np.int64]], twin: Sequence[int], m: int) -
 def starting_logits(counts: NDArray[np.int64], ordered: bool, every: NDArray[np.int64]) -> NDArray[np.float32]:
     """Log of how often each token stands in each slot, (slot, vocabulary), from the training split's counts.
 
-    Each slot leans on `every`, the counts of its whole codec, and an ordered codec's tokens on their neighbours; how far,
-    is what foretells every training token best from all others (leave one out).
+    Each slot leans on `every`, the counts of its whole codec, and an ordered codec's tokens on their neighbours; how
+    far, is what foretells every training token best from all others (leave one out).
     """
     pooled = smoothed(every) if ordered else (every + 0.5) / (every.sum() + len(every) / 2)
     n = counts.sum(axis=1, keepdims=True)

@@ -7,6 +7,7 @@ unfinished.json                             instead of it, until all files are t
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Export:
     "of that snapshot"
     split: str
     "empty where all were exported"
+    parts: str
+    "SHA-256 of the SHA-256 of the Parquet shards that were exported, in order"
     codec_ids: dict[str, str]
     "by modality"
     entries: tuple[Entry, ...]
@@ -61,7 +64,16 @@ class Export:
             listed = body["files"]
             entries = tuple(Entry(f["labels"], _part(f)) for f in listed)
             files = {f["sha256"]: str(f["path"]) for f in listed}
-            return cls(root, body["content_id"], body["snapshot"], body["split"], body["codec_ids"], entries, files)
+            return cls(
+                root,
+                body["content_id"],
+                body["snapshot"],
+                body["split"],
+                body["parts"],
+                body["codec_ids"],
+                entries,
+                files,
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"{path} lacks a field or has a strange one ({error!r}); {_RESTORE}") from error
 
@@ -94,10 +106,18 @@ def export_hdf5(pile: Pile, snapshot: Snapshot, root: str | Path, split: str = "
     if not entries:
         known = sorted({str(e.labels["split"]) for e in snapshot.entries("shards")})
         raise ValueError(f"snapshot {snapshot.number} has no split {split!r}; it has {', '.join(known)}")
-    whose = {"what": "skycairn export", "format": FORMAT, "content_id": snapshot.content_id, "split": split}
+    # the same content in other row groups makes other files, and other batches
+    parts = hashlib.sha256("".join(e.part.sha256 for e in entries).encode()).hexdigest()
+    whose = {
+        "what": "skycairn export",
+        "format": FORMAT,
+        "content_id": snapshot.content_id,
+        "split": split,
+        "parts": parts,
+    }
     if (root / MANIFEST).exists():
         export = Export.open(root)
-        _check_whose(root, {"content_id": export.content_id, "split": export.split}, whose)
+        _check_whose(root, {"content_id": export.content_id, "split": export.split, "parts": export.parts}, whose)
         return export, 0
     _start(root, whose)
     counts: Counter[tuple[str, str]] = Counter()
@@ -116,7 +136,7 @@ def export_hdf5(pile: Pile, snapshot: Snapshot, root: str | Path, split: str = "
             counts[place] += 1
             if not _same(root / path, shard):
                 with PendingFile(root) as file:
-                    write_shard(shard, file)
+                    write_shard(shard, file, snapshot=snapshot.number, content_id=snapshot.content_id)
                     file.publish(root / path)
                 n_written += 1
         told = {"rows": entry.part.n_rows, "labels": entry.labels, "content_id": entry.part.content_id}
@@ -145,10 +165,10 @@ def _start(root: Path, whose: dict[str, Any]) -> None:
 
 
 def _check_whose(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for key in ("content_id", "split"):
+    for key in ("content_id", "split", "parts"):
         if found.get(key) != wanted[key]:
             raise NotAPile(
-                f"{root} holds the export of another content: its {key} is {found.get(key)!r}, wanted "
+                f"{root} holds another export: its {key} is {found.get(key)!r}, wanted "
                 f"{wanted[key]!r}; name an empty folder, or one to be made"
             )
 

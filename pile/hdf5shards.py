@@ -6,10 +6,11 @@
     objects/<column>/...    what is not tokens: `values` and, where there are nulls, `valid`; a dictionary has `codes`
                             and `categories`, a list `offsets` and `values`, a string is UTF-8 of fixed length
 
-Attributes of the file: the Parquet footer's `skycairn.*`, `row_groups` (objects of each) and `arrow_schema`; of a
-modality: `starts`, the row of `tokens` at which each row group starts. Every dataset has chunks and Fletcher-32
-checksums; the file is of HDF5 1.10's form, whose headers have checksums, too. Nothing is of variable length, which
-HDF5 would keep outside the checksums.
+Attributes of the file: the Parquet footer's `skycairn.*`, `row_groups` (objects of each), `arrow_schema`, `snapshot`
+and `content_id` of the pile's snapshot; of a modality: `starts`, the row of `tokens` at which each row group starts.
+Every dataset has chunks and Fletcher-32 checksums; the file is of HDF5 1.10's form, whose headers have checksums, too.
+Nothing is of variable length, which HDF5 would keep outside the checksums. Fletcher-32 takes a word of 0 for one of
+0xffff: what vouches for a file is the SHA-256 in the manifest of its export.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.pile.files import Damaged, Missing, PendingFile, check_sha256_once
-from skycairn.pile.shards import ShardReader, TokenArray, TokenColumn, token_columns
+from skycairn.pile.shards import ShardReader, TokenArray, TokenColumn, check_group, token_columns
 
 CHUNK_BYTES = 1 << 17
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_OURS = ("arrow_schema", "row_groups")
+_OURS = ("arrow_schema", "row_groups", "snapshot", "content_id")
 
 
-def write_shard(shard: ShardReader, file: PendingFile, compression: str | None = None) -> None:
+def write_shard(
+    shard: ShardReader, file: PendingFile, compression: str | None = None, snapshot: int = 0, content_id: str = ""
+) -> None:
     """Write a shard's twin into a pending file; held in memory until whole.
 
+    `snapshot` and `content_id` are those of the pile's snapshot that lists the shard.
     `compression` of the tokens is None or "lzf", which makes the file 0.74 as large and 2.5 times as slow to read; the
     objects' columns, which no training reads, have lzf always (`benchmarks/read_shards.py`).
     ValueError names a column of a type, or a string, that the layout cannot hold.
@@ -47,6 +51,9 @@ def write_shard(shard: ShardReader, file: PendingFile, compression: str | None =
     ) as h5:
         for key, value in (schema.metadata or {}).items():
             h5.attrs.create(key.decode(), _text([value])[0])
+        h5.attrs.create("snapshot", np.int64(snapshot))
+        if content_id:
+            h5.attrs.create("content_id", _text([content_id.encode()])[0])
         h5.attrs.create("row_groups", np.array(shard.row_groups, np.int64))
         h5.attrs.create("arrow_schema", np.frombuffer(schema.remove_metadata().serialize(), np.uint8))
         for name, column in shard.columns.items():
@@ -200,6 +207,7 @@ class Hdf5ShardReader:
         names = known if columns is None else list(columns)
         if unknown := [n for n in names if n not in known]:
             raise ValueError(f"{self.path} has no column {', '.join(unknown)}; it has {', '.join(known)}")
+        check_group(self.path, group, len(self.row_groups))
         start, stop = self._first[group], self._first[group] + self.row_groups[group]
         fields = [self.schema.field(n) for n in names]
         with _damage(self.path):
@@ -211,6 +219,7 @@ class Hdf5ShardReader:
         names = list(self.columns) if modalities is None else list(modalities)
         if unknown := [n for n in names if n not in self.columns]:
             raise ValueError(f"{self.path} has no modality {', '.join(unknown)}; it has {', '.join(self.columns)}")
+        check_group(self.path, group, len(self.row_groups))
         with _damage(self.path):
             return {name: self._dense(self.columns[name], group) for name in names}
 

@@ -187,6 +187,12 @@ def token_columns(schema: pa.Schema, where: str = "the schema") -> dict[str, Tok
     return {name: columns[name] for name in schema.names if name in columns}
 
 
+def check_group(path: Path, group: int, n_groups: int) -> None:
+    """IndexError where a shard has no such row group; -1 is none, too."""
+    if not 0 <= group < n_groups:
+        raise IndexError(f"{path}: row group {group} was asked for; it has {n_groups}, counted from 0")
+
+
 class ShardReader:
     """Reads a shard, a row group at a time, its pages verified; the whole file first, where its SHA-256 is given."""
 
@@ -235,6 +241,7 @@ class ShardReader:
             yield self.tokens(group)
 
     def _read(self, group: int, names: list[str]) -> pa.Table:
+        check_group(self.path, group, len(self.row_groups))
         with parquet.damage(self.path):
             return self._file.read_row_group(group, columns=names, use_threads=False).select(names)
 

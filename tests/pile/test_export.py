@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from skycairn.model.batch import batches
@@ -12,7 +15,8 @@ from skycairn.pile.export import Export, export_hdf5
 from skycairn.pile.files import Damaged, NotAPile, PendingFile, file_sha256
 from skycairn.pile.hdf5shards import Hdf5ShardReader, write_shard
 from skycairn.pile.shards import ShardReader
-from skycairn.pile.store import Draft, Pile
+from skycairn.pile.snapshot import Draft, Entry
+from skycairn.pile.store import Pile
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,10 @@ def test_the_manifest_tells_of_every_file(pile: Pile, exported: Path) -> None:
         assert path.name.rsplit("-", 1)[0] == entry.labels["stratum"]
         with Hdf5ShardReader(path, file["sha256"]) as reader:
             assert {n: c.codec_id for n, c in reader.columns.items()} == told["codec_ids"]
+        with h5py.File(path) as h5:
+            assert (
+                h5.attrs["content_id"] == told["content_id"].encode() and h5.attrs["snapshot"] == told["snapshot"] == 1
+            )
 
 
 def test_batches_are_those_of_the_pile(pile: Pile, exported: Path) -> None:
@@ -64,10 +72,10 @@ def test_a_second_run_does_nothing(pile: Pile, exported: Path) -> None:
 def test_an_interrupted_run_goes_on(pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Path] = []
 
-    def dies(shard: ShardReader, file: PendingFile) -> None:
+    def dies(shard: ShardReader, file: PendingFile, **of: Any) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
-        write_shard(shard, file)
+        write_shard(shard, file, **of)
         done.append(shard.path)
 
     out = tmp_path / "h5"
@@ -92,13 +100,13 @@ def test_an_interrupted_run_goes_on(pile: Pile, tmp_path: Path, monkeypatch: pyt
 
 def test_another_export_is_refused(pile: Pile, exported: Path, tmp_path: Path) -> None:
     split = str(pile.snapshot().entries("shards")[0].labels["split"])
-    with pytest.raises(NotAPile, match="another content: its split is ''"):
+    with pytest.raises(NotAPile, match="another export: its split is ''"):
         export_hdf5(pile, pile.snapshot(), exported, split)
     other = Pile.create(tmp_path / "other")
     part = pile.snapshot().entries("shards")[0].part
     other.put_file(pile.path(part), part.n_rows, part.content_id)
     other.commit(Draft(recipe={}, tables={"shards": pile.snapshot().entries("shards")[:1]}))
-    with pytest.raises(NotAPile, match="another content: its content_id is"):
+    with pytest.raises(NotAPile, match="another export: its content_id is"):
         export_hdf5(other, other.snapshot(), exported)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
@@ -107,6 +115,22 @@ def test_another_export_is_refused(pile: Pile, exported: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="has no split 'dusk'; it has"):
         export_hdf5(pile, pile.snapshot(), tmp_path / "new", "dusk")
     assert not (tmp_path / "new").exists()
+
+
+def test_other_row_groups_are_another_export(pile: Pile, tmp_path: Path) -> None:
+    entry = next(e for e in pile.snapshot().entries("shards") if e.part.n_rows > 1)
+    table = pq.read_table(pile.path(entry.part))
+    made = []
+    for name, rows in (("one", table.num_rows), ("two", 1)):
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=rows)
+        made.append(Pile.create(tmp_path / name))
+        part = made[-1].put_file(tmp_path / f"{name}.parquet", entry.part.n_rows, entry.part.content_id)
+        made[-1].commit(Draft(recipe={}, tables={"shards": (Entry(entry.labels, part),)}))
+    one, two = made
+    assert one.snapshot().content_id == two.snapshot().content_id
+    export_hdf5(one, one.snapshot(), tmp_path / "h5")
+    with pytest.raises(NotAPile, match="another export: its parts is"):
+        export_hdf5(two, two.snapshot(), tmp_path / "h5")
 
 
 def test_a_broken_manifest_is_damage(pile: Pile, tmp_path: Path) -> None:

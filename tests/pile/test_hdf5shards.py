@@ -163,6 +163,15 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
             reader.objects(0, ["wide"])
 
 
+@pytest.mark.parametrize("group", [-1, 2])
+def test_a_row_group_that_is_not_there(tmp_path: Path, group: int) -> None:
+    parquet, hdf5 = twins(tmp_path, plain(50), 40)
+    for reader in (ShardReader(parquet), Hdf5ShardReader(hdf5)):
+        for read in (reader.tokens, reader.objects):
+            with reader, pytest.raises(IndexError, match=f"row group {group} was asked for; it has 2"):
+                read(group)
+
+
 def test_the_reader_is_picked_by_the_first_bytes(tmp_path: Path) -> None:
     parquet, hdf5 = twins(tmp_path, plain(5), 40)
     for path, kind in ((parquet, ShardReader), (hdf5, Hdf5ShardReader)):
