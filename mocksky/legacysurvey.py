@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.mocksky import dirt, morphology
+from skycairn.mocksky import dirt, morphology, sed
 from skycairn.mocksky.exposures import Exposures, expose, star_blemishes
 from skycairn.mocksky.morphology import BANDS
 from skycairn.mocksky.patches import Brick, Tier
@@ -25,11 +25,6 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Rows = Mapping[str, NDArray[Any]]
 
-EXTINCTION = {
-    **{"g": 3.214, "r": 2.165, "i": 1.592, "z": 1.211},
-    **{"w1": 0.184, "w2": 0.113, "w3": 0.0241, "w4": 0.00910},
-}
-"""A / E(B-V), legacysurvey.org/dr10/catalogs."""
 WISE_DEPTH_MAG = {"w1": 21.0, "w2": 20.3, "w3": 16.5, "w4": 14.5}
 RELEASE, FIXED_RELEASE = 10000, 10002
 REFERENCE_G_LIMIT = 20.3
@@ -147,7 +142,7 @@ def _brick(
     by_light = np.lexsort((-rows["flux_r"][mine], thing))
     lead = mine[by_light[np.searchsorted(thing[by_light], np.arange(n))]]
     size = np.bincount(thing, minlength=n)
-    flux = {b: np.bincount(thing, rows[f"flux_{b}"][mine], n) for b in (*BANDS, "w1", "w2")}
+    flux = {b: np.bincount(thing, rows[f"flux_{b}"][mine], n) for b in sed.EXTINCTION}
     t: dict[str, NDArray[Any]] = {k: rows[k][lead] for k in rows}
     radius = np.where(t["kind"] == "galaxy", morphology.half_light_radius(t), 0.0)
 
@@ -191,9 +186,9 @@ def _brick(
     for b in (*BANDS, *wise):
         iv = invvar[b] if b in invvar else np.full(n, wise[b])
         noise = rng.standard_normal(n) / np.sqrt(np.where(iv > 0, iv, np.inf))
-        v[f"FLUX_{b.upper()}"] = np.where(iv > 0, flux.get(b, np.zeros(n)) + noise, 0.0)
+        v[f"FLUX_{b.upper()}"] = np.where(iv > 0, flux[b] + noise, 0.0)
         v[f"FLUX_IVAR_{b.upper()}"] = iv
-        v[f"MW_TRANSMISSION_{b.upper()}"] = 10 ** (-0.4 * EXTINCTION[b] * t["ebv"].astype(np.float64))
+        v[f"MW_TRANSMISSION_{b.upper()}"] = 10 ** (-0.4 * sed.EXTINCTION[b] * t["ebv"].astype(np.float64))
         v[f"RCHISQ_{b.upper()}"] = np.where(iv > 0, np.maximum(0.2, 1 + 0.05 * rng.standard_normal(n)), 0.0)
         v[f"FRACFLUX_{b.upper()}"] = np.where(blended, 0.1, 0.01) * rng.random(n)
         v[f"NOBS_{b.upper()}"] = count[b] if b in count else np.full(n, 120)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from skycairn.mocksky import legacytables
 from skycairn.mocksky.exposures import Exposures
 from skycairn.mocksky.fitsfile import TableColumn, write_checksums, write_table
-from skycairn.mocksky.legacysurvey import EXTINCTION, Catalogue
+from skycairn.mocksky.legacysurvey import Catalogue
 from skycairn.mocksky.morphology import BANDS
 from skycairn.mocksky.patches import Tier
+from skycairn.mocksky.sed import EXTINCTION
 
 TYPES = ("psf", "rex", "exp", "dev", "ser", "dup")
 """In lower case, as the table of bricks counts them."""

@@ -214,6 +214,20 @@ _DEFAULT = (
     Patch(12, "plain", 340.6, 20.1, hsc="all"),
     Patch(13, "not seen by DESI", 10.7, -44.0, desi="none"),
     Patch(14, "plain", 130.4, 18.7, sdss="all"),
+    # where the cells of order 5 fall so that the five surveys are in every split: 7 train, 4 validation, 2 test
+    Patch(15, "plain", 46.4, -11.9, sdss="all", hsc="all"),
+    Patch(16, "plain", 4.2, 4.9, sdss="all", hsc="all"),
+    Patch(17, "plain", 170.3, -22.0, sdss="all", hsc="all"),
+    Patch(18, "plain", 203.9, -19.6, sdss="all", hsc="all"),
+    Patch(19, "plain", 327.8, -14.5, sdss="all", hsc="all"),
+    Patch(20, "plain", 136.4, 19.6, sdss="all", hsc="all"),
+    Patch(21, "plain", 147.8, -2.4, sdss="all", hsc="all"),
+    Patch(22, "plain", 19.7, 23.2, sdss="all", hsc="all"),
+    Patch(23, "plain", 163.1, -6.1, sdss="all", hsc="all"),
+    Patch(24, "plain", 336.1, -9.7, sdss="all", hsc="all"),
+    Patch(25, "plain", 218.0, -19.6, sdss="all", hsc="all"),
+    Patch(26, "plain", 206.6, 0.0, sdss="all", hsc="all"),
+    Patch(27, "plain", 23.9, -2.5, sdss="all", hsc="all"),
 )
 
 TIERS: dict[str, Tier] = {

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.mocksky import gaia, legacysurvey, tableedits
+from skycairn.mocksky import gaia, legacysurvey, sed, tableedits
 from skycairn.mocksky.patches import Tier
 from skycairn.mocksky.releasetables import FILE, Edition, read_fits, read_gaia, write_gaia
 from skycairn.mocksky.tableedits import NEW, Added, Form, few, missed, nearest, take
@@ -33,7 +33,7 @@ def legacy(
     tier: Tier, root: Path, seed: int, truth: pa.Table, sources: Rows, bricks: tuple[I64, NDArray[Any]]
 ) -> Edition:
     """Sweeps: bricks get another RELEASE, blends fall apart, what was too faint is found; Gaia's stars stay."""
-    shown = tuple(b.upper() for b in legacysurvey.EXTINCTION)
+    shown = tuple(b.upper() for b in sed.EXTINCTION)
     light = tuple(f"{stem}_{b}" for stem in ("FIBERFLUX", "FIBERTOTFLUX") for b in "GRIZ")
 
     def key(rows: Rows) -> I64:

@@ -49,10 +49,7 @@ SCHEMA = pa.schema(
         pa.field("logg", pa.float32()),
         pa.field("feh", pa.float32()),
         pa.field("line_seed", pa.int64()),
-        *[
-            pa.field(f"flux_{b}", pa.float64(), metadata={"unit": "nanomaggy"})
-            for b in ("g", "r", "i", "z", "w1", "w2")
-        ],
+        *[pa.field(f"flux_{b}", pa.float64(), metadata={"unit": "nanomaggy"}) for b in sed.EXTINCTION],
         *[pa.field(f"gaia_{b}", pa.float64(), metadata={"unit": "mag"}) for b in ("g", "bp", "rp")],
         *[pa.field(name, pa.float32()) for name in population.MORPHOLOGY],
         pa.field("blend_group", pa.int64()),

@@ -58,10 +58,17 @@ class Batch(NamedTuple):
     target_token: NDArray[np.int64]
     target_valid: NDArray[np.bool_]
 
-    def rows(self, some: slice) -> Batch:
-        """Some of its objects."""
+    def rows(self, some: slice | NDArray[np.int64]) -> Batch:
+        """Some of its objects, no wider than they need."""
+        shown, asked = (max(1, int(valid[some].sum(axis=1).max(initial=0))) for valid in (self[2], self[5]))
+        front, back = (some, slice(shown)), (some, slice(asked))
         i, j, k, a, b, c = self
-        return Batch(i[some], j[some], k[some], a[some], b[some], c[some])
+        return Batch(i[front], j[front], k[front], a[back], b[back], c[back])
+
+    def halves(self) -> list[Batch]:
+        """Objects of few tokens and objects of many, so that less of a batch is padding."""
+        order = np.argsort(self.input_valid.sum(axis=1), kind="stable")
+        return [self.rows(part) for part in np.array_split(order, 2) if len(part)]
 
 
 def draw(objects: Objects, vocabulary: Vocabulary, rule: Rule, rng: np.random.Generator) -> Batch:

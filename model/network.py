@@ -102,28 +102,27 @@ class SmoothTable(nn.Module):
         self, vocabulary: Vocabulary, width: int, scale: float, counts: Sequence[NDArray[np.int64]] | None
     ) -> None:
         super().__init__()
-        self.free = nn.Parameter(torch.zeros(int(vocabulary.first_token[-1]), width))
-        self.parts, self.smooth = vocabulary.columns, nn.ParameterDict()
-        self.first, self.twin = [int(t) for t in vocabulary.first_token], vocabulary.twin
-        for m, column in enumerate(self.parts):
+        self.free, self.smooth, self.twin = nn.ParameterDict(), nn.ParameterDict(), vocabulary.twin
+        for m, column in enumerate(vocabulary.columns):
             if self.twin[m] != m:
                 continue  # modalities of one codec share its rows: redshifts of two surveys
+            self.free[str(m)] = nn.Parameter(torch.zeros(column.vocabulary, width))
             if column.ordered:
                 waves = cosines(column.vocabulary, together(counts, self.twin, m) if counts is not None else None)
                 self.register_buffer(f"waves{m}", torch.from_numpy(waves))
                 self.smooth[str(m)] = nn.Parameter(scale * torch.randn(waves.shape[1], width))
             else:
-                self.free.data[self.first[m] : self.first[m + 1]].normal_(std=scale)
+                self.free[str(m)].data.normal_(std=scale)
 
     def rows(self, m: int) -> Tensor:
         """The table of one modality, (vocabulary, width)."""
         m = self.twin[m]
-        free = self.free[self.first[m] : self.first[m + 1]]
+        free: Tensor = self.free[str(m)]
         return free + self.get_buffer(f"waves{m}") @ self.smooth[str(m)] if str(m) in self.smooth else free
 
     def forward(self) -> Tensor:
         """The table of all, (token, width)."""
-        return torch.cat([self.rows(m) for m in range(len(self.parts))])
+        return torch.cat([self.rows(m) for m in range(len(self.twin))])
 
 
 def cosines(vocabulary: int, counts: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
@@ -267,7 +266,11 @@ def starting_logits(counts: NDArray[np.int64], ordered: bool, every: NDArray[np.
 
 
 def smoothed(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each token of an ordered codec, (vocabulary,): a Gaussian over neighbours, and a little everywhere."""
+    """Share of each token of an ordered codec, (vocabulary,): a Gaussian over neighbours, and a little everywhere.
+
+    How wide, how little, and whether tokens that were never seen have a part in the former, is what foretells every
+    one best from all others: a bin below all fluxes stays empty, a redshift between two that were seen does not.
+    """
     size, total = len(counts), counts.sum()
     if total < 2:
         return np.full(size, 1 / size)
@@ -276,9 +279,12 @@ def smoothed(counts: NDArray[np.int64]) -> NDArray[np.float64]:
         near = np.exp(-0.5 * ((np.arange(size)[:, None] - np.arange(size)) / width) ** 2)
         near /= near.sum(axis=0)
         density, own = near @ counts, np.diag(near)
-        for floor in (0.01, 0.03, 0.1, 0.3, 1.0):
-            chance = (1 - floor) * (density - own) / (total - 1) + floor / size
-            score = float(np.sum(counts * np.log(np.maximum(chance, 1e-12))))
-            if score > best:
-                best, chosen = score, (1 - floor) * density / total + floor / size
+        for least in (0, 1):
+            share = np.where(counts >= least, density, 0.0)
+            left = np.where(counts > least, density - own, 0.0) / max(share.sum() - 1, 1e-9)
+            for floor in (0.01, 0.03, 0.1, 0.3, 1.0):
+                chance = (1 - floor) * left + floor / size
+                score = float(np.sum(counts * np.log(np.maximum(chance, 1e-12))))
+                if score > best:
+                    best, chosen = score, (1 - floor) * share / share.sum() + floor / size
     return np.asarray(chosen / chosen.sum())

@@ -38,7 +38,7 @@ class Config:
     """All that decides a run, beside the snapshot."""
 
     size: str = "nano"
-    steps: int = 800
+    steps: int = 1000
     batch: int = 64
     learning_rate: float = 2e-3
     warm_up: int = 60
@@ -93,7 +93,8 @@ def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str
             torch.manual_seed(zlib.crc32(f"{config.seed}/{step}".encode()))
             rows = rng.choice(len(learned.ids), config.batch, p=chance)
             batch = draw(learned.take(rows), vocabulary, config.rule, rng)
-            loss = mean_of_modalities(*model.losses(batch)[::2])
+            found = [model.losses(half)[::2] for half in batch.halves()]
+            loss = mean_of_modalities(*(torch.cat(f) for f in zip(*found, strict=True)))
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"step {step}: the loss is {value}; the last checkpoint is in {out}")
@@ -105,15 +106,17 @@ def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str
             optimizer.step()
             step += 1
             if step % config.check_every == 0 or step == config.steps:
-                found = held_out_loss(model, held, config)
+                held_out = held_out_loss(model, held, config)
                 pace = (step - since) / (time.monotonic() - began)
-                line = {"step": step, "loss": value, "held_out": found, "grad_norm": float(norm), "steps_s": pace}
+                line = {"step": step, "loss": value, "held_out": held_out, "grad_norm": float(norm), "steps_s": pace}
                 with (out / "metrics.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
-                progress(f"step {step} of {config.steps}: loss {value:.3f}, held-out {found:.3f}, {pace:.1f} steps/s")
-                if found < best:
-                    best = found
-                    _save(out / "best", model, None, {**run, "step": step, "held_out": found})
+                progress(
+                    f"step {step} of {config.steps}: loss {value:.3f}, held-out {held_out:.3f}, {pace:.1f} steps/s"
+                )
+                if held_out < best:
+                    best = held_out
+                    _save(out / "best", model, None, {**run, "step": step, "held_out": held_out})
                 _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
     except KeyboardInterrupt:
         _save(out / "last", model, optimizer, {**run, "step": step, "best": best})

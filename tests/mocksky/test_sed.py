@@ -38,6 +38,20 @@ def test_the_infrared_agrees_too(kind: str) -> None:
         np.testing.assert_allclose(synthetic, sed.photometry(rows, 0.0)[f"flux_{band}"], rtol=0.005)
 
 
+def test_warm_dust_lies_on_the_loci_of_wright_2010() -> None:
+    vega = {"w2": 3.339, "w3": 5.174, "w4": 6.620}
+    for kind, red in (("star", (0.0, 0.0)), ("quasar", (3.0, 2.5)), ("galaxy", (None, 2.0))):
+        rows = population.draw(np.random.default_rng(4), kind, 400)
+        seen = sed.photometry(rows, 0.0)
+        w2, w3, w4 = (22.5 - 2.5 * np.log10(seen[f"flux_{b}"]) - ab for b, ab in vega.items())
+        assert np.median(w3 - w4) == pytest.approx(red[1], abs=0.05)
+        if red[0] is not None:
+            assert np.median(w2 - w3) == pytest.approx(red[0], abs=0.05)
+        assert np.std(w2 - w3) < 1e-9 if kind == "star" else np.std(w2 - w3) > 0.2
+    blue = seen["flux_g"] / seen["flux_z"] > np.median(seen["flux_g"] / seen["flux_z"])
+    assert np.median((w2 - w3)[blue]) > np.median((w2 - w3)[~blue]) + 0.5, "star formation is red there"
+
+
 def test_the_law_meets_the_coefficients_and_rises_to_the_blue() -> None:
     for band, a in list(sed.EXTINCTION.items())[:4]:
         centre = speclite.filters.load_filter(sed.FILTERS[band]).effective_wavelength.value

@@ -174,6 +174,20 @@ def test_neighbours_lend_to_each_other_where_there_are_few_objects():
     even = smoothed(np.full(16, 20) + rng.integers(-3, 4, 16))
     assert np.abs(even * 16 - 1).max() < 0.1
     assert smoothed(np.zeros(8, int)).tolist() == [1 / 8] * 8
+    below = smoothed(np.array([0, *(20 + rng.integers(-3, 4, 15))]))
+    assert below[0] < 0.002, "a bin that no one is in lends from no neighbour where the others are full"
+
+
+def test_halves_of_a_batch_are_the_batch_without_its_padding():
+    few, many = [1] * len(COLUMNS), [c.n_tokens for c in COLUMNS]
+    some = objects([few, many] * 5)
+    batch = draw(some, VOCABULARY, Rule(inputs=20, targets=10), np.random.default_rng(0))
+    halves = batch.halves()
+    assert [len(h.input_slot) for h in halves] == [5, 5]
+    assert halves[0].input_slot.shape[1] < halves[1].input_slot.shape[1] == batch.input_slot.shape[1]
+    for valid, token in ((2, 1), (5, 4)):
+        assert sum(int(h[token][h[valid]].sum()) for h in halves) == int(batch[token][batch[valid]].sum())
+        assert sum(int(h[valid].sum()) for h in halves) == int(batch[valid].sum())
 
 
 def test_the_careful_trust_is_the_smallest_that_is_as_good():
