@@ -55,7 +55,7 @@ from skycairn.catalogs.hscfiles import (
     read_patches,
     tract_of,
 )
-from skycairn.catalogs.hscimage import PLANES, ZERO_POINT, cut_patch, role
+from skycairn.catalogs.hscimage import KNOWN_PLANES, PLANES, ZERO_POINT, cut_patch, role
 from skycairn.catalogs.skybox import cell_boxes, touching
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
@@ -144,6 +144,8 @@ class Hsc(Survey):
         if isinstance(mask_planes, str):
             raise ValueError(f"hsc: mask_planes is {mask_planes!r}, wanted a list of names, as ['BAD', 'SAT']")
         self.planes = tuple(p.upper().removeprefix("MP_") for p in mask_planes)
+        if unknown := sorted(set(self.planes) - set(KNOWN_PLANES)):
+            raise ValueError(f"hsc: there is no mask plane {unknown[0]}; choose of {', '.join(KNOWN_PLANES)}")
         self.epoch_range = (float(epoch_range[0]), float(epoch_range[1]))
         super().__init__(
             release,

@@ -31,6 +31,12 @@ from skycairn.catalogs.hsccolumns import NJY_ZERO_POINT
 from skycairn.catalogs.hscfiles import BANDS, NEIGHBOURS
 
 PLANES = ("BAD", "SAT", "NO_DATA")
+KNOWN_PLANES = (
+    *PLANES,
+    *("INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "BRIGHT_OBJECT", "CROSSTALK"),
+    *("NOT_DEBLENDED", "UNMASKEDNAN", "REJECTED", "CLIPPED", "SENSOR_EDGE", "INEXACT_PSF", "FAKE", "VIGNETTED"),
+)
+"""Of the pipeline that made PDR3; a file may lack some."""
 ZERO_POINT = 27.0
 """AB magnitude of one count where a file does not say it by FLUXMAG0."""
 SHIFT_TOLERANCE = 1e-3
@@ -184,7 +190,8 @@ def cut_patch(
 
     `sources` has key, ra, dec, and what there is of the own columns. A source is `file_absent` where a file of its
     patch, or of a neighbour that it needs, was lost, and where its patch has no file in a band in which the catalogue
-    counts visits: such a file must exist. A band without file and without visits is masked throughout. A source
+    counts visits, of it or, where it has no count (a target), of any other: such a file must exist. So is a source
+    without any count of a patch without any file. A band without file and without visits is masked throughout. A source
     without a single good pixel is `not_measured`.
     """
     n = sources.num_rows
@@ -194,8 +201,12 @@ def cut_patch(
     absent = np.full(n, any(role(b) in lost for b in BANDS))
     for b in BANDS:
         if role(b) not in files:
-            absent |= _number(sources, f"{b}_inputcount_value") > 0
+            visits = _number(sources, f"{b}_inputcount_value")
+            # a target has no count of its own: the patch's others tell
+            absent |= np.where(np.isfinite(visits), visits > 0, (visits > 0).any())
     own_roles = [role(b) for b in BANDS if role(b) in files]
+    if not own_roles:
+        absent |= ~np.any([np.isfinite(_number(sources, f"{b}_inputcount_value")) for b in BANDS], axis=0)
     if own_roles and not absent.all():
         with ExitStack() as stack:
             own = {r: calexp(files[r], stack.enter_context(opened(files[r])), zero_point, planes) for r in own_roles}

@@ -111,6 +111,10 @@ def print_report(built: Built) -> None:
     objects.add_row("all", f"{r.objects:,}", style="bold")
     console.print(objects)
     split = ", ".join(f"{name} {n:,}" for name, n in sorted(r.splits.items()))
+    absent = {name: n["file absent"] for name, n in sorted(r.statuses.items()) if n.get("file absent")}
+    if absent:
+        told = ", ".join(f"{name} of {n:,}" for name, n in absent.items())
+        console.print(f"objects whose files are not there: {told}", highlight=False, soft_wrap=True)
     console.print(f"{r.pairs:,} candidate pairs, {r.conflicts:,} conflicts; split: {split}", highlight=False)
     done = f"{built.n_tasks} tasks done" if built.n_tasks else "0 tasks: nothing had changed"
     console.print(

@@ -328,7 +328,7 @@ def warm_dust(rows: Rows, w2: F64) -> dict[str, F64]:
     """
     kinds = np.asarray(rows["kind"])
     first, second = np.zeros(len(kinds)), np.zeros(len(kinds))
-    scatter = lines.normals(np.asarray(rows["line_seed"]), 8)[:, 6:] * (0.3, 0.25)
+    scatter = lines.normals(np.asarray(rows["line_seed"]), 9)[:, 7:] * (0.3, 0.25)
     quasar, galaxy = kinds == "quasar", kinds == "galaxy"
     first[quasar], second[quasar] = 3.0, 2.5
     some = {name: np.asarray(rows[name])[galaxy] for name in ("coefficients", "log_mass", "line_seed")}

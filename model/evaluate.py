@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from skycairn.model.masking import allocate, chosen
 from skycairn.model.network import Model
 from skycairn.model.objects import Objects, read_split, slot_counts
+from skycairn.model.vocabulary import BY_SKY
 from skycairn.pile.store import Pile, Snapshot
 
 F64 = NDArray[np.float64]
@@ -27,9 +27,6 @@ F64 = NDArray[np.float64]
 RESAMPLES = 2000
 LEAST = 200
 """Modalities of fewer validation objects are pooled over their survey's scalars."""
-BY_SKY = ("gaia.ra", "gaia.dec", "legacysurvey.ebv", *(f"hsc.a_{b}" for b in "grizy"))
-"""Where on the sky a thing is, and the dust there: the split by sky makes them unpredictable, so nothing is claimed."""
-
 LEGACY_FLUX = tuple(f"legacysurvey.flux_{b}" for b in ("g", "r", "i", "z"))
 HSC_MAGNITUDE = tuple(f"hsc.mag_{b}" for b in "grizy")
 REDSHIFT, SPECTRUM = ("desi.z", "sdss.z"), ("desi.spectrum", "sdss.spectrum")
@@ -44,18 +41,13 @@ QUESTIONS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Gain:
-    """How much lower the model's cross-entropy is than what it is held against, nats a token, with its interval."""
+class Against:
+    """What the model is held against: its cross-entropy, and how much lower the model's is, nats a token."""
 
-    what: str
-    objects: int
-    model: float
-    other: float
+    mean: float
     gain: float
     low: float
     high: float
-    start: float = float("nan")
-    "cross-entropy of what the model starts from, before a step of training: its slot's own smoothed counts"
 
     @property
     def sure(self) -> bool:
@@ -63,17 +55,42 @@ class Gain:
         return self.low > 0
 
 
-def paired(what: str, model: F64, other: F64, seed: int = 0) -> Gain:
-    """Gain of the model over the other, objects paired, with a 95 % bootstrap interval over objects."""
+@dataclass(frozen=True)
+class Gain:
+    """The model's cross-entropy, nats a token, and what it is held against, by name.
+
+    `marginal`: the slot's own counts, add-one-half smoothed. `start`: the slot's counts as the model starts from them,
+    before a step of training, which are smoothed better. `another`: the model, shown another object's tokens.
+    """
+
+    what: str
+    objects: int
+    model: float
+    against: Mapping[str, Against]
+
+
+class Budget(NamedTuple):
+    """Tokens shown and asked for of an object at most, and the seed that chooses them."""
+
+    inputs: int
+    targets: int
+    seed: int
+
+
+def paired(what: str, model: F64, others: Mapping[str, F64], seed: int = 0) -> Gain:
+    """Gain of the model over each of the others, objects paired, with a 95 % bootstrap interval over objects."""
     n = len(model)
     if not n:
         nothing = float("nan")
-        return Gain(what, 0, nothing, nothing, nothing, nothing, nothing)
-    gain = other - model
+        return Gain(what, 0, nothing, {name: Against(nothing, nothing, nothing, nothing) for name in others})
     rng = np.random.default_rng(seed)
-    means = [gain[rng.integers(0, n, n)].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Gain(what, n, float(model.mean()), float(other.mean()), float(gain.mean()), float(low), float(high))
+    drawn = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
+    against = {}
+    for name, other in others.items():
+        gain = other - model
+        low, high = np.quantile([gain[rows].mean() for rows in drawn], [0.025, 0.975])
+        against[name] = Against(float(other.mean()), float(gain.mean()), float(low), float(high))
+    return Gain(what, n, float(model.mean()), against)
 
 
 def scores(
@@ -81,39 +98,38 @@ def scores(
     objects: Objects,
     shown: Sequence[int],
     asked: Sequence[int],
-    marginal: Sequence[F64],
-    inputs: int,
-    targets: int,
-    seed: int,
+    tables: Sequence[Sequence[F64]],
+    budget: Budget,
     shown_of: Objects | None = None,
-) -> tuple[F64, F64]:
-    """Mean cross-entropy by the model and by the marginals, an object each; which tokens hangs on the seed alone.
+) -> F64:
+    """Mean cross-entropy by the model and by each of the tables of shares, (1 + tables, object).
 
-    Random tokens of the `shown` modalities and of the `asked` ones, as many as the budgets allow. The shown tokens are
-    taken from `shown_of`, row for row, where it is given; it must hold the same slots.
+    Random tokens of the `shown` modalities and of the `asked` ones, as many as the budgets allow; which tokens hangs on
+    the seed alone. The shown tokens are taken from `shown_of`, row for row, where it is given; it must hold the same
+    slots.
     """
-    vocabulary, rng = model.vocabulary, np.random.default_rng(seed)
+    vocabulary, rng = model.vocabulary, np.random.default_rng(budget.seed)
     front, back = (np.zeros(objects.length.shape, np.int64) for _ in range(2))
     front[:, shown], back[:, asked] = objects.length[:, shown], objects.length[:, asked]
-    # no large modality may take the whole budget from the small ones
-    front = allocate(np.minimum(front, max(1, inputs // 2)), inputs, rng)
-    batch_all = chosen(objects, vocabulary, front, allocate(back, targets, rng), rng)
+    front, back = allocate(front, budget.inputs, rng), allocate(back, budget.targets, rng)
+    batch_all = chosen(objects, vocabulary, front, back, rng)
     other = shown_of.tokens if shown_of is not None else objects.tokens
     token = np.take_along_axis(other, batch_all.input_slot, axis=1).astype(np.int64)
     batch_all = batch_all._replace(input_token=np.where(batch_all.input_valid, token, 0))
     n = len(objects.ids)
-    by_model, by_marginal, count = np.zeros(n), np.zeros(n), batch_all.target_valid.sum(axis=1)
+    out, count = np.zeros((1 + len(tables), n)), batch_all.target_valid.sum(axis=1)
     for start in range(0, n, 128):
         batch = batch_all.rows(slice(start, start + 128))
         with torch.no_grad():
             loss, who, _ = model.losses(batch)
-        np.add.at(by_model, start + who.cpu().numpy(), loss.cpu().numpy().astype(np.float64))
+        np.add.at(out[0], start + who.cpu().numpy(), loss.cpu().numpy().astype(np.float64))
     for m in asked:
         kind = vocabulary.modality_of_slot[batch_all.target_slot] == m
         row, place = np.nonzero(batch_all.target_valid & kind)
         slot = batch_all.target_slot[row, place] - vocabulary.first_slot[m]
-        np.add.at(by_marginal, row, -np.log(marginal[m][slot, batch_all.target_token[row, place]]))
-    return by_model / np.maximum(count, 1), by_marginal / np.maximum(count, 1)
+        for i, table in enumerate(tables):
+            np.add.at(out[1 + i], row, -np.log(table[m][slot, batch_all.target_token[row, place]]))
+    return np.asarray(out / np.maximum(count, 1))
 
 
 def marginals(model: Model, training: Objects) -> list[F64]:
@@ -122,107 +138,69 @@ def marginals(model: Model, training: Objects) -> list[F64]:
     return [(c + 0.5) / (c.sum(axis=1, keepdims=True) + c.shape[1] / 2) for c in counts]
 
 
-def against_marginals(
-    model: Model, objects: Objects, training: Objects, inputs: int, targets: int, seed: int
-) -> Iterator[Gain]:
-    """For every modality of enough objects, and every survey's rarer scalars together: given all other modalities."""
-    vocabulary, marginal = model.vocabulary, marginals(model, training)
-    every = list(range(len(vocabulary.names)))
+def starts(model: Model) -> list[F64]:
+    """What the model starts from, in the form of `marginals`: each slot's own smoothed counts."""
+    logits = [model.get_buffer(f"start{m}") for m in range(len(model.vocabulary.columns))]
+    return [torch.softmax(x.double(), dim=1).cpu().numpy() for x in logits]
+
+
+def against_marginals(model: Model, objects: Objects, training: Objects, budget: Budget) -> Iterator[Gain]:
+    """For every modality of enough objects, and every survey's rarer scalars together: given all other modalities.
+
+    A redshift is not shown to one that asks for a redshift: modalities of one codec are withheld together.
+    """
+    vocabulary, tables = model.vocabulary, (marginals(model, training), starts(model))
     rare: dict[str, list[int]] = {}
     for m, name in enumerate(vocabulary.names):
         if name in BY_SKY:
             continue
-        n = int(_askable(objects, [m], every).sum())
-        if n < LEAST and vocabulary.columns[m].layout == "scalar":
+        if _askable(model, objects, m).sum() < LEAST and vocabulary.columns[m].layout == "scalar":
             rare.setdefault(name.split(".")[0], []).append(m)
         else:
-            yield _one(model, objects, [m], marginal, name, (inputs, targets, seed))
+            yield _gain(model, objects, [m], tables, name, budget)
     for survey, several in rare.items():
         what = f"{survey}: {', '.join(vocabulary.names[m].split('.')[1] for m in several)}"
-        yield _pooled(model, objects, several, marginal, what, (inputs, targets, seed))
+        yield _gain(model, objects, several, tables, what, budget)
 
 
-def _askable(objects: Objects, asked: Sequence[int], every: Sequence[int]) -> NDArray[np.bool_]:
-    rest = [m for m in every if m not in asked]
-    return np.asarray((objects.length[:, asked] > 0).any(axis=1) & (objects.length[:, rest] > 0).any(axis=1))
+def _askable(model: Model, objects: Objects, m: int) -> NDArray[np.bool_]:
+    """Whether an object has the modality, and another one to be shown."""
+    rest = [k for k, twin in enumerate(model.vocabulary.twin) if twin != model.vocabulary.twin[m]]
+    return np.asarray((objects.length[:, m] > 0) & (objects.length[:, rest] > 0).any(axis=1))
 
 
-def _one(
-    model: Model,
-    objects: Objects,
-    asked: Sequence[int],
-    marginal: Sequence[F64],
-    what: str,
-    budget: tuple[int, int, int],
-) -> Gain:
-    every = range(len(model.vocabulary.names))
-    some = objects.take(np.flatnonzero(_askable(objects, asked, every)))
-    rest = [m for m in every if m not in asked]
-    found = scores(model, some, rest, asked, marginal, *budget)
-    with _untrained(model):
-        start, _ = scores(model, some, rest, asked, marginal, *budget)
-    return replace(paired(what, *found), start=float(start.mean()) if len(start) else float("nan"))
-
-
-def _pooled(
-    model: Model,
-    objects: Objects,
-    several: Sequence[int],
-    marginal: Sequence[F64],
-    what: str,
-    budget: tuple[int, int, int],
+def _gain(
+    model: Model, objects: Objects, several: Sequence[int], tables: Sequence[Sequence[F64]], what: str, budget: Budget
 ) -> Gain:
     """Each modality asked for by itself; an object's score is the mean over those that it has."""
-    total, count = np.zeros((3, len(objects.ids))), np.zeros(len(objects.ids))
-    every = range(len(model.vocabulary.names))
+    total, count = np.zeros((1 + len(tables), len(objects.ids))), np.zeros(len(objects.ids))
     for m in several:
-        rows = np.flatnonzero(_askable(objects, [m], every))
+        rows = np.flatnonzero(_askable(model, objects, m))
         if len(rows):
-            rest = [k for k in every if k != m]
-            some = objects.take(rows)
-            total[:2, rows] += scores(model, some, rest, [m], marginal, *budget)
-            with _untrained(model):
-                total[2, rows] += scores(model, some, rest, [m], marginal, *budget)[0]
+            rest = [k for k, twin in enumerate(model.vocabulary.twin) if twin != model.vocabulary.twin[m]]
+            total[:, rows] += scores(model, objects.take(rows), rest, [m], tables, budget)
             count[rows] += 1
-    asked_of = count > 0
-    mean = total[:, asked_of] / count[asked_of]
-    return replace(paired(what, mean[0], mean[1]), start=float(mean[2].mean()) if mean.size else float("nan"))
+    mean = total[:, count > 0] / count[count > 0]
+    return paired(what, mean[0], {"marginal": mean[1], "start": mean[2]})
 
 
-@contextmanager
-def _untrained(model: Model) -> Iterator[None]:
-    """The model with no word of the network: each slot's own smoothed counts."""
-    trust = [model.get_buffer(f"trust{m}") for m in range(len(model.vocabulary.columns))]
-    before = [float(t) for t in trust]
-    try:
-        for t in trust:
-            t.fill_(0.0)
-        yield
-    finally:
-        for t, value in zip(trust, before, strict=True):
-            t.fill_(value)
-
-
-def given_partner(
-    model: Model, objects: Objects, question: str, marginal: Sequence[F64], inputs: int, targets: int, seed: int
-) -> Gain:
+def given_partner(model: Model, objects: Objects, question: str, marginal: Sequence[F64], budget: Budget) -> Gain:
     """The true partner's tokens shown, against those of another object with tokens in the same slots."""
     asked, shown = (model.vocabulary.indices(names) for names in QUESTIONS[question])
     some = objects.take(
         np.flatnonzero((objects.length[:, asked] > 0).any(axis=1) & (objects.length[:, shown] > 0).any(axis=1))
     )
-    partner = _others(some.length[:, shown], np.random.default_rng(seed))
+    partner = _others(some.length[:, shown], np.random.default_rng(budget.seed))
     some, partner = some.take(np.flatnonzero(partner >= 0)), partner[partner >= 0]
     if not len(partner):
-        return paired(question, np.zeros(0), np.zeros(0))
+        return paired(question, np.zeros(0), {"another": np.zeros(0), "marginal": np.zeros(0)})
     # rows that are dropped are never partners: a partner has the same slots, and so a partner of its own
     number = np.full(int(partner.max()) + 1, -1)
     kept = np.unique(partner)
     number[kept] = np.arange(len(kept))
-    true, _ = scores(model, some, shown, asked, marginal, inputs, targets, seed)
-    other = some.take(number[partner])
-    wrong, _ = scores(model, some, shown, asked, marginal, inputs, targets, seed, shown_of=other)
-    return paired(question, true, wrong)
+    true = scores(model, some, shown, asked, (marginal,), budget)
+    wrong = scores(model, some, shown, asked, (), budget, shown_of=some.take(number[partner]))
+    return paired(question, true[0], {"another": wrong[0], "marginal": true[1]})
 
 
 def _others(length: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -251,31 +229,35 @@ def evaluate(
     model.eval()
     objects = read_split(pile, snapshot, split, model.vocabulary)
     training = read_split(pile, snapshot, "train", model.vocabulary)
-    marginal = marginals(model, training)
-    questions = []
+    budget, marginal, questions = Budget(inputs, targets, seed), marginals(model, training), []
     for question, sides in QUESTIONS.items():
         if all(model.vocabulary.indices(names) for names in sides):
-            questions.append(given_partner(model, objects, question, marginal, inputs, targets, seed))
+            questions.append(given_partner(model, objects, question, marginal, budget))
     return {
-        "marginal": list(against_marginals(model, objects, training, inputs, targets, seed)),
+        "marginal": list(against_marginals(model, objects, training, budget)),
         "partner": questions,
     }
 
 
 def as_markdown(found: Mapping[str, Sequence[Gain]]) -> str:
     """The two tables."""
-    heads = {
-        "marginal": "| modality, given the others | objects | model | its start | marginal of its slot | gain, 95 % |",
-        "partner": "| question | objects | true partner | another object's | gain, 95 % interval |",
-    }
+    names = {"marginal": "marginal of its slot", "start": "model's start", "another": "another object's partner"}
     out = []
-    for name, gains in found.items():
-        out += [heads[name], "|---|" + "---|" * (heads[name].count("|") - 2)]
+    for table, gains in found.items():
+        what, model = {
+            "marginal": ("modality, given the others", "model"),
+            "partner": ("question", "true partner"),
+        }[table]
+        heads = [what, "objects", model]
+        for name in gains[0].against if gains else ():
+            heads += [names[name], "gain, 95 %"]
+        out += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for g in gains:
-            sure = "" if g.sure else " (not above 0)"
-            interval = f"{g.gain:.3f} ({g.low:.3f} to {g.high:.3f}){sure}"
-            start = f" {g.start:.3f} |" if name == "marginal" else ""
-            out.append(f"| {g.what} | {g.objects} | {g.model:.3f} |{start} {g.other:.3f} | {interval} |")
+            cells = [g.what, str(g.objects), f"{g.model:.3f}"]
+            for a in g.against.values():
+                sure = "" if a.sure else " (not above 0)"
+                cells += [f"{a.mean:.3f}", f"{a.gain:.3f} ({a.low:.3f} to {a.high:.3f}){sure}"]
+            out.append(f"| {' | '.join(cells)} |")
         out.append("")
     return "\n".join(out)
 

@@ -1,14 +1,14 @@
 """Which tokens of an object are shown and which are asked for: exact budgets, whole batches, missing data minded.
 
-The rule is AION-1's as its open port has it: a modality shows round(Beta(a, a) x its tokens), modalities in random
-order until the budget is full; of what is left, ceil(Beta(a, 10) x tokens) are asked for in another random order. A
-share of the objects is masked *across surveys* instead: some surveys or modalities are shown and only others asked for,
-so that one is learned from the other. Nothing is both; every object is asked for one token or more.
+The rule is AION-1's as its open port has it: a modality shows round(Beta(a, a) x its tokens); of what is left,
+ceil(Beta(a, 10) x tokens) are asked for. But budgets are shared out fairly, not in random order: of a galaxy with two
+images and a spectrum numbers would hardly ever be shown. A share of the objects is masked *across surveys* instead:
+some surveys or modalities are shown and only others asked for, so that one is learned from the other. Nothing is both;
+every object is asked for one token or more.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,16 +25,14 @@ Counts = NDArray[np.int64]
 class Rule:
     """How tokens are masked."""
 
-    inputs: int = 64
+    inputs: int = 48
     "most tokens shown"
-    targets: int = 32
+    targets: int = 24
     "most tokens asked for"
     alpha: float = 1.0
     "of Beta(alpha, alpha), the share of a modality that is shown"
     target_beta: float = 10.0
     "of Beta(alpha, target_beta), the share of what is left that is asked for"
-    most_share: float = 0.5
-    "of a budget, that one modality may take, so that an image leaves room for numbers"
     across_surveys: float = 0.35
     "share of objects of which whole surveys are shown and others asked for"
     across_modalities: float = 0.35
@@ -96,12 +94,12 @@ def draw(objects: Objects, vocabulary: Vocabulary, rule: Rule, rng: np.random.Ge
     apart: NDArray[np.bool_] = ~np.logical_or.reduce(shown & asked, axis=1)
     share_in = rng.beta(rule.alpha, rule.alpha, (n, n_modalities))
     # what is only shown is shown whole where the budget allows
-    share_in = np.where(apart[:, None], np.maximum(share_in, 0.5), share_in)
+    share_in = np.where(apart[:, None], 1.0, share_in)
     wanted = np.where(shown, np.rint(share_in * objects.length), 0).astype(np.int64)
-    count_in = allocate(np.minimum(wanted, math.ceil(rule.most_share * rule.inputs)), rule.inputs, rng)
+    count_in = allocate(wanted, rule.inputs, rng)
     left = np.where(asked, objects.length - count_in, 0)
     wanted = np.ceil(rng.beta(rule.alpha, rule.target_beta, (n, n_modalities)) * left).astype(np.int64)
-    count_out = allocate(np.minimum(wanted, math.ceil(rule.most_share * rule.targets)), rule.targets, rng)
+    count_out = allocate(wanted, rule.targets, rng)
     # all tokens shown: one of them is asked for instead
     for i in np.flatnonzero(count_out.sum(axis=1) == 0):
         m = rng.choice(np.flatnonzero(there[i]))
@@ -111,14 +109,21 @@ def draw(objects: Objects, vocabulary: Vocabulary, rule: Rule, rng: np.random.Ge
 
 
 def allocate(wanted: Counts, budget: int, rng: np.random.Generator) -> Counts:
-    """As many of the wanted tokens, (n, modality), as the budget allows, modalities served in random order."""
-    order = np.argsort(rng.random(wanted.shape), axis=1)
-    sorted_ = np.take_along_axis(wanted, order, axis=1)
-    before = np.cumsum(sorted_, axis=1) - sorted_
-    given = np.clip(budget - before, 0, sorted_)
-    out = np.zeros_like(wanted)
-    np.put_along_axis(out, order, given, axis=1)
-    return out
+    """As many of the wanted tokens, (n, modality), as the budget allows, shared out fairly.
+
+    No modality has more than one token above another that would take more: an image never starves the numbers. Who has
+    the odd ones is random.
+    """
+    low, high = (np.full(len(wanted), v) for v in (0, int(wanted.max(initial=0))))
+    while (low < high).any():  # the highest level that the budget allows
+        level = (low + high + 1) // 2
+        fits = np.minimum(wanted, level[:, None]).sum(axis=1) <= budget
+        low, high = np.where(fits, level, low), np.where(fits, high, level - 1)
+    out = np.minimum(wanted, low[:, None])
+    left = budget - out.sum(axis=1, keepdims=True)
+    order = np.argsort(np.where(wanted > out, rng.random(wanted.shape), 2.0), axis=1)
+    rank = np.argsort(order, axis=1)
+    return np.asarray(out + ((rank < left) & (wanted > out)))
 
 
 def chosen(

@@ -6,7 +6,8 @@ tokens than their batch are padded; padding is never attended to and changes no 
 
 Ordered codecs (bins, grids, coefficients) start *smooth in value*: embeddings and heads are low cosines of the token's
 place in its vocabulary times a learned matrix, plus a table that starts at 0; thousands of independent rows cannot be
-learned from a few hundred objects. Each slot's logits start from how often its tokens stand there in training.
+learned from a few hundred objects. What one number says of another has a short way of its own (`Pairs`). Each slot's
+logits start from how often its tokens stand there in training.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from skycairn.model.masking import Batch
 from skycairn.model.vocabulary import Vocabulary
 
 COSINES = 16
+PAIR_COSINES = 6
+"""The first ones that are not constant."""
+PAIR_SCALE = 0.5
+"""Of what `Pairs` adds; it holds its steps down, as there are many pairs."""
 STRENGTHS = tuple(4.0**k for k in range(7))
 """A slot's own counts outweigh those of its whole modality from this many objects on; the best is taken."""
 
@@ -114,11 +119,16 @@ class SmoothTable(nn.Module):
             else:
                 self.free[str(m)].data.normal_(std=scale)
 
+    def waves(self, m: int) -> Tensor | None:
+        """Cosines of one modality's tokens, (vocabulary, cosine); None where its codec has no order."""
+        m = self.twin[m]
+        return self.get_buffer(f"waves{m}") if str(m) in self.smooth else None
+
     def rows(self, m: int) -> Tensor:
         """The table of one modality, (vocabulary, width)."""
-        m = self.twin[m]
-        free: Tensor = self.free[str(m)]
-        return free + self.get_buffer(f"waves{m}") @ self.smooth[str(m)] if str(m) in self.smooth else free
+        free: Tensor = self.free[str(self.twin[m])]
+        waves = self.waves(m)
+        return free if waves is None else free + waves @ self.smooth[str(self.twin[m])]
 
     def forward(self) -> Tensor:
         """The table of all, (token, width)."""
@@ -152,6 +162,44 @@ def places(vocabulary: Vocabulary, width: int) -> NDArray[np.float32]:
     return out
 
 
+class Pairs(nn.Module):
+    """What each shown number says of each asked one, by itself: a bilinear form of the cosines of both, 0 at first.
+
+    A few hundred objects teach attention the strong relations alone; that an ellipticity follows one moment of another
+    survey is learned here. A number is one token of an ordered codec.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, waves: Sequence[Tensor | None], dropout: float) -> None:
+        super().__init__()
+        self.numbers = [m for m, c in enumerate(vocabulary.columns) if c.ordered and c.layout == "scalar"]
+        n, terms = len(self.numbers), PAIR_COSINES
+        self.weight = nn.Parameter(torch.zeros(n, n, terms, terms))
+        self.dropout = dropout
+        table = torch.zeros(int(vocabulary.first_token[-1]), terms)
+        row = torch.full((len(vocabulary.columns),), n)
+        for i, m in enumerate(self.numbers):
+            wave = waves[m]
+            assert wave is not None
+            at = int(vocabulary.first_token[m])
+            table[at : at + len(wave), : wave.shape[1] - 1] = wave[:, 1 : 1 + terms]
+            row[m] = i
+        self.register_buffer("table", table)
+        self.register_buffer("row", row, persistent=False)
+
+    def forward(self, kind: Tensor, token: Tensor, valid: Tensor) -> Tensor:
+        """Cosines of the numbers that each object shows, (n, number, cosine); 0 where it shows none."""
+        n = len(self.numbers)
+        row = torch.where(valid, self.get_buffer("row")[kind], n)
+        out = torch.zeros(len(row), n + 1, PAIR_COSINES, device=row.device)
+        out = out.scatter(1, row[:, :, None].expand(-1, -1, PAIR_COSINES), self.get_buffer("table")[token])[:, :n]
+        return F.dropout1d(out, self.dropout, self.training) if n else out
+
+    def logits(self, m: int, shown: Tensor, vocabulary_slice: slice) -> Tensor:
+        """Logits (asked, vocabulary) of a number from `shown` (asked, number, cosine)."""
+        said = PAIR_SCALE * torch.einsum("ank,nkj->aj", shown, self.weight[self.numbers.index(m)])
+        return said @ self.get_buffer("table")[vocabulary_slice].T
+
+
 class Model(nn.Module):
     """Logits of the asked tokens, from the shown ones."""
 
@@ -166,6 +214,7 @@ class Model(nn.Module):
         self.vocabulary, self.size = vocabulary, size
         self.token = SmoothTable(vocabulary, width, 1 / np.sqrt(width), counts)
         self.head = SmoothTable(vocabulary, width, 0.02, counts)
+        self.pairs = Pairs(vocabulary, [self.token.waves(m) for m in range(len(vocabulary.columns))], dropout)
         self.modality = nn.Parameter(torch.randn(len(vocabulary.columns), width) * 0.1)
         self.slot = nn.Parameter(torch.zeros(vocabulary.n_slots, width))
         self.asked = nn.Parameter(torch.randn(width) * 0.02)
@@ -193,6 +242,10 @@ class Model(nn.Module):
         """Number of the modality of each slot."""
         return self.get_buffer("modality_of")[slot]
 
+    def ids(self, slot: Tensor, token: Tensor) -> Tensor:
+        """Rows of the one table that holds all vocabularies."""
+        return token + self.get_buffer("first_token")[self.kind(slot)]
+
     def at(self, slot: Tensor) -> Tensor:
         """What tells the place of slots (n, token) to the network, (n, token, width)."""
         return self.get_buffer("place")[slot] + self.slot[slot] + self.modality[self.kind(slot)]
@@ -200,7 +253,7 @@ class Model(nn.Module):
     def encode(self, slot: Tensor, token: Tensor, valid: Tensor) -> Tensor:
         """Context of all shown tokens, (n, token, width); none is dropped; where `valid` is False it means nothing."""
         here = self.at(slot)
-        x = self.drop(F.embedding(token + self.get_buffer("first_token")[self.kind(slot)], self.token()) + here)
+        x = self.drop(F.embedding(self.ids(slot, token), self.token()) + here)
         allowed = valid[:, None, None, :] | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
         for block in self.encoder:
             x = block(x, allowed, None, None)
@@ -224,23 +277,28 @@ class Model(nn.Module):
         given = [torch.from_numpy(a).to(device) for a in batch]
         context = self.encode(given[0], given[1], given[2])
         features = self.decode(context, given[2], given[3], given[5])
+        shown = self.pairs(self.kind(given[0]), self.ids(given[0], given[1]), given[2])
         out, who, kinds = [], [], []
         kind = torch.where(given[5], self.kind(given[3]), -1)
         for m in np.unique(self.vocabulary.modality_of_slot[batch.target_slot[batch.target_valid]]).tolist():
             row, column = torch.nonzero(kind == m, as_tuple=True)
-            logits = self.logits(m, features[row, column], given[3][row, column])
+            logits = self.logits(m, features[row, column], given[3][row, column], shown[row])
             out.append(F.cross_entropy(logits, given[4][row, column], reduction="none"))
             who.append(row)
             kinds.append(torch.full_like(row, m))
         return torch.cat(out), torch.cat(who), torch.cat(kinds)
 
-    def logits(self, m: int, features: Tensor, slot: Tensor) -> Tensor:
-        """Logits (asked, vocabulary) of slots of one modality.
+    def logits(self, m: int, features: Tensor, slot: Tensor, shown: Tensor) -> Tensor:
+        """Logits (asked, vocabulary) of slots of one modality, for objects that show the numbers `shown`.
 
-        What the network adds to the slot's start is scaled by `trust`, 1 until `train.calibrate` has set it.
+        What is added to the slot's start is scaled by `trust`, 1 until `train.calibrate` has set it.
         """
         start = self.get_buffer(f"start{m}")[slot - int(self.vocabulary.first_slot[m])]
-        return self.get_buffer(f"trust{m}") * (features @ self.head.rows(m).T) + start
+        said = features @ self.head.rows(m).T
+        if m in self.pairs.numbers:
+            first = self.vocabulary.first_token
+            said = said + self.pairs.logits(m, shown, slice(int(first[m]), int(first[m + 1])))
+        return self.get_buffer(f"trust{m}") * said + start
 
 
 def together(counts: Sequence[NDArray[np.int64]], twin: Sequence[int], m: int) -> NDArray[np.int64]:

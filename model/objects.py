@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import healpy
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +14,7 @@ from skycairn.pile.shards import ShardReader
 from skycairn.pile.store import Part, Pile, Snapshot
 
 MOST_BYTES = 8 << 30
+CELL_ORDER = 13
 
 
 class Objects(NamedTuple):
@@ -23,10 +25,12 @@ class Objects(NamedTuple):
     "(n, slot); within the modality's own vocabulary; 0 where there is none"
     length: NDArray[np.int32]
     "(n, modality): how many tokens of each are there"
+    cell: NDArray[np.int64]
+    "HEALPix cell of order 13 (26 arcsec), NESTED"
 
     def take(self, rows: NDArray[np.int64]) -> Objects:
         """Some of them."""
-        return Objects(self.ids[rows], self.tokens[rows], self.length[rows])
+        return Objects(self.ids[rows], self.tokens[rows], self.length[rows], self.cell[rows])
 
 
 def read_split(pile: Pile, snapshot: Snapshot, split: str, vocabulary: Vocabulary) -> Objects:
@@ -38,32 +42,36 @@ def read_split(pile: Pile, snapshot: Snapshot, split: str, vocabulary: Vocabular
     if not entries:
         known = sorted({str(e.labels["split"]) for e in snapshot.entries("shards")})
         raise ValueError(f"snapshot {snapshot.number} has no split {split!r}; it has {', '.join(known)}")
+    n = sum(e.part.n_rows for e in entries)
+    if n * vocabulary.n_slots * 4 > MOST_BYTES:
+        raise ValueError(f"split {split!r}: {n:,} objects are more than this trainer holds in memory")
     pieces = [piece for entry in entries for piece in _pieces(pile, entry.part, vocabulary)]
-    ids, tokens, length = (np.concatenate(p) for p in zip(*pieces, strict=True))
+    ids, tokens, length, cell = (np.concatenate(p) for p in zip(*pieces, strict=True))
     order = np.argsort(ids, kind="stable")
     order = order[length[order].sum(axis=1) >= 2]
     if not len(order):
         raise ValueError(f"split {split!r} of snapshot {snapshot.number} has no object with two tokens")
-    return Objects(ids[order], tokens[order], length[order])
+    return Objects(ids[order], tokens[order], length[order], cell[order])
 
 
-Piece = tuple[NDArray[np.str_], NDArray[np.uint32], NDArray[np.int32]]
+Piece = tuple[NDArray[np.str_], NDArray[np.uint32], NDArray[np.int32], NDArray[np.int64]]
 
 
 def _pieces(pile: Pile, part: Part, vocabulary: Vocabulary) -> Iterator[Piece]:
     with ShardReader(pile.path(part), sha256=part.sha256) as shard:
-        if shard.n_rows * vocabulary.n_slots * 4 > MOST_BYTES:
-            raise ValueError(f"{shard.path}: {shard.n_rows:,} objects are more than this trainer holds in memory")
         for group, n in enumerate(shard.row_groups):
             found = shard.tokens(group)
-            ids = np.array(shard.objects(group, ["object_id"]).column("object_id").to_pylist(), dtype=np.str_)
+            about = shard.objects(group, ["object_id", "ra", "dec"])
+            ids = np.array(about.column("object_id").to_pylist(), dtype=np.str_)
+            place = (about.column(c).to_numpy() for c in ("ra", "dec"))
+            cell = healpy.ang2pix(1 << CELL_ORDER, *place, nest=True, lonlat=True)
             tokens = np.zeros((n, vocabulary.n_slots), np.uint32)
             length = np.zeros((n, len(vocabulary.columns)), np.int32)
             for m, name in enumerate(vocabulary.names):
                 if name in found:
                     tokens[:, vocabulary.first_slot[m] : vocabulary.first_slot[m + 1]] = found[name].values
                     length[:, m] = found[name].length
-            yield ids, tokens, length
+            yield ids, tokens, length, np.asarray(cell, np.int64)
 
 
 def slot_counts(objects: Objects, vocabulary: Vocabulary) -> list[NDArray[np.int64]]:

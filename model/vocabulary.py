@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from skycairn.pile.shards import ShardReader, TokenColumn
 from skycairn.pile.store import Pile, Snapshot
 
+BY_SKY = ("gaia.ra", "gaia.dec", "legacysurvey.ebv", *(f"hsc.a_{b}" for b in "grizy"))
+"""Where on the sky a thing is, and the dust there: the split by sky makes them unpredictable, so nothing is claimed."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -188,6 +188,7 @@ class TestRead:
             ({"cutout_pixels": 0}, "cut-outs of 0 pixels"),
             ({"epoch_range": (2020, 2014)}, "ends before it begins"),
             ({"mask_planes": "BAD"}, "wanted a list of names"),
+            ({"mask_planes": ["BAD", "SATURATED"]}, "there is no mask plane SATURATED"),
             ({"zero_point": np.nan}, "zero_point is nan"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -319,9 +319,14 @@ def test_a_band_without_visits_is_a_fact_and_one_with_visits_must_exist(tmp_path
     out = cut_patch(
         sources((60, 50), (61, 50), (62, 50), i_inputcount_value=pa.array([0, 3, None], pa.int32())), files, NONE, SIZE
     )
-    assert out.column("status").to_pylist() == [None, "file_absent", None]
-    mask = arrays(out.take([0, 2]))["mask"]
+    assert out.column("status").to_pylist() == [None, "file_absent", "file_absent"], "a target's patch was visited"
+    mask = arrays(out.take([0]))["mask"]
     assert mask[:, 2].all() and not mask[:, [0, 1, 3, 4]].any()
+    visits = pa.array([0, None], pa.int32())
+    out = cut_patch(sources((60, 50), (62, 50), i_inputcount_value=visits), files, NONE, SIZE)
+    assert out.column("status").to_pylist() == [None, None], "it was not"
+    out = cut_patch(sources((62, 50)), {}, NONE, SIZE)
+    assert out.column("status").to_pylist() == ["file_absent"], "no file at all, and no one can tell"
 
 
 def test_a_lost_file_is_not_a_missing_band(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import healpy
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from skycairn.model import evaluate as ev
 from skycairn.model import train as tr
@@ -46,7 +48,8 @@ def objects(lengths, seed=0) -> Objects:
         there = np.arange(column.n_tokens) < length[:, m, None]
         part = slice(VOCABULARY.first_slot[m], VOCABULARY.first_slot[m + 1])
         tokens[:, part] = np.where(there, rng.integers(0, column.vocabulary, there.shape), 0)
-    return Objects(np.array([f"o{i}" for i in range(len(length))]), tokens, length)
+    n = len(length)
+    return Objects(np.array([f"o{i}" for i in range(n)]), tokens, length, np.arange(n))
 
 
 SOME = st.lists(
@@ -97,6 +100,9 @@ def test_a_budget_is_spent_to_the_last_token(wanted, budget):
     given_ = allocate(wanted, budget, np.random.default_rng(0))
     assert (given_ <= wanted).all() and (given_ >= 0).all()
     assert given_.sum(axis=1).tolist() == np.minimum(wanted.sum(axis=1), budget).tolist()
+    for want, got in zip(wanted, given_, strict=True):
+        if (got < want).any():
+            assert got.max() <= got[got < want].min() + 1, "no one has more while another goes without"
 
 
 @pytest.mark.parametrize("bad", [{"inputs": 0}, {"alpha": 0.0}, {"across_surveys": 0.9, "across_modalities": 0.2}])
@@ -210,7 +216,8 @@ def write_pile(root: Path, n=320) -> Pile:
     for number, split in enumerate(("train", "validation")):
         rng = np.random.default_rng(number)
         for stratum, size in (("legacysurvey+hsc", n), ("legacysurvey", n // 4)):
-            ids = pa.table({"object_id": [f"legacysurvey:{number}{len(stratum)}{i}" for i in range(size)]})
+            names = [f"legacysurvey:{number}{len(stratum)}{i}" for i in range(size)]
+            ids = pa.table({"object_id": names, "ra": rng.random(size) * 2, "dec": rng.random(size) * 2})
             flux = rng.integers(0, BINS, size)
             there = np.ones(size, bool)
             matched = there & (stratum != "legacysurvey")
@@ -219,7 +226,7 @@ def write_pile(root: Path, n=320) -> Pile:
                 "desi.spectrum": (np.repeat((flux // 4)[:, None], 5, axis=1) * spectrum[:, None], spectrum),
                 "hsc.mag_g": ((BINS - 1 - flux) * matched, matched),
                 "legacysurvey.flux_g": (flux, there),
-                "legacysurvey.shape_r": (rng.integers(0, BINS, size), there),
+                "legacysurvey.shape_r": ((BINS * rng.random(size) ** 3).astype(int), there),
             }
             schema = shard_schema(ids.schema, COLUMNS, split, stratum)
             said = {k: np.where(p, "present", "not detected").tolist() for k, (_, p) in values.items()}
@@ -248,13 +255,14 @@ def test_a_modality_that_another_tells_is_learned_and_one_of_its_own_is_not(trai
     pile, model, _, _ = trained
     found = ev.evaluate(model, pile, pile.snapshot())
     by_name = {g.what: g for g in found["marginal"]}
-    assert by_name["legacysurvey.flux_g"].gain > 0.3 and by_name["legacysurvey.flux_g"].sure
+    flux = by_name["legacysurvey.flux_g"].against
+    assert flux["marginal"].gain > 0.3 and flux["marginal"].sure and flux["start"].sure
     radius = by_name["legacysurvey.shape_r"]
-    assert abs(radius.gain) < 0.1 and radius.objects == 400
+    assert abs(radius.against["marginal"].gain) < 0.1 and radius.objects == 400
     partner = {g.what: g for g in found["partner"]}
-    assert partner["Legacy flux given HSC magnitude"].low > 0.5
-    assert partner["HSC magnitude given Legacy flux"].low > 0.5
-    assert partner["flux given spectrum"].low > 0.2
+    for question, least in (("Legacy flux given HSC magnitude", 0.5), ("flux given spectrum", 0.2)):
+        assert all(a.low > least for a in partner[question].against.values()), question
+    assert partner["HSC magnitude given Legacy flux"].against["another"].low > 0.5
     assert "redshift given photometry" not in partner, "there is no redshift here"
 
 
@@ -273,6 +281,30 @@ def test_a_saved_model_is_the_model(trained):
         assert torch.equal(model.losses(batch)[0], again.losses(batch)[0])
 
 
+def test_what_was_kept_scores_as_it_did(trained):
+    pile, model, out, config = trained
+    objects = read_split(pile, pile.snapshot(), "train", model.vocabulary)
+    held = tr.hold_out(objects.cell)[1]
+    about = json.loads((out / "best" / "about.json").read_text())
+    again = tr.held_out_loss(load(out / "best"), objects.take(held), config)
+    assert again == pytest.approx(about["held_out"], abs=1e-6)
+    assert 0.04 * len(objects.ids) < len(held) < 0.2 * len(objects.ids)
+
+
+def test_a_tenth_of_the_sky_is_held_out_and_its_border_is_in_neither():
+    rng = np.random.default_rng(0)
+    ra, dec = rng.uniform(359, 361, 4000) % 360, rng.uniform(-1, 1, 4000)
+    cell = healpy.ang2pix(1 << 13, ra, dec, nest=True, lonlat=True)
+    learned, held = tr.hold_out(cell)
+    assert 300 < len(held) < 500 and len(learned) + len(held) < 4000
+    xyz = healpy.ang2vec(ra, dec, lonlat=True)
+    nearest, _ = cKDTree(xyz[learned]).query(xyz[held])
+    assert np.degrees(nearest.min()) * 3600 > 10
+    assert tr.hold_out(cell)[1].tolist() == held.tolist()
+    with pytest.raises(ValueError, match="5 training objects in 1 cells are too few"):
+        tr.hold_out(np.full(5, 77))
+
+
 def test_the_training_split_is_not_scored(trained):
     pile, model, _, _ = trained
     with pytest.raises(ValueError, match="training split"):
@@ -281,9 +313,9 @@ def test_the_training_split_is_not_scored(trained):
 
 def test_what_hangs_on_nothing_gains_nothing():
     rng = np.random.default_rng(0)
-    found = ev.paired("x", rng.normal(2, 1, 500), rng.normal(2, 1, 500))
+    found = ev.paired("x", rng.normal(2, 1, 500), {"y": rng.normal(2, 1, 500)}).against["y"]
     assert found.low < 0 < found.high and not found.sure
-    assert ev.paired("x", np.zeros(0), np.zeros(0)).objects == 0
+    assert ev.paired("x", np.zeros(0), {"y": np.zeros(0)}).objects == 0
 
 
 def test_a_partner_is_another_object_with_the_same_slots():
@@ -304,7 +336,7 @@ def test_marginals_are_add_one_half(trained):
     np.testing.assert_allclose(ev.marginals(model, training)[m], expected)
 
 
-@pytest.mark.parametrize("stop", [20, 33])
+@pytest.mark.parametrize("stop", [0, 20, 33])
 def test_a_run_that_is_stopped_goes_on_exactly(tmp_path, monkeypatch, stop):
     SIZES["test"] = Size(1, 32, 2)
     config = Config(**{**vars(CONFIG), "size": "test", "dropout": 0.1})
@@ -327,7 +359,7 @@ def test_a_run_that_is_stopped_goes_on_exactly(tmp_path, monkeypatch, stop):
             train(pile, pile.snapshot(), tmp_path / "two", config, "cpu", lambda _: None)
     said: list[str] = []
     again = train(pile, pile.snapshot(), tmp_path / "two", config, "cpu", said.append)
-    assert said[0].startswith("going on from step")
+    assert said[0].startswith("going on from step" if stop >= 20 else "step 20")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
