@@ -45,7 +45,7 @@ from skycairn.mocksky import (
 )
 from skycairn.mocksky.patches import TIERS, Tier, in_desi, in_sdss
 
-VERSION = 7
+VERSION = 8
 """Raised whenever the same tier and seed give other files."""
 
 Progress = Callable[[str], None]

@@ -39,7 +39,7 @@ class Config:
     """All that decides a run, beside the snapshot."""
 
     size: str = "nano"
-    steps: int = 800
+    steps: int = 1100
     batch: int = 64
     learning_rate: float = 2e-3
     warm_up: int = 60
