@@ -214,7 +214,7 @@ _DEFAULT = (
     Patch(12, "plain", 340.6, 20.1, hsc="all"),
     Patch(13, "not seen by DESI", 10.7, -44.0, desi="none"),
     Patch(14, "plain", 130.4, 18.7, sdss="all"),
-    # where the cells of order 5 fall so that the five surveys are in every split: 7 train, 4 validation, 2 test
+    # seen by all, and in every split of the `mock` recipe: 7 train, 3 validation, 3 test
     Patch(15, "plain", 46.4, -11.9, sdss="all", hsc="all"),
     Patch(16, "plain", 4.2, 4.9, sdss="all", hsc="all"),
     Patch(17, "plain", 170.3, -22.0, sdss="all", hsc="all"),

@@ -39,7 +39,7 @@ class Config:
     """All that decides a run, beside the snapshot."""
 
     size: str = "nano"
-    steps: int = 1100
+    steps: int = 1000
     batch: int = 64
     learning_rate: float = 2e-3
     warm_up: int = 60
@@ -47,7 +47,7 @@ class Config:
     dropout: float = 0.15
     clip: float = 1.0
     seed: int = 0
-    check_every: int = 50
+    check_every: int = 100
     "steps between looks at the held-out objects, each with a checkpoint"
     matched_weight: float = 3.0
     "how much more often an object of two surveys or more is drawn than one of a single survey"
