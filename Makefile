@@ -51,7 +51,8 @@ typecheck: install-test typing ## mypy, strict
 bench: install-test build-pile ## the same work done by us, by a peer, and held against the truth
 	$(BIN)/python benchmarks/crossmatch.py
 	$(BIN)/python benchmarks/photometry.py $(WORK)/mocksky
-	$(BIN)/python benchmarks/photometry_pile.py $(WORK)/pile
+	$(BIN)/skycairn build benchmarks/all_sources.toml --root $(WORK)/mocksky --pile $(WORK)/all --workers $(WORKERS)
+	$(BIN)/python benchmarks/photometry_pile.py $(WORK)/all $(WORK)/mocksky
 	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
 	$(BIN)/python benchmarks/read_shards.py
 	$(BIN)/python benchmarks/read_shards.py $(WORK)/pile

@@ -1,10 +1,9 @@
 """Whether HSC's cut-outs and SDSS's spectra in a pile are what their catalogues, and the Legacy Survey's, say.
 
-    python benchmarks/photometry_pile.py PILE
+    python benchmarks/photometry_pile.py PILE SKY        SKY: the mock sky that the pile was made of
 
-Prints Markdown tables. Asks no truth: objects of one point source, seen by Gaia, with no other source of any survey
-within `ALONE_ARCSEC`. The filters of HSC and of DECam differ: the last table gives what the mock's own stars should
-show, from the slope of the ratio with colour.
+Prints a Markdown table. Objects of one point source, seen by Gaia, with no other source of any survey within
+`ALONE_ARCSEC`. The filters of HSC and of DECam differ: their ratio is divided by that of the true star's fluxes.
 """
 
 from __future__ import annotations
@@ -16,12 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import speclite.filters
 from astropy import units as u
 from scipy.spatial import cKDTree
 
 from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import Modality
+from skycairn.mocksky import hsc as mock_hsc
+from skycairn.mocksky import sed
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.sky import unit_vectors
 
@@ -122,12 +124,24 @@ def catalogue(pile: Pile, head: Snapshot, name: str) -> dict[int, dict[str, Any]
     return {row["key"]: {b: row[c] for b, c in bands.items()} for row in table.to_pylist()}
 
 
-def ratios(pile: Pile, head: Snapshot) -> list[str]:
+def true_ratio(sky: Path, keys: list[int]) -> dict[int, dict[str, float]]:
+    """HSC's flux over DECam's in each common band, of the true star behind each source of HSC."""
+    rows = sed.rows_of(pq.read_table(sky / "truth" / "sources.parquet"))
+    shown = pq.read_table(sky / "truth" / "hsc.parquet", columns=["key", "uid"])
+    uid = dict(zip(shown["key"].to_pylist(), shown["uid"].to_pylist(), strict=True))
+    at = np.searchsorted(rows["uid"], [uid[k] for k in keys])
+    stars = {name: values[at] for name, values in rows.items()}
+    flux = mock_hsc.seen_fluxes(stars)
+    return {k: {b: float(flux[b][i] / stars[f"flux_{b}"][i]) for b in COMMON} for i, k in enumerate(keys)}
+
+
+def ratios(pile: Pile, head: Snapshot, sky: Path) -> list[str]:
     """HSC's cut-outs against its catalogue and against the Legacy Survey's catalogue and cut-outs; centring."""
     stars = stars_alone(pile, head, ("hsc", "legacysurvey"))
     cut = {n: images(pile, head, n, set(stars[f"key.{n}"].to_pylist())) for n in ("hsc", "legacysurvey")}
     listed = {n: catalogue(pile, head, n) for n in cut}
     keys = {n: stars[f"key.{n}"].to_pylist() for n in cut}
+    true = true_ratio(sky, keys["hsc"])
     out = []
     for band in SURVEYS["hsc"].bands:
         own, beside, both = [], [], []
@@ -136,18 +150,18 @@ def ratios(pile: Pile, head: Snapshot) -> list[str]:
             wanted = listed["hsc"][key][band]
             legacy = listed["legacysurvey"][keys["legacysurvey"][i]].get(band)
             if legacy and wanted and legacy > 0 and wanted > 0 and min(legacy, wanted) > 5:
-                both.append(wanted / legacy)
+                both.append(wanted / legacy / true[key][band])
             if key not in cut["hsc"].row or not wanted or wanted <= 0:
                 continue
             flux, error = aperture(cut["hsc"], cut["hsc"].row[key], b)
             if np.isfinite(flux) and error < 0.02 * wanted:
                 own.append(flux / wanted)
-                if legacy and legacy > 0:
-                    beside.append(flux / legacy)
+                if legacy and legacy > 5:
+                    beside.append(flux / legacy / true[key][band])
         out.append(line(f"HSC cut-out / HSC catalogue, {band}", own))
         if band in COMMON:
-            out.append(line(f"HSC catalogue / Legacy catalogue, {band}", both))
-            out.append(line(f"HSC cut-out / Legacy catalogue, {band}", beside))
+            out.append(line(f"HSC catalogue / Legacy catalogue / truth, {band}", both))
+            out.append(line(f"HSC cut-out / Legacy catalogue / truth, {band}", beside))
     for name, c in cut.items():
         off = centroids(c)
         for axis, values in zip("xy", off.T, strict=True):
@@ -204,7 +218,7 @@ def main() -> None:
     pile = Pile.open(Path(sys.argv[1]))
     head = pile.snapshot()
     print("| measured | n | median | scatter |\n|---|---|---|---|")
-    print(*ratios(pile, head), *sdss(pile, head), sep="\n")
+    print(*ratios(pile, head, Path(sys.argv[2])), *sdss(pile, head), sep="\n")
 
 
 if __name__ == "__main__":
