@@ -129,9 +129,14 @@ def _scale(header: fits.Header, n_pixels: int, path: Path) -> F64:
             raise ValueError(f"{path}: its header has no {name}; wanted log10(wavelength) = COEFF0 + COEFF1 i")
     start, step = float(header["COEFF0"]), float(header["COEFF1"])
     if "CRVAL1" in header:
-        first = float(header["CRVAL1"]) + float(header.get("CD1_1", step)) * (1 - float(header.get("CRPIX1", 1)))
-        if abs(first - start) > TOLERANCE_PIXELS * LOGLAM_STEP:
-            raise ValueError(f"{path}: COEFF0 is {start} and CRVAL1 puts the first pixel at {first}; which holds?")
+        other = float(header.get("CD1_1", step))
+        first = float(header["CRVAL1"]) + other * (1 - float(header.get("CRPIX1", 1)))
+        last = start + step * (n_pixels - 1), first + other * (n_pixels - 1)
+        if max(abs(first - start), abs(last[1] - last[0])) > TOLERANCE_PIXELS * LOGLAM_STEP:
+            raise ValueError(
+                f"{path}: COEFF0, COEFF1 put its pixels at {start} to {last[0]}, "
+                f"CRVAL1, CD1_1 at {first} to {last[1]}; which holds?"
+            )
     return np.asarray(start + step * np.arange(n_pixels), dtype=np.float64)
 
 
@@ -142,8 +147,8 @@ def read_spec(path: Path, plate: int, mjd: int, fiber: int) -> Spectra:
         own = hdus[2].data if len(hdus) > 2 and isinstance(hdus[2], fits.BinTableHDU) and len(hdus[2].data) else None
         for card, column, wanted in (("PLATEID", "PLATE", plate), ("MJD", "MJD", mjd), ("FIBERID", "FIBERID", fiber)):
             said = header.get(card)
-            if said is None and own is not None and column in own.columns.names:
-                said = own[column][0]
+            if said is None and own is not None and column in (n.upper() for n in own.columns.names):
+                said = own[column][0]  # SPECOBJ, or SPALL in older files
             _same(path, card, said, wanted)
         table = hdus["COADD"] if "COADD" in hdus else hdus[1] if len(hdus) > 1 else None
         by_name = {n.lower(): n for n in table.columns.names} if isinstance(table, fits.BinTableHDU) else {}

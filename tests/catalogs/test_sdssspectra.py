@@ -154,3 +154,41 @@ def test_real_lines_lie_at_vacuum_wavelengths(real_data, name):
 def test_a_spec_file_under_another_name_is_refused(real_data):
     with pytest.raises(ValueError, match="FIBERID is 369; wanted 370"):
         read_spec(real_data / "sdss/spec/spec-0854-52373-0369.fits", 854, 52_373, 370)
+
+
+@pytest.mark.parametrize(("second", "upper"), [("SPECOBJ", True), ("SPALL", True), ("SPALL", False)])
+def test_a_spec_file_of_any_age(tmp_path, second, upper):
+    """The second table is SPECOBJ or SPALL, and columns are in either case."""
+
+    def name(text):
+        return text.upper() if upper else text.lower()
+
+    n = 40
+    values = {"flux": np.arange(n, dtype=np.float32), "loglam": scale(n).astype(np.float32), "ivar": np.ones(n)}
+    coadd = [fits.Column(name(k), "E", array=v) for k, v in values.items()]
+    coadd += [fits.Column(name(k), "J", array=np.zeros(n, np.int32)) for k in ("and_mask", "or_mask")]
+    about = [fits.Column(name(k), "J", array=[v]) for k, v in (("PLATE", 9200), ("MJD", 57_000), ("FIBERID", 7))]
+    hdus = [
+        fits.PrimaryHDU(),
+        fits.BinTableHDU.from_columns(coadd, name="COADD"),
+        fits.BinTableHDU.from_columns(about, name=second),
+    ]
+    fits.HDUList(hdus).writeto(tmp_path / "spec.fits")
+    found = read_spec(tmp_path / "spec.fits", 9200, 57_000, 7)
+    at = slice(FIRST - FIRST_PIXEL, FIRST - FIRST_PIXEL + n)
+    assert found.flux[0, at].tolist() == list(range(n)) and not found.mask[0, at].any()
+    assert found.mask[0].sum() == found.mask.shape[1] - n and np.isnan(found.lsf_sigma).all()
+    with pytest.raises(ValueError, match="FIBERID is 7; wanted 8"):
+        read_spec(tmp_path / "spec.fits", 9200, 57_000, 8)
+
+
+@pytest.mark.parametrize("cards", [{"CRVAL1": 3.5801}, {"CD1_1": 1.01e-4}])
+def test_two_wavelength_scales_in_one_header_are_refused(tmp_path, cards):
+    write_plate(tmp_path / "plate.fits")
+    with fits.open(tmp_path / "plate.fits", mode="update") as hdus:
+        hdus[0].header.update({"CRVAL1": LOGLAM_STEP * FIRST, "CD1_1": LOGLAM_STEP, "CRPIX1": 1})
+    read_plate(tmp_path / "plate.fits", 9200, 57_000, np.array([1]))
+    with fits.open(tmp_path / "plate.fits", mode="update") as hdus:
+        hdus[0].header.update(cards)
+    with pytest.raises(ValueError, match="which holds"):
+        read_plate(tmp_path / "plate.fits", 9200, 57_000, np.array([1]))
