@@ -637,14 +637,14 @@ What is missed outside the isolated class is ambiguous: two things lie nearer to
 nearest pairs of Gaia and DESI are of two things within 1 arcsec, of which Gaia holds one and DESI the other; where the
 Legacy Survey holds both, grouping takes nearly all of them apart.
 
-**Stars that move, where neither survey knows it.** HSC and SDSS give no motion, and looked up to 17 years apart: a star of
-0.06 arcsec a year or more has left the radius. All 56 isolated things of the `catalogue` tier that HSC and SDSS hold and
-that are not linked move by 0.05 to 0.5 arcsec a year; of isolated galaxies and quasars none is missed. And since every
-two members of an object must lie within their radius, such a star loses its SDSS spectrum even where Gaia, which knows
-the motion, holds it too (45 of 2,336 isolated things of Gaia and SDSS). Lending an object's known motion to its members
-without one would mend it; the contract does not do so yet. One link of an
-isolated quasar of SDSS and a star of Gaia is impure; isolation is judged from 2010 on and SDSS looked before that, so
-the star may have passed by (not looked into).
+**Stars that move, where neither survey knows it.** HSC and SDSS give no motion, and looked up to 17 years apart: a
+star of 0.06 arcsec a year or more has left the radius. All 56 isolated things of the `catalogue` tier that HSC and
+SDSS hold and that are not linked move by 0.05 to 0.5 arcsec a year; of isolated galaxies and quasars none is missed.
+And since every two members of an object must lie within their radius, such a star loses its SDSS spectrum even where
+Gaia, which knows the motion, holds it too (45 of 2,336 isolated things of Gaia and SDSS). Lending an object's known
+motion to its members without one would mend it; the contract does not do so yet. One link of an isolated quasar of
+SDSS and a star of Gaia is impure; isolation is judged from 2010 on and SDSS looked before that, so the star may have
+passed by (not looked into).
 
 The mock's positions are good to 0.01 to 0.1 arcsec, far below the radius of 1 arcsec (the tables of separations): the
 scores are about epochs, motions, neighbours and cell borders, not about the choice of the radius.
