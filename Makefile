@@ -55,7 +55,6 @@ bench: install-test build-pile ## the same work done by us, by a peer, and held 
 	$(BIN)/python benchmarks/photometry_pile.py $(WORK)/all $(WORK)/mocksky
 	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
 	$(BIN)/python benchmarks/read_shards.py
-	$(BIN)/python benchmarks/read_shards.py $(WORK)/pile
 	$(BIN)/python benchmarks/match_truth.py
 
 clean: ## remove the environment and what was built
