@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -167,11 +168,13 @@ def hdf5(
 ) -> None:
     """Write the newest snapshot's shards as HDF5 files, and a manifest of them."""
     with errors():
+        from skycairn.cli.show import Bars
         from skycairn.pile.export import export_hdf5
         from skycairn.pile.store import Pile
 
         opened = Pile.open(pile)
-        export, n_written = export_hdf5(opened, opened.snapshot(), out, split)
+        with Bars() as bars:
+            export, n_written = export_hdf5(opened, opened.snapshot(), out, split, partial(bars, "export"))
         typer.echo(f"{out}: {len(export.entries)} files, {export.n_rows} objects; {n_written} files written now")
 
 

@@ -23,7 +23,8 @@ def train(
     batch: Annotated[int | None, typer.Option(help="objects a step")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same run")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
-    threads: Annotated[int, typer.Option(help="threads on the CPU; 0 leaves it to torch")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch; 1 where cores are shared")] = 0,
+    score: Annotated[bool, typer.Option(help="score the model on the validation sky when it is trained")] = True,
     snapshot: Annotated[int, typer.Option(help="number of the snapshot; 0 is the newest")] = 0,
 ) -> None:
     """Train, or go on where a run in OUT was stopped; then score the model on the validation sky."""
@@ -41,19 +42,29 @@ def train(
             torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: torch sees no GPU here; give cpu, or install with make TORCH=cuda")
         opened = Pile.open(pile)
         pinned = opened.snapshot(snapshot or None)
+        splits = {str(e.labels["split"]) for e in pinned.entries("shards")}
+        if score and "validation" not in splits:
+            raise ValueError(
+                f"{pile}: there is no validation split to score on (it has {', '.join(sorted(splits))}); build a pile "
+                "of more sky, or give --no-score"
+            )
         config = Config(size=size, seed=seed)
         given = {"steps": steps, "batch": batch}
         config = replace(config, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
         began = time.monotonic()
         model = run(opened, pinned, out, config, device, lambda text: typer.echo(text, err=True))
         seconds = time.monotonic() - began
+        typer.echo(f"{config.steps} steps in {seconds:.0f} s on {device}; weights in {out / 'model'}", err=True)
+        if not score:
+            return
         found = evaluate(model, opened, pinned)
         about = {"snapshot": pinned.content_id, "size": size, "steps": config.steps, "seed": seed, "device": device}
         write(found, out, {**about, "training_seconds": round(seconds, 1)})
         typer.echo(as_markdown(found))
-        typer.echo(f"{config.steps} steps in {seconds:.0f} s on {device}; weights in {out / 'model'}", err=True)
 
 
 if __name__ == "__main__":

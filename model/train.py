@@ -10,6 +10,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -32,6 +34,8 @@ from skycairn.pile.store import Pile, Snapshot
 
 FORMAT = 1
 Progress = Callable[[str], None]
+QUIET_SECONDS = 15.0
+"""A line at least this often."""
 
 
 @dataclass(frozen=True)
@@ -83,41 +87,77 @@ def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str
     out.mkdir(parents=True, exist_ok=True)
     step, best = _resume(out, run, model, optimizer, progress)
     chance = weights(learned, vocabulary, config.matched_weight)
-    began, since = time.monotonic(), step
-    while step < config.steps:
-        model.train()
-        rng = np.random.default_rng([config.seed, step])
-        torch.manual_seed(zlib.crc32(f"{config.seed}/{step}".encode()))
-        rows = rng.choice(len(learned.ids), config.batch, p=chance)
-        batch = draw(learned.take(rows), vocabulary, config.rule, rng)
-        found = [model.losses(half)[::2] for half in batch.halves()]
-        loss = mean_of_modalities(*(torch.cat(f) for f in zip(*found, strict=True)))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"step {step}: the loss is {value}; the last checkpoint is in {out}")
-        for group in optimizer.param_groups:
-            group["lr"] = rate(config, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        optimizer.step()
-        step += 1
-        if step % config.check_every == 0 or step == config.steps:
-            held_out = held_out_loss(model, held, config)
-            pace = (step - since) / (time.monotonic() - began)
-            line = {"step": step, "loss": value, "held_out": held_out, "grad_norm": float(norm), "steps_s": pace}
-            with (out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            progress(f"step {step} of {config.steps}: loss {value:.3f}, held-out {held_out:.3f}, {pace:.1f} steps/s")
-            if held_out < best:
-                best = held_out
-                _save(out / "best", model, None, {**run, "step": step, "held_out": held_out})
-            _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
+    progress(f"{len(learned.ids):,} objects to learn from, {len(held.ids):,} held out, {_parameters(model):,} weights")
+    began, since, spoke = time.monotonic(), step, time.monotonic()
+    with _Interrupt() as stop:
+        while step < config.steps:
+            if stop.asked:
+                _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
+                raise KeyboardInterrupt
+            model.train()
+            rng = np.random.default_rng([config.seed, step])
+            torch.manual_seed(zlib.crc32(f"{config.seed}/{step}".encode()))
+            rows = rng.choice(len(learned.ids), config.batch, p=chance)
+            batch = draw(learned.take(rows), vocabulary, config.rule, rng)
+            found = [model.losses(half)[::2] for half in batch.halves()]
+            loss = mean_of_modalities(*(torch.cat(f) for f in zip(*found, strict=True)))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(f"step {step}: the loss is {value}; the last checkpoint is in {out}")
+            for group in optimizer.param_groups:
+                group["lr"] = rate(config, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            step += 1
+            if time.monotonic() - spoke > QUIET_SECONDS:
+                spoke = time.monotonic()
+                progress(
+                    f"step {step} of {config.steps}: loss {value:.3f}, {(step - since) / (spoke - began):.1f} steps/s"
+                )
+            if step % config.check_every == 0 or step == config.steps:
+                held_out = held_out_loss(model, held, config)
+                pace = (step - since) / (time.monotonic() - began)
+                line = {"step": step, "loss": value, "held_out": held_out, "grad_norm": float(norm), "steps_s": pace}
+                with (out / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                progress(
+                    f"step {step} of {config.steps}: loss {value:.3f}, held-out {held_out:.3f}, {pace:.1f} steps/s"
+                )
+                if held_out < best:
+                    best = held_out
+                    _save(out / "best", model, None, {**run, "step": step, "held_out": held_out})
+                _save(out / "last", model, optimizer, {**run, "step": step, "best": best})
     best_model = load(out / "best", device)
     calibrate(best_model, held, config)
     best_model.start_from(slot_counts(objects, vocabulary))  # the held-out tenth counts too
     _save(out / "model", best_model, None, {**run, "step": step, "held_out": best})
     return best_model
+
+
+class _Interrupt:
+    """Ctrl-C is heeded between two steps, so that what is saved is whole; a second one ends the run at once."""
+
+    def __init__(self) -> None:
+        self.asked, self._before = False, None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._heed)
+
+    def _heed(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        self.asked = True
+
+    def __enter__(self) -> _Interrupt:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def _parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def hold_out(cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -263,9 +303,10 @@ def _resume(
     about = json.loads((last / "about.json").read_text())
     plain = json.loads(json.dumps(run))
     if unlike := [k for k in plain if about.get(k) != plain[k]]:
-        raise ValueError(
-            f"{last} is of another run: its {', '.join(unlike)} differ; give another --out, or remove the folder"
-        )
+        own = about.get("config") or {}
+        settings = [f"{k} {own.get(k)} there, {v} here" for k, v in plain["config"].items() if own.get(k) != v]
+        which = f"{', '.join(unlike)} ({'; '.join(settings)})" if settings else ", ".join(unlike)
+        raise ValueError(f"{last} is of another run, unlike in {which}; give another --out, or remove the folder")
     model.load_state_dict(load_file(last / "model.safetensors"))
     flat, state = load_file(last / "optimizer.safetensors"), optimizer.state_dict()
     for name, value in flat.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,11 +96,13 @@ def _part(file: dict[str, Any]) -> Part:
     return Part(file["sha256"], ".h5", file["bytes"], file["rows"], file["content_id"])
 
 
-def export_hdf5(pile: Pile, snapshot: Snapshot, root: str | Path, split: str = "") -> tuple[Export, int]:
+def export_hdf5(
+    pile: Pile, snapshot: Snapshot, root: str | Path, split: str = "", done: Callable[[int, int], None] | None = None
+) -> tuple[Export, int]:
     """Write the snapshot's shards, or one split's, into the folder; the export, and how many files were written now.
 
-    A finished export of the same content is left as it is, an interrupted one goes on. ValueError where the folder
-    holds anything else.
+    `done` is told after each file how many are there, and how many there will be. A finished export of the same content
+    is left as it is, an interrupted one goes on. ValueError where the folder holds anything else.
     """
     root = Path(root)
     entries = [e for e in snapshot.entries("shards") if split in ("", e.labels["split"])]
@@ -139,6 +142,8 @@ def export_hdf5(pile: Pile, snapshot: Snapshot, root: str | Path, split: str = "
                     write_shard(shard, file, snapshot=snapshot.number, content_id=snapshot.content_id)
                     file.publish(root / path)
                 n_written += 1
+        if done is not None:
+            done(len(listed) + 1, len(entries))
         told = {"rows": entry.part.n_rows, "labels": entry.labels, "content_id": entry.part.content_id}
         n_bytes, digest = (root / path).stat().st_size, file_sha256(root / path)
         listed.append({"path": path, "bytes": n_bytes, "sha256": digest, **told})

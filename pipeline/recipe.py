@@ -6,6 +6,7 @@ files lie (`root`) does not.
 
 from __future__ import annotations
 
+import inspect
 import json
 import tomllib
 from collections.abc import Mapping
@@ -265,6 +266,12 @@ def _choice(name: str, chosen: Mapping[str, Any], where: str, folder: Path) -> S
     # a worker may run in another folder
     root = str((folder / root).resolve()) if root else ""
     made = SurveyChoice(name, release, profile, root, rest)
+    taken = inspect.signature(SURVEYS[name].__init__).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in taken.values()) and (unknown := sorted(set(rest) - set(taken))):
+        options = [o for o in taken if o not in ("self", "release")]
+        raise ValueError(
+            f"{where}: there is no option {unknown[0]!r}; there are release, profile, root, {', '.join(options)}"
+        )
     try:
         profiles = made.survey().select
     except (TypeError, ValueError) as error:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from skycairn.model import batch as batch_module
 from skycairn.model.batch import batches
 from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import Draft, Entry, Pile
@@ -49,7 +50,19 @@ def test_the_order_hangs_on_the_seed_alone(pile: Pile) -> None:
 
 def test_no_batch_is_larger_than_asked(pile: Pile) -> None:
     sizes = [len(b["gaia.parallax"].present) for b in batches(pile, pile.snapshot(), "train", 4)]
-    assert max(sizes) == 4 and sum(sizes) == 32
+    assert sizes == [4] * 8
+    sizes = [len(b["gaia.parallax"].present) for b in batches(pile, pile.snapshot(), "train", 9)]
+    assert sizes == [9, 9, 9, 5], "the last one alone is smaller, though row groups have 10 objects or fewer"
+    with pytest.raises(ValueError, match="0 objects at a time"):
+        next(batches(pile, pile.snapshot(), "train", 0))
+
+
+def test_small_pools_lose_nothing(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "POOL", 6)
+    assert sorted(tokens(pile, "train", 0)) == [*range(25), *range(100, 107)]
+    assert [len(b["gaia.parallax"].present) for b in batches(pile, pile.snapshot(), "train", 5)] == [5] * 6 + [2]
+    alike = [tokens(pile, "train", 3) for _ in range(2)]
+    assert alike[0] == alike[1]
 
 
 def test_a_split_that_is_not_there_is_named(pile: Pile) -> None:

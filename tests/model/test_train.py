@@ -1,6 +1,7 @@
 """Masking, network, training and evaluation on piles whose answer is known."""
 
 import json
+import signal
 from pathlib import Path
 
 import healpy
@@ -359,14 +360,40 @@ def test_a_run_that_is_stopped_goes_on_exactly(tmp_path, monkeypatch, stop):
             train(pile, pile.snapshot(), tmp_path / "two", config, "cpu", lambda _: None)
     said: list[str] = []
     again = train(pile, pile.snapshot(), tmp_path / "two", config, "cpu", said.append)
-    assert said[0].startswith("going on from step" if stop >= 20 else "step 20")
+    assert said[0].startswith("going on from step" if stop >= 20 else "67 objects")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_ctrl_c_is_heeded_between_steps_and_nothing_is_lost(tmp_path, monkeypatch):
+    SIZES["test"] = Size(1, 32, 2)
+    config = Config(**{**vars(CONFIG), "size": "test", "steps": 30, "dropout": 0.1})
+    pile = write_pile(tmp_path / "pile", n=60)
+    whole = train(pile, pile.snapshot(), tmp_path / "one", config, "cpu", lambda _: None)
+    calls, before = 0, signal.getsignal(signal.SIGINT)
+
+    def interrupted(*args):
+        nonlocal calls
+        calls += args[2] is config.rule and len(args[0].ids) == 48
+        if calls == 7:
+            signal.raise_signal(signal.SIGINT)
+        return draw(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tr, "draw", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(pile, pile.snapshot(), tmp_path / "two", config, "cpu", lambda _: None)
+    assert signal.getsignal(signal.SIGINT) is before
+    said: list[str] = []
+    again = train(pile, pile.snapshot(), tmp_path / "two", config, "cpu", said.append)
+    assert said[0].startswith("going on from step 7 ")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_another_run_in_the_same_folder_is_refused(trained):
     pile, _, out, config = trained
-    with pytest.raises(ValueError, match="its config differ"):
+    with pytest.raises(ValueError, match=r"unlike in config \(seed 0 there, 5 here\)"):
         train(pile, pile.snapshot(), out, Config(**{**vars(config), "seed": 5}), "cpu", lambda _: None)
 
 
