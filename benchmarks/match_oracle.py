@@ -167,7 +167,7 @@ def brute_force(s: Sources, radius_arcsec: Mapping[tuple[str, str], float]) -> F
             nearest[at] = min(nearest.get(at, (sep, other)), (sep, other))
     mutual = [nearest[x, survey[y]][1] == y and nearest[y, survey[x]][1] == x for x, y, _ in rows]
 
-    near = {(x, y) for x, y, _ in rows}
+    near = {(x, y): sep for x, y, sep in rows}
     common = prod({*limit.tolist()})
     edges = [
         (sep * (common // r), x, y) for (x, y, sep), r, yes in zip(rows, limit.tolist(), mutual, strict=True) if yes
@@ -175,7 +175,7 @@ def brute_force(s: Sources, radius_arcsec: Mapping[tuple[str, str], float]) -> F
     group = {x: [x] for row in rows for x in row[:2]}
     for _, x, y in sorted(edges):
         one, two = group[x], group[y]
-        if one is not two and all((min(p, q), max(p, q)) in near for p in one for q in two):
+        if one is not two and _agree(s, one, two, near, radius_arcsec):
             one += two
             group |= dict.fromkeys(two, one)
     anchor = np.arange(s.key.size)
@@ -193,6 +193,29 @@ def brute_force(s: Sources, radius_arcsec: Mapping[tuple[str, str], float]) -> F
     for x, members in blend.items():
         first[x] = min(members)
     return Found(a, b, separation, np.array(mutual, bool), anchor, first)
+
+
+def _agree(
+    s: Sources,
+    one: list[int],
+    two: list[int],
+    near: Mapping[tuple[int, int], int],
+    radius_arcsec: Mapping[tuple[str, str], float],
+) -> bool:
+    """Every two of different groups are candidates, or lie within their radius when carried along by a known motion."""
+    for p in one:
+        for q in two:
+            if (min(p, q), max(p, q)) in near:
+                continue
+            if s.moving[p] or s.moving[q] or s.survey[p] == s.survey[q]:
+                return False
+            low, high = (s.names[s.survey[x]] for x in (min(p, q), max(p, q)))
+            limit = round(radius_arcsec[low, high] * 1e6)
+            movers = [m for m in one + two if s.moving[m]]
+            sums = [sum(near.get((min(m, x), max(m, x)), limit + 1) for x in (p, q)) for m in movers]
+            if min(sums, default=limit + 1) > limit:
+                return False
+    return True
 
 
 def numbers(s: Sources, names: pa.ChunkedArray, keys: pa.ChunkedArray) -> I64:

@@ -1,5 +1,8 @@
 """Sources of many surveys to objects: at most one source a survey, every two members within their radius.
 
+Of a star that moves two surveys without motions may see two places farther apart than that. Where a member that knows
+its motion has been at both, they are of one object all the same (docs/contracts.md, 4).
+
 `group` does a whole set of sources at once. `match_cell` does one work cell, reading as much round it as the answer
 needs; over all cells it gives what `group` gives. Both follow docs/contracts.md, 4.
 """
@@ -62,7 +65,8 @@ class Groups:
 
     members: pa.Table
     """One row a source, sorted by (anchor rank, anchor key, rank): `survey`, `key`; `anchor_survey`, `anchor_key`,
-    whose uid is the object's id; `separation_uas` to the anchor (0 for itself); `blend_survey`, `blend_key`, whose uid
+    whose uid is the object's id; `separation_uas` to the anchor (0 for itself), or to the nearest member that moves
+    where only such a one ties it to the anchor; `blend_survey`, `blend_key`, whose uid
     is that of the blend group; `n_SURVEY`, how many sources of each survey that group has."""
     pairs: pa.Table
     """One row a candidate, sorted by (rank, key) of a, of b; a is of the survey of lower rank: `survey_a`, `key_a`,
@@ -88,6 +92,10 @@ class _Candidates:
     radius_uas: Ints
     component: Ints
     "of each source: the number of its blend group's first source"
+    moving: Bools
+    "of each source: whether it knows its motion"
+    limit_uas: Mapping[tuple[int, int], int]
+    "radius of each pair of surveys, numbered as in `names`, the lower first"
 
 
 def group(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii = DEFAULT_RADIUS_ARCSEC) -> Groups:
@@ -110,7 +118,7 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
         )
     names = tuple(sorted(sources, key=lambda name: ranks[name]))
     start = np.zeros(len(names) + 1, np.int64)
-    rows, keys, number = [], [], []
+    rows, keys, number, moving = [], [], [], []
     for i, name in enumerate(names):
         key = keys_of(sources[name], name)
         row = np.argsort(key, kind="stable")
@@ -123,7 +131,9 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
         place[row] = np.arange(start[i], start[i + 1])
         rows.append(row)
         keys.append(key)
+        moving.append(Positions.of(sources[name], name).moving[row])
         number.append(place)
+    limits: dict[tuple[int, int], int] = {}
     found: list[pa.Table] = []
     ends: list[tuple[Ints, Ints, Ints]] = []
     for i, left in enumerate(names):
@@ -132,7 +142,8 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
             pairs = candidate_pairs(sources[left], sources[right], radius)
             a = number[i][pairs.column("left_row").to_numpy()]
             b = number[j][pairs.column("right_row").to_numpy()]
-            ends.append((a, b, np.full(a.size, round(radius * 1e6))))
+            limits[i, j] = round(radius * 1e6)
+            ends.append((a, b, np.full(a.size, limits[i, j])))
             found.append(pairs)
     pairs = pa.concat_tables(found) if found else PAIR_SCHEMA.empty_table()
     a, b, radius_uas = (np.concatenate(part) for part in zip(*ends, strict=True)) if ends else (np.zeros(0, int),) * 3
@@ -153,6 +164,8 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
         {name: pairs.column(name).to_numpy()[order] for name in pairs.column_names[2:]},
         radius_uas[order],
         first[label],
+        np.concatenate(moving or [np.zeros(0, bool)]),
+        limits,
     )
 
 
@@ -166,7 +179,7 @@ def _anchors(c: _Candidates) -> Ints:
     anchor = np.where(clear[c.component], c.component, np.arange(c.key.size))
     rest = np.flatnonzero(~clear[c.component[c.a]])
     a, b = c.a[rest], c.b[rest]
-    near = set(zip(a.tolist(), b.tolist(), strict=True))
+    near = dict(zip(zip(a.tolist(), b.tolist(), strict=True), c.columns["separation_uas"][rest].tolist(), strict=True))
     common = math.lcm(*map(int, np.unique(c.radius_uas))) if rest.size else 1
     edge = c.columns["mutual"][rest].astype(bool)
     scale = (common // r for r in c.radius_uas[rest[edge]].tolist())
@@ -179,14 +192,35 @@ def _anchors(c: _Candidates) -> Ints:
         one, two = holder.setdefault(x, [x]), holder.setdefault(y, [y])
         if one is two:
             continue
-        # a pair of one survey is never a candidate, so this holds the rule of one source a survey too
-        if all(((p, q) if p < q else (q, p)) in near for p in one for q in two):
+        if _fit(c, one, two, near):
             one.extend(two)
             for member in two:
                 holder[member] = one
     for x, members in holder.items():
         anchor[x] = min(members)
     return anchor
+
+
+def _fit(c: _Candidates, one: list[int], two: list[int], near: Mapping[tuple[int, int], int]) -> bool:
+    """Whether every member of one may stand beside every member of the other.
+
+    They are candidates of each other; or neither moves, they are of two surveys, and a member that moves is so near to
+    both that, carried along with it, they lie within their radius (the sum of the two separations does). A pair of one
+    survey is never a candidate, so this holds the rule of one source a survey too. `near` has separations in uas.
+    """
+
+    def apart(p: int, q: int) -> int | None:
+        return near.get((p, q) if p < q else (q, p))
+
+    def carried(p: int, q: int) -> bool:
+        if c.moving[p] or c.moving[q] or c.survey[p] == c.survey[q]:
+            return False
+        x, y = sorted((int(c.survey[p]), int(c.survey[q])))
+        ways = ((apart(m, p), apart(m, q)) for m in movers)
+        return any(s is not None and t is not None and s + t <= c.limit_uas[x, y] for s, t in ways)
+
+    movers = [m for m in (*one, *two) if c.moving[m]]
+    return all(apart(p, q) is not None or carried(p, q) for p in one for q in two)
 
 
 def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Bools, pairs: Bools) -> Groups:
@@ -201,6 +235,10 @@ def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Boo
     separation = np.zeros(c.key.size, np.int64)
     to_anchor = anchor[c.b] == c.a
     separation[c.b[to_anchor]] = c.columns["separation_uas"][to_anchor]
+    lent = np.ones(c.key.size, bool)
+    lent[c.b[to_anchor]] = lent[anchor] = False
+    if lent.any():
+        _lend(c, anchor, lent, separation)
     chosen = np.flatnonzero(sources)
     chosen = chosen[np.argsort(anchor[chosen], kind="stable")]
     held, blend = anchor[chosen], c.component[chosen]
@@ -245,6 +283,16 @@ def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Boo
             }
         ),
     )
+
+
+def _lend(c: _Candidates, anchor: Ints, lent: Bools, separation: Ints) -> None:
+    """Fill in the separation to the nearest moving member of the object, of members that are far from their anchor."""
+    nearest = np.full(separation.size, np.iinfo(np.int64).max)
+    for own, other in ((c.a, c.b), (c.b, c.a)):
+        rows = np.flatnonzero(lent[own] & c.moving[other] & (anchor[own] == anchor[other]))
+        np.minimum.at(nearest, own[rows], c.columns["separation_uas"][rows].astype(np.int64))
+    known = lent & (nearest < np.iinfo(np.int64).max)
+    separation[known] = nearest[known]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ VERSIONS = {
     "fetch": 2,
     "read": 3,
     "gather": 2,
-    "match": 2,
+    "match": 3,
     "coverage": 1,
     "want": 1,
     "sample": 1,

@@ -123,10 +123,21 @@ def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, 
 
     edges = [(p, q) for p, q in near if first(p, q) and first(q, p)]
     edges.sort(key=lambda e: (Fraction(near[e], round(radius(name[e[0][0]], name[e[1][0]]) * 1e6)), *e))
+    moves = {x[:2]: x[3]["pmra"] is not None for x in every}
+
+    def beside(x: tuple, y: tuple, both: frozenset) -> bool:
+        """Near, or of two surveys that know no motion, carried within their radius by a member that does."""
+        if (x, y) in near:
+            return True
+        if x[0] == y[0] or moves[x] or moves[y]:
+            return False
+        ways = [[near.get(tuple(sorted((m, z)))) for z in (x, y)] for m in both if moves[m]]
+        return any(None not in way and sum(way) <= round(radius(name[x[0]], name[y[0]]) * 1e6) for way in ways)
+
     holder = {x[:2]: frozenset([x[:2]]) for x in every}
     for p, q in edges:
         both = holder[p] | holder[q]
-        if all((x, y) in near for x, y in combinations(sorted(both), 2)):
+        if all(beside(x, y, both) for x, y in combinations(sorted(both), 2)):
             for x in both:
                 holder[x] = both
     conflicts = {e for e in edges if holder[e[0]] != holder[e[1]]}
@@ -162,16 +173,41 @@ def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: in
     assert objects(groups) == expected
     assert {pair_of(r) for r in rows if r["conflict"]} == conflicts
     whole = {x: members for members in expected for x in members}
+    moving = {(RANKS[s], r["key"]): r["pmra"] is not None for s, t in sources.items() for r in t.to_pylist()}
     assert all(r["accepted"] == (whole[pair_of(r)[0]] == whole[pair_of(r)[1]]) for r in rows)
     for r in groups.members.to_pylist():
         pair = (RANKS[r["anchor_survey"]], r["anchor_key"]), (RANKS[r["survey"]], r["key"])
-        assert r["separation_uas"] == found.get(pair, 0)
+        others = [tuple(sorted((m, pair[1]))) for m in whole[pair[1]] if moving[m]]
+        lent = min((found[p] for p in others if p in found), default=0)
+        assert r["separation_uas"] == (0 if pair[0] == pair[1] else found.get(pair, lent))
         linked = {pair[1]}
         while more := {x for p in near for x in p if linked & set(p)} - linked:
             linked |= more
         assert (RANKS[r["blend_survey"]], r["blend_key"]) == min(linked)
         for survey, rank in RANKS.items():
             assert r[f"n_{survey}"] == sum(x[0] == rank for x in linked)
+
+
+def test_a_star_that_one_survey_saw_move_is_one_object_of_all() -> None:
+    """0.1 arcsec/yr; HSC's and SDSS's places are 1.69 arcsec apart, of which neither says when it was there, quite."""
+
+    def one(key: int, east: float, low: float, high: float, motion: float | None = None) -> pa.Table:
+        known = np.nan if motion is None else motion
+        ra, dec = offset((150.0, 2.0), np.array([east]), np.array([0.0]))
+        epoch = np.nan if motion is None else 2016.0
+        return source_table(ra, dec, [key], [known], [0.0 * known], [epoch], [low], [high])
+
+    sdss, hsc = one(5, -1.6, 2000.0, 2000.0), one(7, 0.09, 2016.9, 2016.9)
+    gaia, ranks = one(9, 0.0, np.nan, np.nan, 100.0), {"hsc": 1, "gaia": 2, "sdss": 4}
+    apart = group({"hsc": hsc, "sdss": sdss}, ranks, 1.0)
+    assert apart.members["anchor_key"].to_pylist() == [7, 5], "nothing says that they are one"
+    whole = group({"hsc": hsc, "gaia": gaia, "sdss": sdss}, ranks, 1.0)
+    assert whole.members["anchor_key"].to_pylist() == [7, 7, 7] and not any(whole.pairs["conflict"].to_pylist())
+    separation = dict(zip(whole.members["key"].to_pylist(), whole.members["separation_uas"].to_pylist(), strict=True))
+    assert separation[7] == 0 and separation[5] == pytest.approx(0, abs=2_000)
+    off = one(5, -0.95, 2000.0, 2000.0)
+    still = group({"hsc": hsc, "gaia": one(9, 0.0, np.nan, np.nan, 0.0), "sdss": off}, ranks, 1.0)
+    assert len(set(still.members["anchor_key"].to_pylist())) == 2, "1.04 arcsec apart, and nothing has moved"
 
 
 @settings(deadline=None, max_examples=15)
