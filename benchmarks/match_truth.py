@@ -638,13 +638,11 @@ nearest pairs of Gaia and DESI are of two things within 1 arcsec, of which Gaia 
 Legacy Survey holds both, grouping takes nearly all of them apart.
 
 **Stars that move, where neither survey knows it.** HSC and SDSS give no motion, and looked up to 17 years apart: a
-star of 0.06 arcsec a year or more has left the radius. All 56 isolated things of the `catalogue` tier that HSC and
-SDSS hold and that are not linked move by 0.05 to 0.5 arcsec a year; of isolated galaxies and quasars none is missed.
-And since every two members of an object must lie within their radius, such a star loses its SDSS spectrum even where
-Gaia, which knows the motion, holds it too (45 of 2,336 isolated things of Gaia and SDSS). Lending an object's known
-motion to its members without one would mend it; the contract does not do so yet. One link of an isolated quasar of
-SDSS and a star of Gaia is impure; isolation is judged from 2010 on and SDSS looked before that, so the star may have
-passed by (not looked into).
+star of 0.06 arcsec a year or more has left the radius, and the two are no edge (56 of 10,971 isolated things of the
+`catalogue` tier, all of 0.05 to 0.5 arcsec a year; of isolated galaxies and quasars none is missed). Where the object
+has a member that knows its motion, that one carries them (contract 4), and they are members of one object: on that
+tier no isolated thing is missed then. One edge of an isolated quasar of SDSS and a star of Gaia is impure; isolation
+is judged from 2010 on and SDSS looked before that, so the star may have passed by (not looked into).
 
 The mock's positions are good to 0.01 to 0.1 arcsec, far below the radius of 1 arcsec (the tables of separations): the
 scores are about epochs, motions, neighbours and cell borders, not about the choice of the radius.
@@ -660,8 +658,8 @@ The catalogue's patches with fewer bricks and 6,000 stars from 0.5 to 10.3 arcse
 of the motion. *Motion known*: to all surveys that hold the star but one at most. Where two surveys hold a star at
 different epochs and neither knows its motion (Gaia with two parameters, the Legacy Survey without a reference) nothing
 says that they are one: these are the misses among `isolated, from 0.5 arcsec/yr`, and for them alone its lower bounds
-of completeness lie below 0.998. Where DESI knows the motion, both pairs with DESI are found, and one of them is refused
-by the rule that every two members of an object lie within their radius.
+of completeness lie below 0.998. Where DESI knows the motion, both pairs with DESI are found, and DESI's source carries
+the two into one object.
 """
 
 
