@@ -36,7 +36,7 @@ KNOWN_PLANES = (
     *("INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "BRIGHT_OBJECT", "CROSSTALK"),
     *("NOT_DEBLENDED", "UNMASKEDNAN", "REJECTED", "CLIPPED", "SENSOR_EDGE", "INEXACT_PSF", "FAKE", "VIGNETTED"),
 )
-"""Of the pipeline that made PDR3; a file may lack some."""
+"""Of the pipeline that made PDR3, as far as known: the list is not verified, and a file may lack some."""
 ZERO_POINT = 27.0
 """AB magnitude of one count where a file does not say it by FLUXMAG0."""
 SHIFT_TOLERANCE = 1e-3

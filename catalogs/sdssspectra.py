@@ -148,7 +148,7 @@ def read_spec(path: Path, plate: int, mjd: int, fiber: int) -> Spectra:
         for card, column, wanted in (("PLATEID", "PLATE", plate), ("MJD", "MJD", mjd), ("FIBERID", "FIBERID", fiber)):
             said = header.get(card)
             if said is None and own is not None and column in (n.upper() for n in own.columns.names):
-                said = own[column][0]  # SPECOBJ, or SPALL in older files
+                said = own[column][0]  # SPECOBJ or SPALL
             _same(path, card, said, wanted)
         table = hdus["COADD"] if "COADD" in hdus else hdus[1] if len(hdus) > 1 else None
         by_name = {n.lower(): n for n in table.columns.names} if isinstance(table, fits.BinTableHDU) else {}
