@@ -163,8 +163,9 @@ def _parameters(model: Model) -> int:
 def hold_out(cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to learn from, and a tenth of all to judge by: whole cells of the sky, chosen by a hash.
 
-    The cells are of order 8, or of the first finer order (to 11) that has fifty. An object of a chosen cell whose cell of
-    order 13 (26 arcsec) has a neighbour beyond the chosen cells is in neither: cut-outs near by show the same pixels. ValueError where nothing is left for one of the two.
+    The cells are of order 8, or of the first finer order (to 11) that has fifty. An object of a chosen cell whose cell
+    of order 13 (26 arcsec) has a neighbour beyond the chosen cells is in neither: cut-outs near by show the same
+    pixels. ValueError where nothing is left for one of the two.
     """
     for order in range(8, 12):
         shift = 2 * (CELL_ORDER - order)
