@@ -35,16 +35,16 @@ def want(ctx: Context, task: Task) -> Outcome:
     if task.args["wide"]:
         sources = ctx.pile.read_table(task.args["wide"])
         selection = ctx.pile.read_table(task.args["selection"])
-        slim = ctx.pile.read_table(task.args["slim"], columns=["ra", "dec"])
         kept = pc.is_null(selection.column("failed_cut")).to_numpy()
         targeted = np.zeros(len(kept), bool)
         if task.args["members"]:
             members = concat([ctx.pile.read_table(m) for m in task.args["members"]])
             targeted = np.isin(int64(sources, "key"), _keys_beside_targets(members, survey.name))
-        own = [c.name for c in survey.columns if c.name not in ("key", "ra", "dec")]
-        table = sources.select(["key", *own])
-        table = table.add_column(1, "ra", slim.column("ra")).add_column(2, "dec", slim.column("dec"))
-        table = table.append_column("targeted", pa.array(targeted)).filter(pa.array(kept | targeted))
+        table = (
+            sources.drop_columns("healpix29")
+            .append_column("targeted", pa.array(targeted))
+            .filter(pa.array(kept | targeted))
+        )
         table = table.add_column(0, "owner", pa.array([survey.name] * table.num_rows, pa.string()))
     else:
         table = None

@@ -23,6 +23,8 @@ MARGIN_ARCSEC = 900.0
 """How far outside the region sources are still read, so that its objects are whole and its footprints known."""
 
 SLIM = [name for name in STANDARD_SCHEMA.names if name != "row"]
+WIDE = ["key", "ra", "dec", "healpix29"]
+"""Before the survey's own columns, so that the wide table is a catalogue by itself."""
 
 
 def fetch(ctx: Context, task: Task) -> Outcome:
@@ -112,7 +114,7 @@ def gather(ctx: Context, task: Task) -> Outcome:
     put = ctx.pile.put_table
     outputs = {
         "slim": put(table.select([*SLIM, "healpix29"])),
-        "wide": put(table.select(["key", *(c.name for c in survey.columns if c.name != "key")])),
+        "wide": put(table.select([*WIDE, *(c.name for c in survey.columns if c.name not in WIDE)])),
         "selection": put(pa.table({"key": table.column("key"), "failed_cut": failed})),
         "repeats": put(repeats),
         "provenance": put(table.select(["key", "file", "file_sha256", "row"])),

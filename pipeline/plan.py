@@ -378,9 +378,9 @@ def _want(
         own = parts[s.name].get(cell)
         inputs: dict[str, str] = {f"reference {r}": sha for r, (_, sha) in reference.items()}
         args: dict[str, Any] = {"survey": s.name, "reference": {r: path for r, (path, _) in reference.items()}}
-        args |= {"wide": "", "selection": "", "slim": "", "members": [], "targets_slim": ""}
+        args |= {"wide": "", "selection": "", "members": [], "targets_slim": ""}
         if own:
-            for table in ("wide", "selection", "slim"):
+            for table in ("wide", "selection"):
                 inputs[table], args[table] = own[table].content_id, own[table].sha256
         if with_targets:
             near = [members[c] for c in _around(cell) if c in members]

@@ -3,10 +3,10 @@
 VERSIONS = {
     "fetch": 2,
     "read": 3,
-    "gather": 2,
+    "gather": 3,
     "match": 3,
     "coverage": 1,
-    "want": 1,
+    "want": 2,
     "sample": 1,
     "extract": 1,
     "fit": 2,
