@@ -205,6 +205,15 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def remove(path: Path) -> None:
+    """Remove the file, where it is there, so that it stays away after a power cut."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    sync_folder(path.parent)
+
+
 def sealed(body: dict[str, Any]) -> bytes:
     """A JSON file that carries the SHA-256 of the rest of itself."""
     digest = hashlib.sha256(canonical_json(body)).hexdigest()

@@ -13,6 +13,8 @@ from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Part
 
 FORMAT = 1
+RECORDS = ("lineage", "tasks")
+"""Tables beside the others that tell how a snapshot came about, not what it says."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,15 @@ class Snapshot:
                     yield entry.part
 
     def says_the_same(self, other: Snapshot) -> bool:
-        """Whether the other has the same recipe and content, beside the tables too, however its files are laid out."""
+        """Whether the other has the same recipe and content, beside the tables too, however its files are laid out.
+
+        Its `RECORDS` may differ.
+        """
+        mine, theirs = ({n: e for n, e in s.aside.items() if n not in RECORDS} for s in (self, other))
         return (
             self.content_id == other.content_id
             and canonical_json(self.recipe) == canonical_json(other.recipe)
-            and _content(self.aside, ()) == _content(other.aside, ())
+            and _content(mine, ()) == _content(theirs, ())
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from skycairn.pile.files import (
     check_sha256_once,
     file_sha256,
     make_folder,
+    remove,
     sealed,
     sweep,
     sync_folder,
@@ -259,6 +260,10 @@ class Pile:
         except FileNotFoundError:
             return None
         return receipt if all(self.has(part) for part in receipt.outputs.values()) else None
+
+    def drop_receipt(self, key: str) -> None:
+        """Forget the receipt of the task, where there is one: the task is to do again."""
+        remove(self._receipt_path(key))
 
     def read_receipt(self, path: Path) -> Receipt:
         """The receipt in a file of the pile, whether or not its parts are there."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skycairn.catalogs.survey import Modality
 from skycairn.pile.store import Part
 from skycairn.pipeline.extract import STATUS, payload_chunks
+from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.sky import splits
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec, load
@@ -168,22 +169,45 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
     # a forced position is no source, and has no columns of this survey's
     wanted = wanted.filter(pc.equal(wanted.column("owner"), survey.name)).combine_chunks()
     outputs, counts = {}, Counter({"sources": wanted.num_rows})
+    fresh_anywhere = np.zeros(wanted.num_rows, bool)
     for name, files in sorted(task.args["codecs"].items()):
         modality = survey.modality(name)
         codec = codec_of(ctx, files) if files else None
-        value, mask = measured_values(wanted, modality)
-        if codec is None:
-            value, mask = value[:0], np.zeros(wanted.num_rows, bool)
-        status = np.full(len(mask), "not measured", dtype=object)
-        status[mask] = None
-        if modality.absent_flag:
-            lost = np.asarray(pc.fill_null(wanted.column(modality.absent_flag), False))
-            status[lost & ~mask] = "file absent"
-        tokens = codec.encode({"value": value}) if codec is not None else np.empty((0, 1), np.uint16)
-        outputs[name] = ctx.pile.put_table(_token_table(wanted, status, tokens, mask))
-        counts[f"tokens:{name}"] = int(tokens.size)
-        counts[f"present:{name}"] = int(mask.sum())
+        earlier = unchanged(ctx.pile, wanted, task.args["earlier"].get(name), "tokens")
+        kept = earlier.chosen if earlier else np.full(wanted.num_rows, -1)
+        fresh = np.flatnonzero(kept < 0)
+        table = _encoded_values(wanted.take(pa.array(fresh)).combine_chunks(), modality, codec)
+        if earlier:
+            table = _merged(fresh, table, np.flatnonzero(kept >= 0), earlier.take(kept[kept >= 0]))
+        fresh_anywhere[fresh] = True
+        outputs[name] = ctx.pile.put_table(table)
+        counts[f"tokens:{name}"], counts[f"present:{name}"] = _n_tokens(table)
+    counts["encoded"] = int(fresh_anywhere.sum())
     return Outcome(outputs, counts)
+
+
+def _encoded_values(wanted: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
+    value, mask = measured_values(wanted, modality)
+    if codec is None:
+        value, mask = value[:0], np.zeros(wanted.num_rows, bool)
+    status = np.full(len(mask), "not measured", dtype=object)
+    status[mask] = None
+    if modality.absent_flag:
+        lost = np.asarray(pc.fill_null(wanted.column(modality.absent_flag), False))
+        status[lost & ~mask] = "file absent"
+    tokens = codec.encode({"value": value}) if codec is not None and mask.any() else np.empty((0, 1), np.uint16)
+    return _token_table(wanted, status, tokens, mask)
+
+
+def _merged(rows: NDArray[np.int64], a: pa.Table, others: NDArray[np.int64], b: pa.Table) -> pa.Table:
+    """Two tables whose rows stand at these places, as one."""
+    order = np.argsort(np.concatenate([rows, others]), kind="stable")
+    return concat([a, b.cast(a.schema)]).take(pa.array(order)).combine_chunks()
+
+
+def _n_tokens(table: pa.Table) -> tuple[int, int]:
+    tokens = table.column("tokens")
+    return int(pc.sum(pc.list_value_length(tokens)).as_py() or 0), len(tokens) - tokens.null_count
 
 
 def encode_payload(ctx: Context, task: Task) -> Outcome:
@@ -192,31 +216,54 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
     modality = survey.modality(task.settings["modality"])
     codec = codec_of(ctx, task.args["codec"]) if task.args["codec"] else None
     counts: Counter[str] = Counter()
-    done = []
+    wanted = ctx.pile.read_table(task.args["wanted"])
+    column = f"group.{modality.name}"
+    earlier = unchanged(ctx.pile, wanted, task.args.get("earlier tokens"), "tokens", (column, task.args["files"]))
+    number = int64(wanted, column)
+    order = np.argsort(number, kind="stable")
+    order = order[number[order] >= 0]
+    kept = earlier.chosen[order] if earlier else np.full(len(order), -1)
+    fresh = wanted.take(pa.array(order[kept < 0])).combine_chunks()
     chunks: Iterator[pa.Table]
     if task.args["payload"]:
-        chunks = pieces_of(ctx.pile, task.args["payload"])
+        names = np.asarray(fresh.column("owner")), int64(fresh, "key")
+        chunks = (_among(chunk, *names) for chunk in pieces_of(ctx.pile, task.args["payload"]))
     else:
-        chunks = payload_chunks(ctx, task, counts)
-    for chunk in chunks:
-        status = np.array([STATUS.get(s, s) for s in chunk.column("status").to_pylist()], dtype=object)
-        mask = np.array([s is None for s in status], dtype=bool)
-        if codec is None:
-            status[mask], mask[:] = "not measured", False
-        tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
-        if codec is not None and mask.any():
-            arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
-            seen = codec.sees(arrays)
-            status[np.flatnonzero(mask)[~seen]] = "not measured"
-            mask[mask] = seen
-            tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
-        done.append(_token_table(chunk, status, tokens, mask))
-        counts["sources"] += chunk.num_rows
-        counts[f"tokens:{modality.name}"] += int(tokens.size)
-        counts[f"present:{modality.name}"] += int(mask.sum())
+        chunks = payload_chunks(ctx, task, counts, fresh)
+    done = [_encoded_payload(chunk, modality, codec) for chunk in chunks if chunk.num_rows] if fresh.num_rows else []
+    if earlier:
+        taken = earlier.take(kept[kept >= 0])
+        done = [
+            _merged(np.flatnonzero(kept < 0), concat(done) if done else taken[:0], np.flatnonzero(kept >= 0), taken)
+        ]
+    counts["encoded"] = fresh.num_rows
+    notes = {"files": task.args["files"]}
     if not done:
-        return Outcome({}, counts)
-    return Outcome({modality.name: ctx.pile.put_table(concat(done))}, counts)
+        return Outcome({}, counts, notes)
+    table = concat(done)
+    counts["sources"] = table.num_rows
+    counts[f"tokens:{modality.name}"], counts[f"present:{modality.name}"] = _n_tokens(table)
+    return Outcome({modality.name: ctx.pile.put_table(table)}, counts, notes)
+
+
+def _among(chunk: pa.Table, owner: NDArray[Any], key: NDArray[np.int64]) -> pa.Table:
+    at = row_of(np.asarray(chunk.column("owner")), int64(chunk, "key"), owner, key)
+    return chunk.filter(pa.array(at >= 0)).combine_chunks()
+
+
+def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
+    status = np.array([STATUS.get(s, s) for s in chunk.column("status").to_pylist()], dtype=object)
+    mask = np.array([s is None for s in status], dtype=bool)
+    if codec is None:
+        status[mask], mask[:] = "not measured", False
+    tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
+    if codec is not None and mask.any():
+        arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
+        seen = codec.sees(arrays)
+        status[np.flatnonzero(mask)[~seen]] = "not measured"
+        mask[mask] = seen
+        tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
+    return _token_table(chunk, status, tokens, mask)
 
 
 def _token_table(sources: pa.Table, status: NDArray[Any], tokens: NDArray[Any], mask: NDArray[np.bool_]) -> pa.Table:

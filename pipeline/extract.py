@@ -10,19 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.pipeline.fetch import ChecksumMismatch, FetchError, verify
+from skycairn.pipeline.fetch import check_unchanged
+from skycairn.pipeline.reuse import unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
 
 STATUS = {"file_absent": "file absent", "not_measured": "not measured"}
 """A survey's words for what it could not cut out, in the pile's words."""
-
-
-class DamagedFiles(FetchError):
-    """Payload files whose digests are not the published ones; `files`: reason by path."""
-
-    def __init__(self, files: Mapping[str, str]) -> None:
-        super().__init__("; ".join(files.values()))
-        self.files = dict(files)
 
 
 def want(ctx: Context, task: Task) -> Outcome:
@@ -107,32 +100,41 @@ def _forced(ctx: Context, task: Task, survey: str) -> pa.Table:
     return out
 
 
-def file_states(
-    ctx: Context, survey: str, groups: Sequence[Mapping[str, Any]], damaged: Mapping[str, str]
-) -> list[dict[str, list[Any]]]:
-    """For each file of each group: path, state, digest. State: listed, unlisted, damaged, lost, unpublished.
+Groups = Sequence[Mapping[str, Sequence[Any]]]
+"""Of each group, by role: a file as `file_as_json` gives it."""
+
+
+def payload_files(ctx: Context, survey: str, groups: Groups) -> list[list[Any]]:
+    """Path, published digest (None: none) and `stat_of` of each file of these groups that is there, by path."""
+    archive = ctx.archive(survey)
+    files = {v[0]: file_from_json(list(v)) for group in groups for v in group.values()}
+    return [
+        [path, archive.listed(file), stat]
+        for path, file in sorted(files.items())
+        if (stat := archive.stat(path)) is not None
+    ]
+
+
+def file_states(ctx: Context, survey: str, groups: Groups, fetched: Mapping[str, Any]) -> list[dict[str, list[Any]]]:
+    """For each file of each group: path, state, SHA-256. State: there, damaged, lost, unpublished.
 
     The archive's list is the truth: a file in it that is not there is *lost*; a file that is neither listed nor there
-    was never published. `damaged` holds, as `survey/path`, those that this build found to be other than their digest.
+    was never published. `fetched` are the notes of `fetch payload`.
     """
     archive = ctx.archive(survey)
     out = []
     for group in groups:
         states: dict[str, list[Any]] = {}
         for role, values in group.items():
-            file = file_from_json(values)
-            digest = archive.listed(file)
-            there = archive.exists(file.path)
-            if there and f"{survey}/{file.path}" in damaged:
-                states[role] = [file.path, "damaged", digest]
-            elif digest is not None:
-                states[role] = [file.path, "listed" if there else "lost", digest]
-            elif there:
-                stat = archive.local(file.path).stat()
-                states[role] = [file.path, "unlisted", f"{stat.st_size}:{stat.st_mtime_ns}"]
+            file = file_from_json(list(values))
+            if file.path in fetched["sha256"]:
+                states[role] = [file.path, "there", fetched["sha256"][file.path]]
+            elif file.path in fetched["damaged"]:
+                states[role] = [file.path, "damaged", None]
             else:
+                listed = archive.listed(file) is not None
                 no_list = file.checksum_list is not None and archive.names(file.checksum_list) is None
-                states[role] = [file.path, "lost" if no_list else "unpublished", None]
+                states[role] = [file.path, "lost" if listed or no_list else "unpublished", None]
         out.append(states)
     return out
 
@@ -140,62 +142,70 @@ def file_states(
 def extract(ctx: Context, task: Task) -> Outcome:
     """The kept payload of one modality in one cell: owner, key, status, arrays."""
     counts: Counter[str] = Counter()
+    notes = {"files": task.args["files"]}
     chunks = payload_chunks(ctx, task, counts)
     first = next(chunks, None)
     if first is None:
-        return Outcome({}, counts)
+        return Outcome({}, counts, notes)
     with ctx.pile.table_writer(first.schema, row_group_rows=16) as writer:
         writer.write(first)
         for chunk in chunks:
             writer.write(chunk)
-    return Outcome({"payload": writer.part}, counts)
+    return Outcome({"payload": writer.part}, counts, notes)
 
 
-def payload_chunks(ctx: Context, task: Task, counts: Counter[str]) -> Iterator[pa.Table]:
-    """Payload of the wanted sources, a group of files at a time: owner, key, status, arrays.
+def payload_chunks(
+    ctx: Context, task: Task, counts: Counter[str], wanted: pa.Table | None = None
+) -> Iterator[pa.Table]:
+    """Payload of the wanted sources (the task's, unless given), a group of files at a time: owner, key, status, arrays.
 
     Where the task names a `keep` table, only its first sources, as many as its settings say, and those that a target
-    needs. DamagedFiles, once all files were looked at, where any of them is not what its archive published: what is
-    made without a file is made by another task, which knows of it, and is not taken for whole when the file is mended.
+    needs. Where it names an `earlier` payload, sources that are what they were are taken from there.
     """
     survey = ctx.survey(task.args["survey"])
     archive = ctx.archive(task.args["survey"])
     modality = task.settings["modality"]
-    wanted = ctx.pile.read_table(task.args["wanted"])
+    if wanted is None:
+        wanted = ctx.pile.read_table(task.args["wanted"])
     if task.args.get("keep"):
         keep = ctx.pile.read_table(task.args["keep"], columns=["key"]).column("key").combine_chunks()
         keep = keep.slice(0, task.settings["keep"])
         sampled = pc.and_(pc.is_in(wanted.column("key"), keep), pc.equal(wanted.column("owner"), survey.name))
-        wanted = wanted.filter(pc.or_(sampled, wanted.column("targeted")))
-    number = np.asarray(wanted.column(f"group.{modality}"))
-    damaged: dict[str, str] = {}
+        wanted = wanted.filter(pc.or_(sampled, wanted.column("targeted"))).combine_chunks()
+    column = f"group.{modality}"
+    number = np.asarray(wanted.column(column))
+    earlier = unchanged(ctx.pile, wanted, task.args.get("earlier"), "payload", (column, task.args["files"]))
+    kept = earlier.chosen if earlier else np.full(wanted.num_rows, -1)
     for i, states in enumerate(task.args["files"]):
-        rows = wanted.filter(pa.array(number == i))
-        if not rows.num_rows:
+        rows = np.flatnonzero(number == i)
+        if not len(rows):
             continue
-        files, lost = {}, set()
-        for role, (path, state, digest) in states.items():
-            if state in ("lost", "damaged"):
-                lost.add(role)
-                counts["files damaged"] += state == "damaged"
-            elif state != "unpublished":
-                try:
-                    verify(archive.local(path), digest if state == "listed" else None)
-                    files[role] = archive.local(path)
-                except ChecksumMismatch as error:
-                    damaged[path] = str(error)
-        if damaged:
-            continue
-        counts["files"] += len(files)
+        lost = frozenset(role for role, (_, state, _) in states.items() if state in ("lost", "damaged"))
+        there = {role: path for role, (path, state, _) in states.items() if state == "there"}
+        counts["files"] += len(there)
         counts["files lost"] += len(lost)
-        for a in range(0, rows.num_rows, 256):
-            some = rows.slice(a, 256).combine_chunks()
-            table = survey.extract(modality, some, files, frozenset(lost))
-            if table.column("key").to_pylist() != some.column("key").to_pylist():
-                raise ValueError(f"{survey.name}: extract gave other rows than it was asked for ({task.label})")
+        counts["files damaged"] += sum(state == "damaged" for _, state, _ in states.values())
+        if (kept[rows] < 0).any():
+            for path in there.values():
+                check_unchanged(archive.local(path), task.args["known"][path])
+        files = {role: archive.local(path) for role, path in there.items()}
+        for a in range(0, len(rows), 256):
+            some = rows[a : a + 256]
+            fresh, old = some[kept[some] < 0], some[kept[some] >= 0]
+            pieces = []
+            if len(fresh):
+                asked = wanted.take(pa.array(fresh)).combine_chunks()
+                made = survey.extract(modality, asked, files, lost)
+                if made.column("key").to_pylist() != asked.column("key").to_pylist():
+                    raise ValueError(f"{survey.name}: extract gave other rows than it was asked for ({task.label})")
+                pieces.append(made.add_column(0, "owner", asked.column("owner")))
+            if len(old) and earlier:
+                taken = earlier.take(kept[old])
+                pieces.append(taken.cast(pieces[0].schema) if pieces else taken)
+            order = np.argsort(np.concatenate([fresh, old]), kind="stable")
+            table = concat(pieces).take(pa.array(order)).combine_chunks()
             counts["sources"] += table.num_rows
+            counts["extracted"] += len(fresh)
             status = table.column("status").combine_chunks()
             counts.update({STATUS.get(str(s), str(s)): n for s, n in Counter(status.to_pylist()).items() if s})
-            yield table.add_column(0, "owner", some.column("owner"))
-    if damaged:
-        raise DamagedFiles(damaged)
+            yield table

@@ -3,15 +3,18 @@
 FetchError
   ChecksumMismatch    the file's digest is not the one that the archive publishes
   NotPublished        the archive has no such file
+  Changed             the file is another than it was when this build began
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from skycairn.catalogs.survey import RemoteFile
 
@@ -30,25 +33,50 @@ class NotPublished(FetchError):
     """The archive has no such file."""
 
 
+class Changed(FetchError):
+    """The file is another than it was when this build began."""
+
+
+Stat = list[int]
+"""Size in bytes, time of change in nanoseconds, inode: a file of which none has changed is taken to be the same."""
+
+
+def stat_of(path: Path) -> Stat | None:
+    """How a file is known again; None where there is no file."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ino] if stat.S_ISREG(found.st_mode) else None
+
+
 @dataclass
 class RootArchive:
-    """An archive's tree on a local or mounted file system."""
+    """An archive's tree on a local or mounted file system; it remembers how it found what it was asked for."""
 
     root: Path
 
     def __post_init__(self) -> None:
         self._lists: dict[str, dict[str, str] | None] = {}
+        self.looked: dict[str, Stat | None] = {}
+        "size, time of change and inode of each file that was asked for, by path; None where it was not there"
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder; set the survey's root to where its archive's tree lies")
 
     def exists(self, path: str) -> bool:
         """Whether the file is there."""
-        return self._inside(path).is_file()
+        return self.stat(path) is not None
+
+    def stat(self, path: str) -> Stat | None:
+        """Size, time of change and inode of the file, None where it is not there; as it was when first asked for."""
+        if path not in self.looked:
+            self.looked[path] = stat_of(self._inside(path))
+        return self.looked[path]
 
     def local(self, path: str) -> Path:
         """The file; NotPublished where there is none."""
         found = self._inside(path)
-        if not found.is_file():
+        if not self.exists(path):
             raise NotPublished(f"{found}: no such file; copy it from the archive")
         return found
 
@@ -56,7 +84,8 @@ class RootArchive:
         """Digest by file name, or None where the list is absent."""
         if checksum_list not in self._lists:
             path = self._inside(checksum_list)
-            self._lists[checksum_list] = parse_checksums(path.read_text(), str(path)) if path.is_file() else None
+            there = self.exists(checksum_list)
+            self._lists[checksum_list] = parse_checksums(path.read_text(), str(path)) if there else None
         return self._lists[checksum_list]
 
     def listed(self, file: RemoteFile) -> str | None:
@@ -110,3 +139,13 @@ def verify(path: Path, listed: str | None) -> str:
             "fetch the file again"
         )
     return found["sha256"]
+
+
+def check_unchanged(path: Path, known: Sequence[Any]) -> None:
+    """Changed unless the file is as it was fetched: `known` is its SHA-256, then its `stat_of`.
+
+    One that was only touched is read again, and is the same.
+    """
+    sha256, *as_fetched = known
+    if stat_of(path) != as_fetched and digests(path, "sha256")["sha256"] != sha256:
+        raise Changed(f"{path}: the file was replaced while it was being read; build again")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
 from skycairn.pile.content import content_id
-from skycairn.pipeline.fetch import verify
+from skycairn.pipeline.fetch import ChecksumMismatch, check_unchanged, verify
 from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
 
@@ -31,17 +28,26 @@ def fetch(ctx: Context, task: Task) -> Outcome:
     """Hold one file against its published digest, and know it by its SHA-256."""
     path = ctx.archive(task.args["survey"]).local(task.settings["path"])
     sha256 = verify(path, task.settings["listed"])
-    stat = path.stat()
-    counts = {"files": 1, "bytes": stat.st_size, "verified": int(task.settings["listed"] is not None)}
-    return Outcome(counts=counts, notes={"sha256": sha256, "stat": [stat.st_size, stat.st_mtime_ns]})
+    check_unchanged(path, [sha256, *task.settings["stat"]])
+    counts = {"files": 1, "bytes": task.settings["stat"][0], "verified": int(task.settings["listed"] is not None)}
+    return Outcome(counts=counts, notes={"sha256": sha256})
 
 
-def _check_unchanged(path: Path, known: Sequence[Any]) -> None:
-    """Hold a file that was touched since it was fetched against its digest again."""
-    sha256, *stat = known
-    found = path.stat()
-    if [found.st_size, found.st_mtime_ns] != stat:
-        verify(path, sha256)
+def fetch_payload(ctx: Context, task: Task) -> Outcome:
+    """Hold the payload files of one cell against their digests; those that differ are noted as damaged, not lost."""
+    archive = ctx.archive(task.args["survey"])
+    known, damaged = {}, {}
+    counts: Counter[str] = Counter({"files": len(task.settings["files"])})
+    for path, listed, stat in task.settings["files"]:
+        try:
+            known[path] = verify(archive.local(path), listed)
+            check_unchanged(archive.local(path), [known[path], *stat])
+        except ChecksumMismatch as error:
+            damaged[path] = str(error)
+        counts["bytes"] += stat[0]
+        counts["verified"] += listed is not None and path not in damaged
+    counts["damaged"] = len(damaged)
+    return Outcome(counts=counts, notes={"sha256": known, "damaged": damaged})
 
 
 def read(ctx: Context, task: Task) -> Outcome:
@@ -50,7 +56,7 @@ def read(ctx: Context, task: Task) -> Outcome:
     file = file_from_json(task.args["file"])
     companions = {r: archive.local(p) if p else None for r, p in task.args["companions"].items()}
     for path, known in task.args["known"].items():
-        _check_unchanged(archive.local(path), known)
+        check_unchanged(archive.local(path), known)
     rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
     table = survey.read(archive.local(file.path), rows, companions, task.settings["columns that the cuts need"])
     counts = Counter({"rows": table.num_rows})

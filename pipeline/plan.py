@@ -7,6 +7,7 @@ unknown until it was read.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
 from skycairn.pile.content import merkle
 from skycairn.pile.receipt import Receipt, task_key
 from skycairn.pile.store import Part
-from skycairn.pipeline.extract import file_states
+from skycairn.pipeline.extract import file_states, payload_files
+from skycairn.pipeline.parent import Parent, why
 from skycairn.pipeline.partition import MARGIN_ARCSEC, needed_columns
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.sky import rings
-from skycairn.pipeline.task import Context, Task, file_as_json
+from skycairn.pipeline.task import Context, Task, file_as_json, file_from_json
 from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import lock_ids
 
@@ -57,6 +59,15 @@ class Plan:
         return not self.todo
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A task that could not be done in this run."""
+
+    reason: str
+    cells: frozenset[int] = frozenset()
+    "work cells in which no object can be made without it"
+
+
 @dataclass
 class Memory:
     """What one planning leaves to the next of the same build."""
@@ -65,20 +76,26 @@ class Memory:
     "by key"
     files: dict[str, list[RemoteFile]] = field(default_factory=dict)
     "catalogue files by survey"
-    damaged: dict[str, str] = field(default_factory=dict)
-    "payload files, as `survey/path`, that are not what their archive published, with the reason"
-    states: dict[str, list[dict[str, list[Any]]]] = field(default_factory=dict)
-    "of the payload files of one modality and cell, see `file_states`"
+    payload_files: dict[str, list[list[Any]]] = field(default_factory=dict)
+    "of one modality and cell, see `payload_files`"
+    samples: dict[str, dict[int, str]] = field(default_factory=dict)
+    "digest of a sample's sources by cell"
+    codecs: dict[str, dict[str, Part]] = field(default_factory=dict)
+    "files of locked codecs by content id"
 
 
 @dataclass
 class _Planner:
     ctx: Context
-    failed: Mapping[str, str]
-    before: Mapping[str, Mapping[str, Any]]
+    failed: Mapping[str, Failure]
+    parent: Parent
     memory: Memory
+    rehash: bool = False
+    refit: frozenset[str] = frozenset()
     known: dict[str, list[Any]] = field(default_factory=dict)
-    "SHA-256 of each fetched file, with the size and time of change that it had, by `survey/path`"
+    "SHA-256 of each fetched file, with the `stat_of` that it had, by `survey/path`"
+    asked: set[str] = field(default_factory=set)
+    "keys of the tasks to do: two cells may ask for the same work"
     plan: Plan = field(default_factory=Plan)
 
     def need(
@@ -92,46 +109,67 @@ class _Planner:
         """The receipt of this work; None, and a task, where it is still to do."""
         label = f"{step} {label}"
         key = task_key(step, VERSIONS[step], dict(settings), dict(inputs))
-        receipt = self.memory.receipts.get(key) or self.ctx.pile.receipt(key)
+        receipt = self.memory.receipts.get(key)
+        if receipt is None and not (self.rehash and step in ("fetch", "fetch payload")):
+            receipt = self.ctx.pile.receipt(key)
         if receipt is not None:
             self.memory.receipts[key] = receipt
             self.plan.receipts[label] = receipt
             return receipt
-        if label in self.failed:
+        if label in self.failed or key in self.asked:
             return None
-        why = self._why(step, label, settings, inputs)
-        self.plan.todo.append(Task(step, label, settings, inputs, args or {}, key, why))
+        self.asked.add(key)
+        reason = why(step, settings, inputs, self.parent.receipt(label)) if not self.rehash else "to be read anew"
+        self.plan.todo.append(Task(step, label, settings, inputs, args or {}, key, reason))
         return None
 
-    def _why(self, step: str, label: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-        old = self.before.get(label)
-        if old is None:
-            return "never done"
-        if old.get("version") != VERSIONS[step]:
-            return f"step {step} is of version {VERSIONS[step]}, was {old.get('version')}"
-        changed = [k for k in settings if settings[k] != old["settings"].get(k)]
-        if changed:
-            return f"setting {', '.join(changed)} changed"
-        names = sorted({*inputs, *old["inputs"]})
-        changed = [n for n in names if inputs.get(n) != old["inputs"].get(n)]
-        if changed:
-            return f"input {', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''} changed"
-        return "its output is gone"
+    def earlier(self, label: str, step: str, settings: Mapping[str, Any]) -> Receipt | None:
+        """The receipt behind the parent of the same work on other sources; None where it was of another kind."""
+        old = self.parent.receipt(f"{step} {label}")
+        same = {**settings, "step version": VERSIONS[step]}
+        return old if old is not None and _less_keep(old.settings) == _less_keep(same) else None
+
+
+def _less_keep(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k != "keep"}
+
+
+HELD_RINGS = {"gather": 1, "match": 0, "fetch payload": 1, "want": 1, "extract": 1, "encode": 1, "encode payload": 1}
+"""Rings of cells about a task's own in which no object can be made without it."""
+
+
+def cells_held_by(task: Task) -> frozenset[int] | None:
+    """The cells in which no object can be made without this task; None where nothing can be made without it."""
+    if task.step == "shard":
+        return frozenset(int(c) for c in task.args["cells"])
+    found = re.search(r" cell (\d+)", task.label)
+    if found is None or task.step not in {**HELD_RINGS, "objects": 0}:
+        return None
+    ring = HELD_RINGS.get(task.step, 0)
+    return frozenset(int(c) for c in rings(WORK_ORDER, np.array([int(found[1])], dtype=np.int64), ring))
 
 
 def plan(
     ctx: Context,
-    failed: Mapping[str, str] | None = None,
-    before: Mapping[str, Mapping[str, Any]] | None = None,
+    failed: Mapping[str, Failure] | None = None,
+    parent: Parent | None = None,
     memory: Memory | None = None,
+    rehash: bool = False,
+    refit: Iterable[str] = (),
 ) -> Plan:
     """The plan of this recipe for this pile.
 
-    `failed` names tasks (by label) that failed in this run, with the reason; `before` the tasks behind the head
-    snapshot, by label, to tell why one is to be done again; `memory` spares the next call to look again.
+    `failed` names tasks (by label) that failed in this run; `parent` is the head, to tell why a task is to be done
+    again and what of its earlier outcome stands; `memory` spares the next call to look again; `rehash` trusts no size
+    and time of a survey's file; `refit` names modalities whose locked codecs are to be fitted anew.
     """
     memory = memory or Memory()
-    p = _Planner(ctx, failed or {}, before or {}, memory)
+    parent = parent or Parent(ctx.pile, None)
+    p = _Planner(ctx, failed or {}, parent, memory, rehash, frozenset(refit))
+    for label, failure in p.failed.items():
+        if failure.cells:
+            p.plan.held_cells |= failure.cells
+            p.plan.held_back[label] = failure.reason
     surveys = [ctx.survey(c.name) for c in ctx.recipe.surveys]
     region_cells = ctx.recipe.region.work_cells(MARGIN_ARCSEC).tolist()
     reference = {s.name: _reference(p, s) for s in surveys}
@@ -150,7 +188,10 @@ def plan(
     samples = _samples(p, surveys, parts)
     if p.plan.todo:
         return p.plan
-    payload = {s.name: _extract(p, s, wanted[s.name], samples) for s in surveys}
+    files = {s.name: _payload_files(p, s, wanted[s.name]) for s in surveys}
+    if p.plan.todo:
+        return p.plan
+    payload = {s.name: _extract(p, s, wanted[s.name], files[s.name], samples) for s in surveys}
     if p.plan.todo:
         return p.plan
     for s in surveys:
@@ -182,17 +223,14 @@ def _fetch(p: _Planner, s: Survey, file: RemoteFile) -> str | None:
     if not archive.exists(file.path):
         p.plan.held_back[f"{s.name}/{file.path}"] = "listed by the archive, and not there" if listed else "not there"
         return None
-    settings: dict[str, Any] = {"survey": s.name, "path": file.path, "listed": listed}
-    if listed is None:
-        stat = archive.local(file.path).stat()
-        settings["stat"] = [stat.st_size, stat.st_mtime_ns]
+    stat = archive.stat(file.path)
+    settings = {"survey": s.name, "path": file.path, "listed": listed, "stat": stat}
     receipt = p.need("fetch", label, settings, {}, {"survey": s.name})
     if receipt is None:
-        reason = p.failed.get(f"fetch {label}")
-        if reason:
-            p.plan.held_back[f"{s.name}/{file.path}"] = reason
+        if failure := p.failed.get(f"fetch {label}"):
+            p.plan.held_back[f"{s.name}/{file.path}"] = failure.reason
         return None
-    p.known[f"{s.name}/{file.path}"] = [receipt.notes["sha256"], *receipt.notes["stat"]]
+    p.known[f"{s.name}/{file.path}"] = [receipt.notes["sha256"], *(stat or [])]
     return str(receipt.notes["sha256"])
 
 
@@ -268,9 +306,8 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
             args["known"] = {path: p.known[f"{s.name}/{path}"] for path in paths}
             receipt = p.need("read", label, settings, inputs, args)
             if receipt is None:
-                reason = p.failed.get(f"read {label}")
-                if reason:
-                    p.plan.held_back[f"{s.name}/{file.path}"] = reason
+                if failure := p.failed.get(f"read {label}"):
+                    p.plan.held_back[f"{s.name}/{file.path}"] = failure.reason
                     _hold(p, s, file, region_cells)
                 continue
             for cell, (start, stop, content) in receipt.notes["cells"].items():
@@ -425,7 +462,8 @@ def _samples(p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts])
 def _locked(p: _Planner) -> dict[str, str]:
     """Content id by modality of the codecs that this pile is locked to."""
     path = p.ctx.pile.root / "codecs.lock"
-    return lock_ids(path) if path.is_file() else {}
+    locked = lock_ids(path) if path.is_file() else {}
+    return {m: content_id for m, content_id in locked.items() if m not in p.refit}
 
 
 def keeps(p: _Planner, s: Survey, m: Modality, wanted: Mapping[int, Receipt]) -> str:
@@ -437,10 +475,41 @@ def keeps(p: _Planner, s: Survey, m: Modality, wanted: Mapping[int, Receipt]) ->
     return "all" if n * int(np.prod(m.shape)) * 9 <= policy.limit_bytes else "sample"
 
 
+Files = dict[str, dict[int, tuple[list[dict[str, list[Any]]], dict[str, list[Any]]]]]
+"""By modality and cell: the state of the files of each group, and how each file that is there is known."""
+
+
+def _payload_files(p: _Planner, s: Survey, wanted: Mapping[int, Receipt]) -> Files:
+    """The files that payload is cut out of, each held against its digest."""
+    out: Files = {}
+    for m in (m for m in s.modalities if m.payload):
+        out[m.name] = {}
+        for cell, w in wanted.items():
+            groups = w.notes["groups"].get(m.name, [])
+            if not groups:
+                continue
+            looked = f"{m.name} {w.outputs['wanted'].content_id}"
+            if looked not in p.memory.payload_files:
+                p.memory.payload_files[looked] = payload_files(p.ctx, s.name, groups)
+            files = p.memory.payload_files[looked]
+            settings = {"survey": s.name, "files": files}
+            fetched = p.need("fetch payload", f"{m.name} cell {cell}", settings, {}, {"survey": s.name})
+            if fetched is None:
+                continue
+            states = file_states(p.ctx, s.name, groups, fetched.notes)
+            for path, reason in fetched.notes["damaged"].items():
+                p.plan.held_back[f"{s.name}/{path}"] = reason
+            known = {path: [sha256, *stat] for path, _, stat in files if (sha256 := fetched.notes["sha256"].get(path))}
+            out[m.name][cell] = states, known
+    return out
+
+
 Kept = dict[str, dict[int, dict[str, Any]]]
 
 
-def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Mapping[str, Receipt]) -> Kept:
+def _extract(
+    p: _Planner, s: Survey, wanted: Mapping[int, Receipt], files: Files, samples: Mapping[str, Receipt]
+) -> Kept:
     """By modality and cell: the files, the kept payload, and the payload that the codec is fitted on."""
     locked = _locked(p)
     out: Kept = {}
@@ -450,35 +519,36 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
         out[m.name] = {}
         policy = keeps(p, s, m, wanted)
         sample = samples[s.name].outputs["sample"] if s.name in samples else None
-        for cell, w in wanted.items():
-            groups = w.notes["groups"].get(m.name, [])
-            if not groups:
-                continue
-            looked = f"{m.name} {w.outputs['wanted'].content_id} {len(p.memory.damaged)}"
-            if looked not in p.memory.states:
-                p.memory.states[looked] = file_states(p.ctx, s.name, groups, p.memory.damaged)
-            files = p.memory.states[looked]
+        for cell, (states, known) in files[m.name].items():
+            w = wanted[cell]
             settings = {**_identity(s), "modality": m.name}
-            state = merkle({f"{i} {r}": f"{v[1]} {v[2]}" for i, g in enumerate(files) for r, v in g.items()})
+            state = merkle({f"{i} {r}": f"{v[1]} {v[2]}" for i, g in enumerate(states) for r, v in g.items()})
             inputs = {"wanted": w.outputs["wanted"].content_id, "files": state}
-            args = {"survey": s.name, "wanted": w.outputs["wanted"].sha256, "files": files}
+            args = {"survey": s.name, "wanted": w.outputs["wanted"].sha256, "files": states, "known": known}
             made: dict[str, Any] = {"settings": settings, "inputs": inputs, "args": args, "payload": None, "fit": None}
-            for g in files:
-                for path, condition, digest in g.values():
+            for g in states:
+                for path, condition, _ in g.values():
                     if condition == "lost":
-                        p.plan.lost[f"{s.name}/{path}"] = LOST if digest else UNLISTED
-                    elif condition == "damaged":
-                        p.plan.held_back[f"{s.name}/{path}"] = p.memory.damaged[f"{s.name}/{path}"]
+                        p.plan.lost[f"{s.name}/{path}"] = _lost(p, s, w, m, path)
             purposes = []
             if policy != "none":
                 purposes.append(("payload", policy, p.ctx.recipe.payload.sample))
             if m.name not in locked and policy != "all":
                 purposes.append(("fit", "sample", p.ctx.recipe.codecs.fit_payload_rows))
+            old_wanted = p.earlier(f"{s.name} cell {cell}", "want", _identity(s))
             for purpose, which, most in purposes:
                 chosen, more, where = dict(settings), dict(inputs), dict(args)
                 if which == "sample" and sample is not None:
-                    chosen["keep"], more["sample"], where["keep"] = most, sample.content_id, sample.sha256
+                    chosen["keep"], where["keep"] = most, sample.sha256
+                    more["sample"] = _sampled_here(p, sample, most).get(cell, "none")
                 label = f"{m.name} cell {cell}" + (" for fitting" if purpose == "fit" else "")
+                old = p.earlier(label, "extract", chosen)
+                if old is not None and old_wanted is not None and "payload" in old.outputs:
+                    where["earlier"] = {
+                        "wanted": old_wanted.outputs["wanted"].sha256,
+                        "payload": old.outputs["payload"].sha256,
+                        "files": old.notes["files"],
+                    }
                 r = p.need("extract", label, chosen, more, where)
                 if r is not None:
                     made[purpose] = r.outputs.get("payload")
@@ -489,6 +559,27 @@ def _extract(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], samples: Map
             if made["payload"]:
                 p.plan.tables[f"payload.{m.name}"].append({"cell": cell, "part": made["payload"]})
     return out
+
+
+def _lost(p: _Planner, s: Survey, wanted: Receipt, m: Modality, path: str) -> str:
+    """Why a payload file counts as lost: the archive lists it, or no list is there to tell."""
+    for group in wanted.notes["groups"][m.name]:
+        for values in group.values():
+            if values[0] == path:
+                return LOST if p.ctx.archive(s.name).listed(file_from_json(values)) else UNLISTED
+    return LOST
+
+
+def _sampled_here(p: _Planner, sample: Part, most: int) -> dict[int, str]:
+    """Digest of the first `most` sources of a sample, by cell."""
+    name = f"{sample.sha256} {most}"
+    if name not in p.memory.samples:
+        table = p.ctx.pile.read_table(sample).slice(0, most)
+        keys: dict[int, list[int]] = defaultdict(list)
+        for cell, key in zip(table.column("cell").to_pylist(), table.column("key").to_pylist(), strict=True):
+            keys[cell].append(key)
+        p.memory.samples[name] = {c: merkle({str(k): "" for k in found}) for c, found in keys.items()}
+    return p.memory.samples[name]
 
 
 def _fit(
@@ -533,7 +624,9 @@ def _fit(
 
 def _locked_parts(p: _Planner, content_id: str) -> dict[str, Part]:
     """The files of a locked codec as parts of this pile."""
-    return p.ctx.pile.put_folder(p.ctx.pile.root / "codecs" / content_id)
+    if content_id not in p.memory.codecs:
+        p.memory.codecs[content_id] = p.ctx.pile.put_folder(p.ctx.pile.root / "codecs" / content_id)
+    return p.memory.codecs[content_id]
 
 
 Tokens = dict[str, dict[int, Part]]
@@ -549,6 +642,7 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
             ids = {m.name: p.plan.codecs[m.name]["content_id"] or "none" for m in columns}
             args: dict[str, Any] = {"survey": s.name, "wanted": w.outputs["wanted"].sha256}
             args["codecs"] = {m.name: p.plan.codecs[m.name]["parts"] for m in columns}
+            args["earlier"] = _earlier_values(p, s, cell, settings, ids)
             inputs = {"wanted": w.outputs["wanted"].content_id, **ids}
             receipt = p.need("encode", f"{s.name} columns cell {cell}", settings, inputs, args)
             if receipt is not None:
@@ -563,13 +657,46 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
             if whole:
                 inputs = {"payload": whole.content_id, "codec": codec["content_id"] or "none"}
             args = {**made["args"], "codec": codec["parts"], "payload": whole.sha256 if whole else ""}
-            receipt = p.need("encode payload", f"{m.name} cell {cell}", made["settings"], inputs, args)
+            settings = made["settings"] if whole else {**made["settings"], "extract version": VERSIONS["extract"]}
+            args["earlier tokens"] = _earlier_tokens(p, s, m, cell, settings, inputs["codec"])
+            receipt = p.need("encode payload", f"{m.name} cell {cell}", settings, inputs, args)
             if receipt is not None:
                 found |= receipt.outputs
         for name, part in found.items():
             out[name][cell] = part
             p.plan.tables[f"tokens.{name}"].append({"cell": cell, "part": part})
     return out
+
+
+def _earlier_values(
+    p: _Planner, s: Survey, cell: int, settings: Mapping[str, Any], ids: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Tokens behind the parent, by modality, that were made with the same codec."""
+    old_wanted = p.earlier(f"{s.name} cell {cell}", "want", _identity(s))
+    old = p.parent.receipt(f"encode {s.name} columns cell {cell}")
+    if old is None or old_wanted is None or old.settings["step version"] != VERSIONS["encode"]:
+        return {}
+    if any(old.settings[k] != v for k, v in _identity(s).items()):
+        return {}
+    wanted = old_wanted.outputs["wanted"].sha256
+    return {m: {"wanted": wanted, "tokens": old.outputs[m].sha256} for m in ids if old.inputs.get(m) == ids[m]}
+
+
+def _earlier_tokens(
+    p: _Planner, s: Survey, m: Modality, cell: int, settings: Mapping[str, Any], codec: str
+) -> dict[str, Any] | None:
+    """The tokens of a payload modality behind the parent, with the sources and files that they were made of."""
+    label = f"{m.name} cell {cell}"
+    old_wanted = p.earlier(f"{s.name} cell {cell}", "want", _identity(s))
+    old = p.earlier(label, "encode payload", settings)
+    if old is None or old_wanted is None or old.inputs.get("codec") != codec or m.name not in old.outputs:
+        return None
+    # tokens that were made of a kept payload hang on no files themselves
+    source = p.earlier(label, "extract", settings) if "payload" in old.inputs else old
+    if source is None:
+        return None
+    wanted, tokens = old_wanted.outputs["wanted"].sha256, old.outputs[m.name].sha256
+    return {"wanted": wanted, "tokens": tokens, "files": source.notes["files"]}
 
 
 def _objects(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from skycairn.pile.receipt import Receipt
-from skycairn.pipeline import assemble, encode, extract, match, partition
+from skycairn.pipeline import assemble, encode, extract, lineage, match, partition
 from skycairn.pipeline.task import Context, Outcome, Task
 from skycairn.pipeline.versions import VERSIONS
 
 STEPS: dict[str, Callable[[Context, Task], Outcome]] = {
     "fetch": partition.fetch,
+    "fetch payload": partition.fetch_payload,
     "read": partition.read,
     "gather": partition.gather,
     "match": match.match,
@@ -23,6 +24,7 @@ STEPS: dict[str, Callable[[Context, Task], Outcome]] = {
     "encode payload": encode.encode_payload,
     "objects": assemble.objects,
     "shard": assemble.shard,
+    "lineage": lineage.trace,
 }
 
 
