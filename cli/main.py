@@ -1,19 +1,15 @@
-"""The one door: `skycairn mock`, `build`, `status`, `show`, `export`, `verify`."""
+"""The one door: `skycairn` and its commands."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from skycairn.pipeline.recipe import Recipe
+from skycairn.cli import builds, upkeep
+from skycairn.cli.failing import errors
 
 app = typer.Typer(
     help="Builds piles of cross-matched, tokenized sky survey data.",
@@ -25,8 +21,10 @@ app = typer.Typer(
 export_app = typer.Typer(help="Write a pile's shards in another format.", no_args_is_help=True)
 app.add_typer(export_app, name="export")
 
-PARTIAL = 3
-"""Exit code of a build that is good as far as it goes, and holds something back."""
+for command in (builds.build, builds.ingest, builds.refit):
+    app.command()(command)
+for command in (upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc):
+    app.command()(command)
 
 
 @app.callback()
@@ -68,49 +66,6 @@ def mock(
 
 
 @app.command()
-def build(
-    recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
-    pile: Annotated[Path, typer.Option(help="folder of the pile, made or brought up to date")],
-    root: Annotated[Path | None, typer.Option(help="folder with a copy of each survey's archive, by name")] = None,
-    workers: Annotated[int, typer.Option(help="worker processes; 0 does all in this one")] = 2,
-    scheduler: Annotated[str, typer.Option(help="address of a Dask scheduler, instead of --workers")] = "",
-    cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
-    targets: Annotated[Path | None, typer.Option(help="table of your own targets (id, ra, dec)")] = None,
-    codecs_from: Annotated[Path | None, typer.Option(help="a pile or codecs.lock whose codecs to use")] = None,
-    allow_small_splits: Annotated[
-        bool, typer.Option("--allow-small-splits", help="let validation or test be smaller than split.least")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done next, and why")] = False,
-) -> None:
-    """Build a pile, or bring it up to date. Exit code 3: something is held back."""
-    with errors():
-        from skycairn.cli.show import Bars, print_plan, print_report
-        from skycairn.pipeline import run
-
-        chosen = _recipe(recipe, root, cone, targets, codecs_from)
-        if allow_small_splits:
-            chosen = replace(chosen, split=replace(chosen.split, least=0.0))
-        if dry_run:
-            print_plan(run.dry_run(chosen, pile))
-            return
-        with Bars() as bars:
-            built = run.build(chosen, pile, workers=workers, scheduler=scheduler, progress=bars)
-        print_report(built)
-        if built.partial:
-            raise typer.Exit(PARTIAL)
-
-
-@app.command()
-def status(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> None:
-    """Say what a pile holds."""
-    with errors():
-        from skycairn.cli.show import print_status
-        from skycairn.pile.store import Pile
-
-        print_status(Pile.open(pile))
-
-
-@app.command()
 def show(
     object_id: Annotated[
         str, typer.Argument(help="an object's id, or the uid of a source in it; gaia:4295806720")
@@ -149,17 +104,6 @@ def show(
         typer.echo(f"{found} ({view.stratum}): {out}")
 
 
-@app.command()
-def verify(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> None:
-    """Read every byte of a pile's newest snapshot and hold it against its name. Exit code 1: damage."""
-    with errors():
-        from skycairn.cli.show import print_verification
-        from skycairn.pile.store import Pile
-
-        if not print_verification(Pile.open(pile).verify(deep=True)):
-            raise typer.Exit(1)
-
-
 @export_app.command()
 def hdf5(
     pile: Annotated[Path, typer.Argument(help="folder of the pile")],
@@ -176,40 +120,3 @@ def hdf5(
         with Bars() as bars:
             export, n_written = export_hdf5(opened, opened.snapshot(), out, split, partial(bars, "export"))
         typer.echo(f"{out}: {len(export.entries)} files, {export.n_rows} objects; {n_written} files written now")
-
-
-def _recipe(
-    name: str,
-    root: Path | None,
-    cone: tuple[float, float, float] | None,
-    targets: Path | None,
-    codecs_from: Path | None,
-) -> Recipe:
-    from skycairn.pipeline import recipe as recipes
-
-    settings, where, folder = recipes.settings_of(name)
-    if cone is not None:
-        settings["region"] = {"kind": "cone", "ra": cone[0], "dec": cone[1], "radius_deg": cone[2]}
-    if targets is not None:
-        settings["region"] = {"kind": "targets", "table": str(targets.resolve()), "radius_arcsec": 60.0}
-    if codecs_from is not None:
-        settings["codecs"] = {**settings.get("codecs", {}), "lock": str(codecs_from.resolve())}
-    made = recipes.parse(settings, where, folder)
-    return made.at(root.resolve()) if root is not None else made
-
-
-@contextmanager
-def errors() -> Iterator[None]:
-    """What a caller can mend is said in one line; anything else is a fault of ours and shows where it arose."""
-    from skycairn.pile.files import PileError
-    from skycairn.pipeline.fetch import FetchError
-    from skycairn.pipeline.run import BuildError
-
-    try:
-        yield
-    except (ValueError, OSError, BuildError, FetchError, PileError) as error:
-        typer.echo(f"skycairn: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("skycairn: stopped; run the same command again and it goes on where it was", err=True)
-        sys.exit(130)

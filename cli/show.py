@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from skycairn.pile.store import Pile
+from skycairn.pile.gc import Collection
+from skycairn.pile.snapshot import RECORDS
+from skycairn.pile.store import Pile, Snapshot
 from skycairn.pile.verify import Verification
+from skycairn.pipeline import lineage
+from skycairn.pipeline.drift import Drift
+from skycairn.pipeline.journal import Journal
+from skycairn.pipeline.parent import Parent
 from skycairn.pipeline.plan import Plan
+from skycairn.pipeline.repair import Repaired
 from skycairn.pipeline.run import Built
 
 
@@ -64,8 +73,8 @@ def print_ids(by_stratum: Mapping[str, tuple[int, list[str]]]) -> None:
     Console().print(table)
 
 
-def print_plan(plan: Plan) -> None:
-    """What is to do next, by step, with the reasons."""
+def print_plan(plan: Plan, parent: Parent) -> None:
+    """What is to do next, by step, with the reasons, and how much of what follows from it may be redone."""
     console = Console(soft_wrap=True)
     if plan.done and not plan.held_back:
         console.print("Nothing to do: every output is there under its key.")
@@ -75,11 +84,15 @@ def print_plan(plan: Plan) -> None:
         for (step, why), n in sorted(reasons.items()):
             table.add_row(step, str(n), why)
         console.print(table)
-        console.print("Later steps follow from what these leave.")
+        ahead = parent.followers([t.label for t in plan.todo])
+        told = ", ".join(f"{step} {n}" for step, n in ahead.items())
+        if told:
+            console.print(f"At most these follow, less all whose inputs turn out the same: {told}.", highlight=False)
+        console.print("What was never done before follows from what these leave.")
     _print_files(console, plan.held_back, plan.lost)
 
 
-def print_report(built: Built) -> None:
+def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
     """The closing table; every line's sums were checked."""
     console = Console(width=max(118, Console().width))
     r = built.report
@@ -122,7 +135,32 @@ def print_report(built: Built) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if became := built.snapshot.stats.get("lineage"):
+        told = ", ".join(f"{what} {n:,}" for what, n in sorted(became.items()))
+        if built.n_tasks and built.parent != built.snapshot.number:
+            console.print(f"objects since snapshot {built.parent}: {told}", highlight=False, soft_wrap=True)
+    _print_drift(console, drifts)
     _print_files(console, built.held_back, built.lost)
+
+
+def _print_drift(console: Console, drifts: Sequence[Drift]) -> None:
+    if not drifts:
+        return
+    notable = [d for d in drifts if d.notable]
+    console.print(
+        f"drift of locked codecs: {len(notable)} of {len(drifts)} modalities with new tokens are spread otherwise than "
+        "before" + ("; `skycairn refit` fits anew" if notable else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not notable:
+        return
+    table = Table("modality", "new tokens", "in end codes", "codes in use", "moved", "by chance")
+    for d in notable:
+        ends = "" if d.ends_now is None or d.ends_before is None else f"{d.ends_before:.1%} to {d.ends_now:.1%}"
+        used = f"{d.used_before:.0%} to {d.used_now:.0%}"
+        table.add_row(d.modality, f"{d.n_new:,}", ends, used, f"{d.moved:.1%}", f"{d.by_chance:.1%}")
+    console.print(table)
 
 
 def _print_files(console: Console, held_back: Mapping[str, str], lost: Mapping[str, str]) -> None:
@@ -131,13 +169,13 @@ def _print_files(console: Console, held_back: Mapping[str, str], lost: Mapping[s
             console.print(f"{kind}: {path}: {why}", highlight=False, soft_wrap=True)
 
 
-def print_status(pile: Pile) -> None:
-    """Snapshots, tables, objects, what is held back."""
+def print_status(pile: Pile) -> bool:
+    """Snapshots, tables, objects, what is held back; whether nothing is."""
     console = Console()
     head = pile.head()
     if head is None:
         console.print("No snapshot yet. Build again: it goes on where it was, or says what is wrong.")
-        return
+        return True
     console.print(
         f"snapshot {head.number} of {len(pile.snapshots())}, content {head.content_id}", highlight=False, soft_wrap=True
     )
@@ -151,10 +189,109 @@ def print_status(pile: Pile) -> None:
     console.print(f"objects by split: {splits}", highlight=False)
     if head.held_back:
         console.print(f"held back: {len(head.held_back)} work cells: {list(head.held_back)[:10]}", highlight=False)
-    journal = pile.root / "journal" / "files.json"
-    if journal.is_file():
-        files = json.loads(journal.read_text())
-        _print_files(console, files["held back"], files["lost"])
+    files = Journal(pile).files()
+    _print_files(console, files["held back"], files["lost"])
+    if head.held_back or files["held back"]:
+        console.print("The next build tries again what is held back.")
+        return False
+    return True
+
+
+def print_diff(pile: Pile, old: Snapshot, new: Snapshot, out: Path | None) -> None:
+    """How two snapshots differ."""
+    console = Console(soft_wrap=True)
+    console.print(f"{old.number}: {old.content_id}\n{new.number}: {new.content_id}", highlight=False)
+    if old.content_id == new.content_id:
+        console.print("the same content")
+    for where, was, now in _differences(old.recipe, new.recipe):
+        console.print(f"recipe: {where}: {was} -> {now}", highlight=False)
+    table = Table("table", "parts", "same", "rows before", "rows now")
+    for name in sorted({*old.tables, *new.tables, *old.aside, *new.aside} - set(RECORDS)):
+        a, b = ({e.name: e.part for e in (*s.tables.get(name, ()), *s.aside.get(name, ()))} for s in (old, new))
+        same = sum(k in a and a[k].content_id == b[k].content_id for k in b)
+        if same != len(b) or len(a) != len(b):
+            rows = [sum(p.n_rows for p in x.values()) for x in (a, b)]
+            table.add_row(name, f"{len(b):,}", f"{same:,}", f"{rows[0]:,}", f"{rows[1]:,}")
+    if table.row_count:
+        console.print(table)
+    became: Counter[str] = Counter()
+    found = []
+    for some in lineage.compare(pile, old, new):
+        became.update(some["what"].to_pylist())
+        found.append(some)
+    told = ", ".join(f"{what} {n:,}" for what, n in sorted(became.items())) or "none differs"
+    console.print(f"objects: {told}", highlight=False)
+    if out is not None:
+        rows = pa.concat_tables(found) if found else lineage.SCHEMA.empty_table()
+        pq.write_table(rows, out)
+        console.print(f"{out}: {rows.num_rows:,} rows", highlight=False)
+
+
+def _differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, str, str]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        short = [t if len(t) < 60 else t[:57] + "..." for t in map(str, (old, new))]
+        yield where, *short
+
+
+def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
+    """Where an object comes from."""
+    console = Console(width=max(140, Console().width))
+    name = found["object_id"]
+    console.print(
+        f"{name}{'' if name == asked else f' (asked for as {asked})'}: ra {found['ra']:.6f}, dec {found['dec']:.6f}, "
+        f"split {found['split']}, work cell {found['cell']}; snapshot {found['snapshot']}, {found['content_id']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    sources = Table("source", "release, cuts", "selected", "arcsec", "row", "file, SHA-256", title="Sources")
+    for s in found["sources"]:
+        chosen = "yes" if s["selected"] else f"no: {s['failed_cut']}"
+        repeats = f"\n{len(s['repeats'])} repeats" if s["repeats"] else ""
+        where = f"{s['file']}\n{s['sha256']}"
+        away = "anchor" if s["anchor"] else f"{s['separation_arcsec']:.4f}"
+        sources.add_row(s["uid"] + repeats, f"{s['release']}, {s['profile']}", chosen, away, str(s["row"]), where)
+    console.print(sources)
+    pairs = Table("pair", "arcsec", "ranks", "rivals", "chance", "taken", title="Candidate pairs")
+    for p in found["pairs"]:
+        taken = "yes" if p["accepted"] else "conflict" if p["conflict"] else "no"
+        ranks, rivals = f"{p['rank_a']}, {p['rank_b']}", f"{p['rivals_a']}, {p['rivals_b']}"
+        pair = f"{p['survey_a']}:{p['key_a']} - {p['survey_b']}:{p['key_b']}"
+        pairs.add_row(pair, f"{p['separation_uas'] * 1e-6:.4f}", ranks, rivals, f"{p['chance']:.2g}", taken)
+    console.print(pairs)
+    measured = Table("modality", "status", "tokens", "codec", "files, SHA-256", title="Measurements")
+    for m in found["measurements"]:
+        files = "\n".join(f"{r}: {f[0]} {f[2] or f[1]}" for r, f in sorted(m.get("files", {}).items()))
+        measured.add_row(m["modality"], m["status"], str(m.get("n_tokens", "")), (m["codec"] or "")[:12], files)
+    console.print(measured)
+    tasks = Table("task", "key", title="Receipts")
+    for label, key in found["tasks"].items():
+        tasks.add_row(label, key)
+    console.print(tasks)
+
+
+def print_collection(found: Collection, deleted: bool) -> None:
+    """What a cleaning takes, or would take, and what stays and why."""
+    console = Console(soft_wrap=True)
+    for line in found.lines():
+        console.print(line, highlight=False)
+    if not deleted:
+        console.print("Nothing was removed; --delete removes it.")
+
+
+def print_repair(found: Repaired) -> bool:
+    """What was mended and what was not; whether all was."""
+    console = Console(soft_wrap=True)
+    for path in found.set_aside:
+        console.print(f"{path}: set aside in quarantine", highlight=False)
+    console.print(f"{len(found.mended)} parts made anew", highlight=False)
+    for sha256, reason in sorted(found.unrepairable.items()):
+        console.print(f"unrepairable: {sha256}: {reason}", highlight=False)
+    if found.unrepairable:
+        console.print("Build again: a new snapshot is whole. The old one stays damaged.")
+    return not found.unrepairable
 
 
 def print_verification(found: Verification) -> bool:

@@ -28,7 +28,7 @@ def train(
     snapshot: Annotated[int, typer.Option(help="number of the snapshot; 0 is the newest")] = 0,
 ) -> None:
     """Train, or go on where a run in OUT was stopped; then score the model on the validation sky."""
-    from skycairn.cli.main import errors
+    from skycairn.cli.failing import errors
 
     with errors():
         import torch

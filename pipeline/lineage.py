@@ -122,6 +122,14 @@ def entries(ctx: Context, parent: Parent, p: Plan, memory: Memory) -> list[Entry
     return known
 
 
+def became(parent: Parent, p: Plan) -> dict[str, int]:
+    """How many rows of each kind the lineage since the parent has."""
+    out: Counter[str] = Counter()
+    for task in _tasks(parent, p):
+        out.update({k: n for k, n in p.receipts[task.label].counts.items() if k != "rows"})
+    return dict(out)
+
+
 # --- tracing ----------------------------------------------------------------------------------------------------------
 
 
@@ -132,14 +140,14 @@ def trace(ctx: Context, task: Task) -> Outcome:
     return Outcome({"lineage": ctx.pile.put_table(table)}, counts)
 
 
-def compare(pile: Pile, old: Snapshot, new: Snapshot) -> Iterator[pa.Table]:
-    """What became of the old snapshot's objects in the new one, a cell at a time."""
+def compare(pile: Pile, old: Snapshot, new: Snapshot, only: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    """What became of the old snapshot's objects in the new one, a cell at a time: all of them, or these cells'."""
     a, b = tables_of(old), tables_of(new)
     ids = [s.stats.get("codecs", {}) for s in (old, new)]
     payload = [n.removeprefix("payload.") for n in {*a, *b} if n.startswith("payload.")]
     names = _watched({*a} & {*b} | {"members"}, [m for m in payload if ids[0].get(m) == ids[1].get(m)])
     a, b = {n: a.get(n, {}) for n in names}, {n: b.get(n, {}) for n in names}
-    for cell in touched(a, b):
+    for cell in touched(a, b) if only is None else only:
         parts, inputs = {}, {}
         for side, tables in (("old", a), ("new", b)):
             for name, found in tables.items():

@@ -230,6 +230,29 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     return recipe
 
 
+def with_survey(recipe: Recipe, name: str, release: str, profile: str, root: Path | None) -> Recipe:
+    """The recipe with a survey more, or with another release, profile or root of one that it has; empty: as it is.
+
+    `root` holds a copy of each survey's archive, by name; other surveys than this one keep the root that they have.
+    """
+    settings = recipe.settings()
+    old = settings["surveys"].get(name, {})
+    place = str(root / name) if root else ""
+    given = {k: v for k, v in (("release", release), ("profile", profile), ("root", place)) if v}
+    if old and release and release != old["release"]:
+        # options belong to a release
+        old = {k: v for k, v in old.items() if k in ("release", "profile", "root")}
+    settings["surveys"] = {**settings["surveys"], name: {**old, **given}}
+    made = parse(settings, "the pile's recipe")
+    made = made.at(root) if root else made
+    if lacking := [c.name for c in made.surveys if not c.root]:
+        raise ValueError(
+            f"where the files of {', '.join(lacking)} lie is not known here; give --root, the folder with a copy of "
+            "each survey's archive"
+        )
+    return made
+
+
 def _region(settings: Mapping[str, Any], where: str) -> Region:
     try:
         return from_settings(settings)

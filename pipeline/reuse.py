@@ -57,7 +57,8 @@ def _same(x: pa.Array, y: pa.Array) -> NDArray[np.bool_]:
     null = np.asarray(x.is_null()), np.asarray(y.is_null())
     kind = x.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        equal = np.array([u is v or (u is not None and u.equals(v)) for u, v in zip(_items(x), _items(y), strict=True)])
+        pairs = zip(_items(x), _items(y), strict=True)
+        equal = np.array([u is not None and v is not None and u.equals(v) for u, v in pairs])
     elif pa.types.is_floating(kind):
         bits = {16: np.uint16, 32: np.uint32, 64: np.uint64}[kind.bit_width]
         u, v = (np.asarray(pc.fill_null(c, 0.0)) for c in (x, y))

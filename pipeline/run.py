@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from skycairn.pipeline.parent import Parent, tasks_table
 from skycairn.pipeline.plan import Failure, Memory, Plan, cells_held_by, plan
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.report import Report, report
-from skycairn.pipeline.task import Context
+from skycairn.pipeline.task import Context, Task
 from skycairn.tokenizers.lock import lock_ids, read_lock, write_lock
 
 LOSABLE = ("fetch", "read")
@@ -85,13 +85,12 @@ def build(
         failed: dict[str, Failure] = {}
         n_tasks: Counter[str] = Counter()
         with engine.start(ctx) as run:
-            while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
-                n_tasks += _round(pile, run, p, memory, failed, progress)
+            p = rounds(ctx, run, parent, memory, failed, progress, n_tasks, rehash, refit)
             _check_whole(recipe, p)
             done = report(ctx, p)
             _check_split(recipe, done)
             while todo := lineage.todo(ctx, parent, p, memory):
-                n_tasks += _round(pile, run, Plan(todo=todo), memory, failed, progress)
+                _round(pile, run, todo, memory, failed, progress, n_tasks)
         partial = bool(p.held_cells or p.held_back)
         if not partial:
             # codecs fitted while something is held back would bind the pile to them after it is mended
@@ -116,39 +115,53 @@ def dry_run(recipe: Recipe, pile_root: Path, rehash: bool = False, refit: Iterab
     return plan(Context(pile, recipe), parent=parent, rehash=rehash, refit=refit), parent
 
 
+def rounds(
+    ctx: Context,
+    run: Run,
+    parent: Parent,
+    memory: Memory,
+    failed: dict[str, Failure],
+    progress: Progress | None = None,
+    n_tasks: Counter[str] | None = None,
+    rehash: bool = False,
+    refit: Iterable[str] = (),
+) -> Plan:
+    """Plan and do, until nothing is left but what failed; the plan of that. `n_tasks` counts by step what was done."""
+    counts: Counter[str] = Counter() if n_tasks is None else n_tasks
+    while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
+        _round(ctx.pile, run, p.todo, memory, failed, progress, counts)
+    return p
+
+
 def _round(
     pile: Pile,
     run: Run,
-    p: Plan,
+    todo: Sequence[Task],
     memory: Memory,
     failed: dict[str, Failure],
     progress: Progress | None,
-) -> Counter[str]:
-    total = Counter(t.step for t in p.todo)
+    n_tasks: Counter[str],
+) -> None:
+    total = Counter(t.step for t in todo)
     done: Counter[str] = Counter()
-    fatal = ""
-    for task, result in run(p.todo):
-        if "error" in result:
-            cells = cells_held_by(task)
-            if task.step in LOSABLE and result["kind"] != "fatal":
-                failed[task.label] = Failure(result["error"])
-                if task.step == "fetch":
-                    # an earlier receipt of the same size and time tells of other bytes
-                    pile.drop_receipt(task.key)
-            elif result["kind"] == "defer" and cells is not None:
-                failed[task.label] = Failure(result["error"], cells)
-            else:
-                fatal = fatal or f"{task.label}: {result['error']}"
-        else:
-            memory.receipts[task.key] = Receipt.from_json(result["receipt"])
+    for task, result in run(todo):
         done[task.step] += 1
+        n_tasks[task.step] += 1
         if progress:
             progress(task.step, done[task.step], total[task.step])
-        if fatal:
-            break
-    if fatal:
-        raise BuildError(fatal)
-    return done
+        if "receipt" in result:
+            memory.receipts[task.key] = Receipt.from_json(result["receipt"])
+            continue
+        cells = cells_held_by(task)
+        if task.step in LOSABLE and result["kind"] != "fatal":
+            failed[task.label] = Failure(result["error"])
+            if task.step == "fetch":
+                # an earlier receipt of the same size and time tells of other bytes
+                pile.drop_receipt(task.key)
+        elif result["kind"] == "defer" and cells is not None:
+            failed[task.label] = Failure(result["error"], cells)
+        else:
+            raise BuildError(f"{task.label}: {result['error']}")
 
 
 # --- the end of a build -----------------------------------------------------------------------------------------------
@@ -213,6 +226,7 @@ def _draft(ctx: Context, parent: Parent, p: Plan, done: Report, memory: Memory) 
             "splits": dict(done.splits),
             "codecs": {m: c["content_id"] for m, c in sorted(p.codecs.items())},
             "report": asdict(done),
+            "lineage": lineage.became(parent, p),
         },
     )
 

@@ -40,9 +40,9 @@ def test_imports_follow_the_arrows(path: Path) -> None:
     assert not {n.split(".")[0] for n in imports(path)} & set(FOLDERS), "import skycairn.<folder>, not the bare name"
 
 
-def test_only_run_knows_dask() -> None:
+def test_only_the_engine_knows_dask() -> None:
     knowing = [p for p in FILES if {n.split(".")[0] for n in imports(p)} & {"dask", "distributed"}]
-    assert [p.relative_to(ROOT).as_posix() for p in knowing] == ["pipeline/run.py"]
+    assert [p.relative_to(ROOT).as_posix() for p in knowing] == ["pipeline/engine.py"]
 
 
 def test_no_pickle() -> None:

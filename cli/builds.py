@@ -1,0 +1,171 @@
+"""Commands that build: `skycairn build`, `ingest`, `refit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skycairn.cli.failing import PARTIAL, errors
+
+if TYPE_CHECKING:
+    from skycairn.pipeline.recipe import Recipe
+
+PileFolder = Annotated[Path, typer.Option(help="folder of the pile, made or brought up to date")]
+Root = Annotated[Path | None, typer.Option(help="folder with a copy of each survey's archive, by name")]
+Workers = Annotated[int, typer.Option(help="worker processes; 0 does all in this one")]
+Scheduler = Annotated[str, typer.Option(help="address of a Dask scheduler, instead of --workers")]
+Deadline = Annotated[float, typer.Option(help="seconds that one task may take before its worker is replaced")]
+Memory = Annotated[float, typer.Option(help="GB that each local worker may take; 0: an equal share of the machine")]
+SmallSplits = Annotated[
+    bool, typer.Option("--allow-small-splits", help="let validation or test be smaller than split.least")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and why; do nothing")]
+Rehash = Annotated[bool, typer.Option("--rehash", help="read every byte of every survey file, whatever its date")]
+
+
+def build(
+    recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
+    pile: PileFolder,
+    root: Root = None,
+    workers: Workers = 2,
+    scheduler: Scheduler = "",
+    cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
+    targets: Annotated[Path | None, typer.Option(help="table of your own targets (id, ra, dec)")] = None,
+    codecs_from: Annotated[Path | None, typer.Option(help="a pile or codecs.lock whose codecs to use")] = None,
+    allow_small_splits: SmallSplits = False,
+    new_split: Annotated[
+        bool, typer.Option("--new-split", help="let the sky be divided otherwise than in the pile so far")
+    ] = False,
+    deadline: Deadline = 1800.0,
+    memory: Memory = 0.0,
+    rehash: Rehash = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Build a pile, or bring it up to date. Exit code 3: something is held back."""
+    with errors():
+        chosen = _recipe(recipe, root, cone, targets, codecs_from)
+        _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run, new_split)
+
+
+def ingest(
+    survey: Annotated[str, typer.Argument(help="legacysurvey, hsc, gaia, desi, sdss")],
+    pile: PileFolder,
+    release: Annotated[str, typer.Option(help="of the survey; the one that the pile has, unless given")] = "",
+    profile: Annotated[str, typer.Option(help="cuts: aion, strict, all; the pile's own, unless given")] = "",
+    root: Root = None,
+    workers: Workers = 2,
+    scheduler: Scheduler = "",
+    allow_small_splits: SmallSplits = False,
+    deadline: Deadline = 1800.0,
+    memory: Memory = 0.0,
+    rehash: Rehash = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Add a survey to a pile, or replace a release of it: only what that touches is done. Exit codes as of build."""
+    with errors():
+        from skycairn.pile.store import Pile
+        from skycairn.pipeline.journal import Journal
+        from skycairn.pipeline.recipe import with_survey
+
+        opened = Pile.open(pile)
+        last = Journal(opened).recipe(opened.head())
+        if last is None:
+            raise ValueError(f"{pile} holds no snapshot yet; build it first")
+        chosen = with_survey(last, survey, release, profile, root.resolve() if root else None)
+        _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run)
+
+
+def refit(
+    pile: PileFolder,
+    modality: Annotated[list[str] | None, typer.Argument(help="whose codecs; all of them unless given")] = None,
+    codecs_from: Annotated[
+        Path | None, typer.Option(help="take the codecs of this pile or codecs.lock instead of fitting")
+    ] = None,
+    workers: Workers = 2,
+    scheduler: Scheduler = "",
+    deadline: Deadline = 1800.0,
+    memory: Memory = 0.0,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit codecs anew on what the pile holds now, or exchange them for another pile's, and encode again.
+
+    Older snapshots keep the codecs and tokens that they have. A model trained on the old tokens does not know the new.
+    """
+    with errors():
+        from skycairn.pile.store import Pile
+        from skycairn.pipeline.journal import Journal
+        from skycairn.pipeline.run import exchange_codecs
+        from skycairn.tokenizers.lock import lock_ids
+
+        opened = Pile.open(pile)
+        last = Journal(opened).recipe(opened.head())
+        lock = pile / "codecs.lock"
+        if last is None or not lock.is_file():
+            raise ValueError(f"{pile} has no codecs yet; build it first")
+        last = replace(last, codecs=replace(last.codecs, lock=""))
+        known = lock_ids(lock)
+        if unknown := sorted(set(modality or []) - set(known)):
+            raise ValueError(f"{pile} has no codec of {unknown[0]}; it has {', '.join(sorted(known))}")
+        anew = list(modality or known)
+        if codecs_from is not None:
+            if modality or dry_run:
+                raise ValueError("--codecs-from exchanges all codecs that differ; leave out modalities and --dry-run")
+            exchange_codecs(opened, codecs_from)
+            anew = []
+        _run(last, pile, workers, scheduler, True, deadline, memory, False, dry_run, refit=anew)
+
+
+def _run(
+    recipe: Recipe,
+    pile: Path,
+    workers: int,
+    scheduler: str,
+    allow_small_splits: bool,
+    deadline: float,
+    memory: float,
+    rehash: bool,
+    dry_run: bool,
+    new_split: bool = False,
+    refit: Iterable[str] = (),
+) -> None:
+    from skycairn.cli.show import Bars, print_plan, print_report
+    from skycairn.pipeline import drift, run
+    from skycairn.pipeline.engine import Engine
+
+    if allow_small_splits:
+        recipe = replace(recipe, split=replace(recipe.split, least=0.0))
+    if dry_run:
+        print_plan(*run.dry_run(recipe, pile, rehash, refit))
+        return
+    engine = Engine(workers, scheduler, deadline, round(memory * 1e9))
+    with Bars() as bars:
+        built = run.build(
+            recipe, pile, progress=bars, engine=engine, rehash=rehash, refit=tuple(refit), new_split=new_split
+        )
+    print_report(built, drift.of_build(pile, built))
+    if built.partial:
+        raise typer.Exit(PARTIAL)
+
+
+def _recipe(
+    name: str,
+    root: Path | None,
+    cone: tuple[float, float, float] | None,
+    targets: Path | None,
+    codecs_from: Path | None,
+) -> Recipe:
+    from skycairn.pipeline import recipe as recipes
+
+    settings, where, folder = recipes.settings_of(name)
+    if cone is not None:
+        settings["region"] = {"kind": "cone", "ra": cone[0], "dec": cone[1], "radius_deg": cone[2]}
+    if targets is not None:
+        settings["region"] = {"kind": "targets", "table": str(targets.resolve()), "radius_arcsec": 60.0}
+    if codecs_from is not None:
+        settings["codecs"] = {**settings.get("codecs", {}), "lock": str(codecs_from.resolve())}
+    made = recipes.parse(settings, where, folder)
+    return made.at(root.resolve()) if root is not None else made
