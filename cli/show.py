@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from skycairn.pile.gc import Collection
+from skycairn.pile.collect import Collection
 from skycairn.pile.snapshot import RECORDS
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pile.verify import Verification
@@ -272,13 +272,25 @@ def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
     console.print(tasks)
 
 
-def print_collection(found: Collection, deleted: bool) -> None:
-    """What a cleaning takes, or would take, and what stays and why."""
+def print_collection(found: Collection) -> None:
+    """What a cleaning took, or would take, and what stays and why."""
     console = Console(soft_wrap=True)
-    for line in found.lines():
-        console.print(line, highlight=False)
-    if not deleted:
-        console.print("Nothing was removed; --delete removes it.")
+    gone = {
+        "snapshots": found.snapshots,
+        "receipts": found.receipts,
+        "parts": found.parts,
+        "half-written files": found.pending,
+        "leases of dead readers": found.leases,
+    }
+    for (kind, names), n_bytes in zip(gone.items(), found.n_bytes.values(), strict=True):
+        told = f" ({', '.join(map(str, names))})" if kind == "snapshots" and names else ""
+        console.print(f"{len(names):,} {kind}{told}, {n_bytes / 1e6:,.1f} MB", highlight=False)
+    for number, reasons in sorted(found.snapshots_kept.items()):
+        console.print(f"snapshot {number} stays: {', '.join(reasons)}", highlight=False)
+    for kind, kept in (("receipts", found.receipts_kept), ("parts", found.parts_kept)):
+        for reason, n in kept.items():
+            console.print(f"{n:,} {kind} stay: {reason}", highlight=False)
+    console.print("Removed." if found.deleted else "Nothing was removed; --delete removes the first five.")
 
 
 def print_repair(found: Repaired) -> bool:

@@ -34,10 +34,11 @@ def history(pile: PileArgument) -> None:
 
         opened = Pile.open(pile)
         table = Table("snapshot", "parent", "content", "tags", "held by")
+        readers = [lease for lease in opened.leases() if lease.alive]
         for state in opened.history():
-            held = "\n".join(state.leases)
+            held = "\n".join(f"process {r.pid} on {r.host}" for r in readers if r.snapshot == state.number)
             parent = "" if state.parent is None else str(state.parent)
-            table.add_row(str(state.number), parent, state.content_id or state.problem, ", ".join(state.tags), held)
+            table.add_row(str(state.number), parent, state.content_id or state.damage, ", ".join(state.tags), held)
         Console(width=max(120, Console().width)).print(table)
 
 
@@ -133,7 +134,7 @@ def gc(
     """Remove snapshots that nobody needs, and the files that only they name. A dry run unless --delete."""
     with errors():
         from skycairn.cli.show import print_collection
-        from skycairn.pile.gc import collect
+        from skycairn.pile.collect import collect
         from skycairn.pile.store import Pile
 
-        print_collection(collect(Pile.open(pile), keep, delete, uncommitted), delete)
+        print_collection(collect(Pile.open(pile), keep, delete, uncommitted))

@@ -10,14 +10,26 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 
+from skycairn.pile import disk
 from skycairn.pile.content import ContentHasher
-from skycairn.pile.files import Damaged, NotAPile, PendingFile, file_sha256, make_folder, sealed, sweep, unseal
+from skycairn.pile.files import (
+    Damaged,
+    NotAPile,
+    PendingFile,
+    file_sha256,
+    make_folder,
+    make_root,
+    sealed,
+    sweep,
+    unseal,
+)
 from skycairn.pile.hdf5shards import Hdf5ShardReader, write_shard
 from skycairn.pile.receipt import Part
 from skycairn.pile.shards import ShardReader
@@ -149,7 +161,8 @@ def export_hdf5(
         listed.append({"path": path, "bytes": n_bytes, "sha256": digest, **told})
     body = {**whose, "snapshot": snapshot.number, "codec_ids": codec_ids, "files": listed}
     _publish(root, MANIFEST, body)
-    (root / UNFINISHED).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        disk.unlink(root / UNFINISHED)
     return Export.open(root), n_written
 
 
@@ -157,7 +170,7 @@ def _start(root: Path, whose: dict[str, Any]) -> None:
     """Make the folder ours, or find that it is."""
     if root.exists() and not root.is_dir():
         raise NotAPile(f"{root} is a file; name an empty folder, or one to be made")
-    root.mkdir(parents=True, exist_ok=True)
+    make_root(root)
     sweep(root)
     try:
         _check_whose(root, unseal(root / UNFINISHED, _RESTORE), whose)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Pile
@@ -13,7 +14,7 @@ from skycairn.pipeline.engine import Engine
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.parent import Parent, tasks_table, why
 from skycairn.pipeline.plan import Failure, Memory, Plan
-from skycairn.pipeline.run import Progress, builder, rounds
+from skycairn.pipeline.run import Progress, rounds
 from skycairn.pipeline.task import Context
 
 
@@ -34,9 +35,9 @@ def repair(pile: Pile, found: Verification, engine: Engine, progress: Progress |
 
     No snapshot is made. Of a part that cannot be made again it is said which of its inputs is another now.
     """
-    with builder(pile):
+    with builder_lock(pile.root, "repair"):
         whose = _makers(pile)
-        moved = quarantine(pile, found.problems)
+        moved = tuple(str(x if isinstance(x, Path) else x.sha256) for x in quarantine(pile, found.problems))
         parts = {p.part.sha256: p.part for p in found.problems if p.part is not None}
         head = pile.head()
         recipe = Journal(pile).recipe(head)

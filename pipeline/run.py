@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
@@ -73,7 +73,7 @@ def build(
     """
     engine = engine or Engine(workers, scheduler)
     pile = Pile.create(pile_root)
-    with builder(pile):
+    with builder_lock(pile.root):
         journal = Journal(pile)
         _adopt_lock(pile, recipe)
         head = pile.head()
@@ -99,12 +99,6 @@ def build(
         journal.write(ctx, snapshot, p, partial)
         number = None if head is None else head.number
         return Built(snapshot, done, sum(n_tasks.values()), p.held_back, p.lost, partial, number, dict(n_tasks))
-
-
-@contextmanager
-def builder(pile: Pile) -> Iterator[None]:
-    """While it lasts no one else builds into this pile, or cleans it up."""
-    yield
 
 
 def dry_run(recipe: Recipe, pile_root: Path, rehash: bool = False, refit: Iterable[str] = ()) -> tuple[Plan, Parent]:

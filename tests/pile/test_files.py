@@ -1,39 +1,29 @@
-import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from skycairn.pile import disk
 from skycairn.pile.files import Damaged, PendingFile, check_sha256_once, sealed, unseal
 from skycairn.pile.store import Draft, Entry, Pile
 
 
-def test_bytes_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path: Path) -> None:
     pile = Pile.create(tmp_path)
+    pile.commit(Draft({}, {"t": [Entry({}, pile.put_bytes(b"a", ".txt"))]}))
     calls: list[str] = []
 
-    def noting(name: str) -> Callable[..., Any]:
-        true = getattr(os, name)
+    def note(op: disk.Op) -> None:
+        if op.call in ("fsync", "replace", "link", "sync_folder"):
+            calls.append(f"{op.call} {(op.target or op.path).relative_to(tmp_path).parts[0]}")
 
-        def call(*args: Any) -> Any:
-            target = os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else str(args[1])
-            calls.append(f"{name} {Path(target).relative_to(tmp_path).parts[0]}")
-            return true(*args)
-
-        return call
-
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc to tell which file is flushed")
-    for name in ("fsync", "replace", "link"):
-        monkeypatch.setattr(os, name, noting(name))
-    part = pile.put_bytes(b"x", ".txt")
-    assert calls == ["fsync tmp", "fsync parts", "replace parts", "fsync parts"]
-    calls.clear()
-    pile.commit(Draft({}, {"t": [Entry({}, part)]}))
-    assert calls == ["fsync tmp", "link snapshots", "fsync snapshots"]
+    with disk.watch(note):
+        part = pile.put_bytes(b"x", ".txt")
+        assert calls == ["sync_folder parts", "fsync tmp", "replace parts", "sync_folder parts"]
+        calls.clear()
+        pile.commit(Draft({}, {"t": [Entry({}, part)]}))
+        assert calls == ["fsync tmp", "link snapshots", "sync_folder snapshots"]
 
 
 def test_an_existing_file_is_never_replaced_by_publish_new(tmp_path: Path) -> None:

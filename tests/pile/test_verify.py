@@ -4,8 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skycairn.pile import verify as verification
 from skycairn.pile.receipt import Part, Receipt, task_key
 from skycairn.pile.store import Draft, Entry, Pile
+from skycairn.pile.verify import quarantine
 
 
 @pytest.fixture
@@ -81,8 +83,88 @@ def test_a_snapshot_that_tells_wrong_rows_of_a_right_file_is_found(pile: Pile) -
     for change in ({"n_rows": 7}, {"content_id": "0" * 64}):
         liar = Part(**{**part.to_json(), **change})
         pile.commit(Draft({"x": str(change)}, {"t": [Entry({}, liar)]}))
-        assert len(pile.verify().problems) == 1
         assert pile.verify(deep=False).sound
+        problems = pile.verify().problems
+        # the file is right; what is wrong is the snapshot
+        assert [(p.where, p.kind) for p in problems] == [(f"snapshots/{2:020d}.json", "snapshot")]
+        assert quarantine(pile, problems) == [Path(problems[0].where)]
+        assert pile.verify().sound and pile.snapshots() == [1]
+
+
+def test_all_snapshots_and_receipts_are_looked_at_and_each_part_once(
+    pile: Pile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = pile.put_table(pa.table({"c": [1]}))
+    pile.put_receipt(Receipt(task_key("s", 1, {}, {}), "s", "", {}, {}, {"x": kept}, {}))
+    tables = {"t": [*pile.snapshot(1).entries("t"), Entry({"cell": 9}, pile.put_table(pa.table({"z": [1]})))]}
+    pile.commit(Draft({}, tables))
+    read: list[str] = []
+    true = verification.file_sha256
+    monkeypatch.setattr(verification, "file_sha256", lambda p: read.append(p.name) or true(p))
+    found = pile.verify()
+    assert found.sound and found.n_parts == 4 and found.n_checked == len(read) == len(set(read)) == 6
+    codec = pile.path(pile.snapshot(1).part("codec"))
+    for path in (codec, pile.path(kept)):
+        path.chmod(0o644)
+        path.write_bytes(b"x" * path.stat().st_size)
+    told = {p.where.rpartition("/")[2]: p for p in pile.verify().problems}
+    assert set(told) == {codec.name, pile.path(kept).name}
+    assert told[codec.name].named_by == (f"snapshots/{1:020d}.json",) and told[codec.name].part is not None
+    # a receipt without its part is a task to do, a snapshot without one is not whole
+    codec.unlink()
+    pile.path(kept).unlink()
+    assert [(p.where.rpartition("/")[2], p.missing) for p in pile.verify().problems] == [(codec.name, True)]
+
+
+def test_damaged_files_are_moved_away_and_made_anew(pile: Pile) -> None:
+    table = pa.table({"c": range(40)})
+    receipt = Receipt(task_key("s", 1, {}, {}), "s", "", {}, {}, {"x": pile.put_table(table)}, {})
+    pile.put_receipt(receipt)
+    pile.commit(Draft({}, {"t": [Entry({}, receipt.outputs["x"])]}))
+    part = receipt.outputs["x"]
+    files = [pile.path(part), pile.snapshot_path(1), pile.receipt_path(receipt.key)]
+    broken = []
+    for path in files:
+        path.chmod(0o644)
+        raw = bytearray(path.read_bytes())
+        raw[20] ^= 1
+        path.write_bytes(raw)
+        broken.append(bytes(raw))
+    moved = quarantine(pile, pile.verify().problems)
+    assert moved == [Path(f"snapshots/{1:020d}.json"), files[2].relative_to(pile.root), part]
+    kept = [p.read_bytes() for p in (pile.root / "quarantine").iterdir()]
+    assert sorted(kept) == sorted(broken)
+    assert quarantine(pile, pile.verify().problems) == []
+    assert pile.receipt(receipt.key) is None and [p.missing for p in pile.verify().problems] == [True]
+    assert pile.put_table(table) == part
+    pile.put_receipt(receipt)
+    assert pile.verify().sound and pile.receipt(receipt.key) == receipt
+    # damaged again, it does not take the place of what was moved before
+    files[0].chmod(0o644)
+    files[0].write_bytes(broken[0])
+    assert quarantine(pile, pile.verify().problems) == [part]
+    assert len(list((pile.root / "quarantine").iterdir())) == 4
+
+
+def test_tags_are_verified_too(pile: Pile) -> None:
+    for name in ("a", "b", "c"):
+        pile.tag(name, 1)
+    path = pile.root / "refs" / "tags" / "a.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-9])
+    (pile.root / "refs" / "tags" / "d.json").write_bytes((pile.root / "refs" / "tags" / "b.json").read_bytes())
+    problems = pile.verify().problems
+    assert [(p.where, p.kind) for p in problems] == [("refs/tags/a.json", "tag"), ("refs/tags/d.json", "tag")]
+    pile.snapshot_path(1).chmod(0o644)
+    pile.snapshot_path(1).write_bytes(b"{}")
+    problems = pile.verify().problems
+    # a tag is right whose snapshot is not
+    assert [p.kind for p in problems] == ["snapshot", "tag", "tag"]
+    quarantine(pile, problems)
+    assert [(p.where, p.missing) for p in pile.verify().problems] == [
+        ("refs/tags/b.json", True),
+        ("refs/tags/c.json", True),
+    ]
 
 
 def test_a_foreign_parquet_file_in_a_parts_place_is_found(pile: Pile) -> None:
