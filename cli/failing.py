@@ -23,7 +23,7 @@ def errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _stopped(signal.SIGINT)
     except Exception as error:
-        from skycairn.pile.lock import Locked
+        from skycairn.pile.files import Locked
 
         if not isinstance(error, _mendable()):
             raise

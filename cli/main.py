@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,9 +22,11 @@ app = typer.Typer(
 export_app = typer.Typer(help="Write a pile's shards in another format.", no_args_is_help=True)
 app.add_typer(export_app, name="export")
 
-for command in (builds.build, builds.ingest, builds.refit):
-    app.command()(command)
-for command in (upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc):
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(builds.build, builds.ingest, builds.refit),
+    *(upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -232,8 +232,8 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, str
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     elif old != new:
-        short = [t if len(t) < 60 else t[:57] + "..." for t in map(str, (old, new))]
-        yield where, *short
+        was, now = (t if len(t) < 60 else t[:57] + "..." for t in map(str, (old, new)))
+        yield where, was, now
 
 
 def print_explanation(asked: str, found: Mapping[str, Any]) -> None:

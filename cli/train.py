@@ -25,7 +25,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch; 1 where cores are shared")] = 0,
     score: Annotated[bool, typer.Option(help="score the model on the validation sky when it is trained")] = True,
-    snapshot: Annotated[int, typer.Option(help="number of the snapshot; 0 is the newest")] = 0,
+    snapshot: Annotated[
+        str, typer.Option(help="number, tag or head; a run that goes on keeps to its own, a new one takes head")
+    ] = "",
 ) -> None:
     """Train, or go on where a run in OUT was stopped; then score the model on the validation sky."""
     from skycairn.cli.failing import errors
@@ -34,7 +36,7 @@ def train(
         import torch
 
         from skycairn.model.evaluate import as_markdown, evaluate, write
-        from skycairn.model.train import Config
+        from skycairn.model.train import Config, snapshot_of
         from skycairn.model.train import train as run
         from skycairn.pile.store import Pile
 
@@ -45,7 +47,10 @@ def train(
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {device}: torch sees no GPU here; give cpu, or install with make TORCH=cuda")
         opened = Pile.open(pile)
-        pinned = opened.snapshot(snapshot or None)
+        number = opened.resolve(snapshot) if snapshot else snapshot_of(out) or opened.resolve("head")
+        # held until the end, so that no cleaning of the pile takes it away
+        holder = opened.pin(number)
+        pinned = holder.snapshot
         splits = {str(e.labels["split"]) for e in pinned.entries("shards")}
         if score and "validation" not in splits:
             raise ValueError(

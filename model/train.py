@@ -83,6 +83,7 @@ def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str
     model = Model(vocabulary, SIZES[config.size], config.dropout, slot_counts(learned, vocabulary)).to(device)
     optimizer = _optimizer(model, config)
     run = {"format": FORMAT, "config": asdict(config), "snapshot": snapshot.content_id}
+    run["snapshot_number"] = snapshot.number
     run["modalities"] = vocabulary.as_json()
     out.mkdir(parents=True, exist_ok=True)
     step, best = _resume(out, run, model, optimizer, progress)
@@ -134,6 +135,14 @@ def train(pile: Pile, snapshot: Snapshot, out: Path, config: Config, device: str
     best_model.start_from(slot_counts(objects, vocabulary))  # the held-out tenth counts too
     _save(out / "model", best_model, None, {**run, "step": step, "held_out": best})
     return best_model
+
+
+def snapshot_of(out: Path) -> int | None:
+    """Number of the snapshot that the run in `out` learns from; None where there is no run."""
+    for name in ("last", "last.old"):
+        if (about := out / name / "about.json").exists():
+            return int(json.loads(about.read_text())["snapshot_number"])
+    return None
 
 
 class _Interrupt:

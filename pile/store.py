@@ -306,7 +306,7 @@ class Pile:
 
     def drop_receipt(self, key: str) -> None:
         """Forget the receipt of the task, where there is one: the task is to do again."""
-        remove(self._receipt_path(key))
+        remove(self.receipt_path(key))
 
     def read_receipt(self, path: Path) -> Receipt:
         """The receipt in a file of the pile, whether or not its parts are there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from skycairn.pile.content import canonical_json
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.versions import VERSIONS
@@ -76,6 +78,7 @@ def why(step: str, settings: Mapping[str, Any], inputs: Mapping[str, str], old: 
     """Why a task is to be done, by what differs from the receipt that its label had."""
     if old is None:
         return "never done"
+    settings = json.loads(canonical_json(dict(settings)))
     before = dict(old.settings)
     version = before.pop("step version", None)
     if version != VERSIONS[step]:
@@ -102,6 +105,8 @@ def _setting(name: str, new: Any, old: Any) -> str:
         return "a file was touched or replaced"
     if name == "listed":
         return "the digest that the archive publishes changed"
+    if name == "columns that the cuts need":
+        return f"the cuts need {', '.join(sorted(set(new or ()) ^ set(old or ())))}: other columns than before"
     told = f" from {old!r} to {new!r}" if len(repr(old)) + len(repr(new)) < 80 else ""
     return f"setting {name} changed{told}"
 

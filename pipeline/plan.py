@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
-from skycairn.pile.content import merkle
+from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
 from skycairn.pile.store import Part
 from skycairn.pipeline.extract import file_states, payload_files
@@ -130,8 +130,9 @@ class _Planner:
         return old if old is not None and _less_keep(old.settings) == _less_keep(same) else None
 
 
-def _less_keep(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in settings.items() if k != "keep"}
+def _less_keep(settings: Mapping[str, Any]) -> bytes:
+    """Settings as a receipt holds them, in which a tuple is a list; less how many sources were kept."""
+    return canonical_json({k: v for k, v in settings.items() if k != "keep"})
 
 
 HELD_RINGS = {"gather": 1, "match": 0, "fetch payload": 1, "want": 1, "extract": 1, "encode": 1, "encode payload": 1}
@@ -676,7 +677,8 @@ def _earlier_values(
     old = p.parent.receipt(f"encode {s.name} columns cell {cell}")
     if old is None or old_wanted is None or old.settings["step version"] != VERSIONS["encode"]:
         return {}
-    if any(old.settings[k] != v for k, v in _identity(s).items()):
+    identity = _identity(s)
+    if canonical_json({k: old.settings[k] for k in identity}) != canonical_json(identity):
         return {}
     wanted = old_wanted.outputs["wanted"].sha256
     return {m: {"wanted": wanted, "tokens": old.outputs[m].sha256} for m in ids if old.inputs.get(m) == ids[m]}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Pile
 from skycairn.pile.verify import Verification, quarantine

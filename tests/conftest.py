@@ -61,6 +61,12 @@ def tiny_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_second(tmp_path_factory: pytest.TempPathFactory, tiny_sky: Path) -> Path:
+    """The second release of the tiny mock sky. Not to be changed."""
+    return _once(tmp_path_factory, "second", lambda out: build_mock("tiny", out, workers=1, release=2, first=tiny_sky))
+
+
+@pytest.fixture(scope="session")
 def tiny_recipe(tiny_sky: Path) -> Recipe:
     """All of the tiny sky, three surveys."""
     return recipes.parse(TINY, "tiny").at(tiny_sky)
