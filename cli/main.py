@@ -1,4 +1,4 @@
-"""The one door: `skycairn mock`, `build`, `status`, `show`, `export`, `verify`."""
+"""The one door: `skycairn mock`, `build`, `status`, `show`, `hats`, `export`, `verify`."""
 
 from __future__ import annotations
 
@@ -158,6 +158,24 @@ def verify(pile: Annotated[Path, typer.Argument(help="folder of the pile")]) -> 
 
         if not print_verification(Pile.open(pile).verify(deep=True)):
             raise typer.Exit(1)
+
+
+@app.command()
+def hats(
+    pile: Annotated[Path, typer.Argument(help="folder of the pile")],
+    margin: Annotated[float, typer.Option(help="width of the margins, arcsec")] = 10.0,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the view; `hats` in the pile's folder unless given")
+    ] = None,
+) -> None:
+    """Write the newest snapshot's objects and sources as HATS catalogues, for lsdb: links to the pile's own files."""
+    with errors():
+        from skycairn.cli.show import print_view
+        from skycairn.pile.store import Pile
+        from skycairn.pipeline.hats import write_view
+
+        opened = Pile.open(pile)
+        print_view(write_view(opened, opened.snapshot(), out, margin))
 
 
 @export_app.command()

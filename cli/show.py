@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from skycairn.pile.store import Pile
 from skycairn.pile.verify import Verification
+from skycairn.pipeline.hats import View
 from skycairn.pipeline.plan import Plan
 from skycairn.pipeline.run import Built
 
@@ -167,3 +169,32 @@ def print_verification(found: Verification) -> bool:
         f"{said}; {len(found.problems)} problems" if found.problems else f"{said}; all sound", highlight=False
     )
     return found.sound
+
+
+def print_view(view: View) -> None:
+    """The catalogues of a HATS view, and what they cost."""
+    console = Console(soft_wrap=True)
+    table = Table("catalogue", "rows", "in margins", "in objects")
+    for name, n in view.rows.items():
+        of_objects = f"{view.member_rows[name]:,}" if name in view.member_rows else ""
+        table.add_row(name, f"{n:,}", f"{view.margin_rows[name]:,}", of_objects)
+    console.print(table)
+    for name, far in view.farthest_arcsec.items():
+        if far > view.margin_arcsec:
+            console.print(
+                f"{name}: a source lies {far:.1f} arcsec from its object, farther than the margin of "
+                f"{view.margin_arcsec:g}; lsdb may miss it when it joins them: give --margin {math.ceil(far)}",
+                highlight=False,
+            )
+    if view.n_copies:
+        console.print(
+            f"{view.n_copies:,} of {view.n_links + view.n_copies:,} leaves are copies: the file system links none of "
+            "the pile's files into this folder",
+            highlight=False,
+        )
+    state = "written" if view.written else "was there already"
+    console.print(
+        f"{view.root}: snapshot {view.snapshot} {state}; {view.linked_bytes / 1e6:,.1f} MB are the pile's own files, "
+        f"{view.new_bytes / 1e6:,.1f} MB new",
+        highlight=False,
+    )
