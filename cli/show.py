@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
@@ -179,13 +178,6 @@ def print_view(view: View) -> None:
         of_objects = f"{view.member_rows[name]:,}" if name in view.member_rows else ""
         table.add_row(name, f"{n:,}", f"{view.margin_rows[name]:,}", of_objects)
     console.print(table)
-    for name, far in view.farthest_arcsec.items():
-        if far > view.margin_arcsec:
-            console.print(
-                f"{name}: a source lies {far:.1f} arcsec from its object, farther than the margin of "
-                f"{view.margin_arcsec:g}; lsdb may miss it when it joins them: give --margin {math.ceil(far)}",
-                highlight=False,
-            )
     if view.n_copies:
         console.print(
             f"{view.n_copies:,} of {view.n_links + view.n_copies:,} leaves are copies: the file system links none of "

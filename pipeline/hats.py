@@ -51,6 +51,8 @@ SLACK_ARCSEC = 1e-4
 
 Leaves = Mapping[int, Part]
 """Parts by cell."""
+Strays = Mapping[int, Mapping[int, NDArray[np.int64]]]
+"""Keys of sources that are members of objects of another cell: by their own cell, then by the object's."""
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -198,20 +200,20 @@ def _write(pile: Pile, snapshot: Snapshot, tables: Mapping[str, Leaves], root: P
     margin_rows: dict[str, int] = {}
     member_rows: dict[str, int] = {}
     farthest: dict[str, float] = {}
+    linked = "objects" in tables and "members" in snapshot.tables
+    members = _leaves(snapshot, "members") if linked else {}
+    strays = _strays(pile, members)
     for table, leaves in tables.items():
         main = _main(root, table)
         for cell, part in leaves.items():
             _link(pile.path(part), _leaf(main, cell), part, counts)
         rows[main.name] = sum(part.n_rows for part in leaves.values())
-        margin_rows[main.name] = _write_collection(pile, leaves, main, margin_arcsec, said)
-    if "objects" in tables and "members" in snapshot.tables:
-        members = _leaves(snapshot, "members")
-        for table in tables:
-            if table != "objects":
-                survey = table.removesuffix(".wide")
-                n_rows, reach = _write_association(pile, members, root / f"objects_x_{survey}", survey, said)
-                if n_rows:
-                    member_rows[survey], farthest[survey] = n_rows, reach
+        margin_rows[main.name] = _write_collection(pile, leaves, main, margin_arcsec, strays.get(main.name, {}), said)
+        if table != "objects":
+            survey = main.name
+            n_rows, reach = _write_association(pile, members, root / f"objects_x_{survey}", survey, said)
+            if n_rows:
+                member_rows[survey], farthest[survey] = n_rows, reach
     n_bytes = sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
     view = View(
         root=root,
@@ -264,7 +266,9 @@ def _put_leaf(path: Path, table: pa.Table) -> None:
         file.publish(path)
 
 
-def _write_collection(pile: Pile, leaves: Leaves, main: Path, margin_arcsec: float, said: Mapping[str, Any]) -> int:
+def _write_collection(
+    pile: Pile, leaves: Leaves, main: Path, margin_arcsec: float, strays: Strays, said: Mapping[str, Any]
+) -> int:
     """All of a collection but its linked leaves; rows of its margin."""
     name = main.name
     margin = main.with_name(f"{name}_{margin_arcsec:g}arcs")
@@ -276,7 +280,7 @@ def _write_collection(pile: Pile, leaves: Leaves, main: Path, margin_arcsec: flo
     }
     sky: Counter[int] = Counter()
     n_margin: Counter[int] = Counter()
-    for cell, table in _margins(pile, leaves, margin_arcsec, sky):
+    for cell, table in _margins(pile, leaves, margin_arcsec, strays, sky):
         _put_leaf(_leaf(margin, cell), table)
         n_margin[cell] = table.num_rows
     schema = pq.read_schema(pile.path(next(iter(leaves.values()))))
@@ -355,21 +359,28 @@ def _skymap(counts: Mapping[int, int]) -> bytes:
 # -- margins
 
 
-def _margins(pile: Pile, leaves: Leaves, margin_arcsec: float, sky: Counter[int]) -> Iterator[tuple[int, pa.Table]]:
+def _margins(
+    pile: Pile, leaves: Leaves, margin_arcsec: float, strays: Strays, sky: Counter[int]
+) -> Iterator[tuple[int, pa.Table]]:
     """Each cell, of those without rows too, with the rows that lie outside of it and within the margin.
 
-    `sky` is told the rows by cell of `SKYMAP_ORDER`. Held in memory are the margins of cells some of whose neighbours
-    are still to come.
+    And with the members of its objects that have moved farther than that, so that a join finds them: a margin may hold
+    more than it promises. `sky` is told the rows by cell of `SKYMAP_ORDER`. Held in memory are the margins of cells
+    some of whose neighbours are still to come.
     """
     waiting: defaultdict[int, list[pa.Table]] = defaultdict(list)
     last: dict[int, int] = {}
     own = np.array(list(leaves), dtype=np.int64)
     for cell, part in leaves.items():
-        positions = pile.read_table(part, columns=["ra", "dec", "healpix29"])
+        mine = strays.get(cell, {})
+        positions = pile.read_table(part, columns=["ra", "dec", "healpix29", *(["key"] if mine else [])])
         _check_cell(positions, cell, pile.path(part))
         where, count = np.unique(cells(int64(positions, "healpix29"), SKYMAP_ORDER), return_counts=True)
         sky.update(dict(zip(where.tolist(), count.tolist(), strict=True)))
         near = rows_near(positions, cell, margin_arcsec)
+        for other, keys in mine.items():
+            stray = np.flatnonzero(np.isin(int64(positions, "key"), keys))
+            near[other] = np.union1d(near.get(other, stray), stray)
         if near:
             table = pile.read_table(part)
             for other, row in near.items():
@@ -417,6 +428,19 @@ def _distance_arcsec(xyz: NDArray[np.float64], cell: int) -> NDArray[np.float64]
 
 
 # -- associations
+
+
+def _strays(pile: Pile, members: Leaves) -> dict[str, dict[int, dict[int, NDArray[np.int64]]]]:
+    """By survey, the members that do not lie in the cell of their object."""
+    found: defaultdict[str, defaultdict[int, dict[int, NDArray[np.int64]]]] = defaultdict(lambda: defaultdict(dict))
+    for home, part in members.items():
+        table = pile.read_table(part, columns=["survey", "key", "healpix29"])
+        table = table.filter(pa.array(cells(int64(table, "healpix29"), WORK_ORDER) != home))
+        own, key = cells(int64(table, "healpix29"), WORK_ORDER), int64(table, "key")
+        survey = np.asarray(table.column("survey").cast(pa.string()))
+        for name, cell in sorted(set(zip(survey.tolist(), own.tolist(), strict=True))):
+            found[name][cell][home] = key[(survey == name) & (own == cell)]
+    return {name: dict(by_cell) for name, by_cell in found.items()}
 
 
 def _write_association(
