@@ -107,6 +107,24 @@ def show(
         typer.echo(f"{found} ({view.stratum}): {out}")
 
 
+@app.command()
+def hats(
+    pile: Annotated[Path, typer.Argument(help="folder of the pile")],
+    margin: Annotated[float, typer.Option(help="width of the margins, arcsec")] = 10.0,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the view; `hats` in the pile's folder unless given")
+    ] = None,
+) -> None:
+    """Write the newest snapshot's objects and sources as HATS catalogues, for lsdb: links to the pile's own files."""
+    with errors():
+        from skycairn.cli.show import print_view
+        from skycairn.pile.store import Pile
+        from skycairn.pipeline.hats import write_view
+
+        opened = Pile.open(pile)
+        print_view(write_view(opened, opened.snapshot(), out, margin))
+
+
 @export_app.command()
 def hdf5(
     pile: Annotated[Path, typer.Argument(help="folder of the pile")],

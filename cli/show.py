@@ -20,6 +20,7 @@ from skycairn.pile.store import Pile, Snapshot
 from skycairn.pile.verify import Verification
 from skycairn.pipeline import lineage
 from skycairn.pipeline.drift import Drift
+from skycairn.pipeline.hats import View
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.parent import Parent
 from skycairn.pipeline.plan import Plan
@@ -316,3 +317,25 @@ def print_verification(found: Verification) -> bool:
         f"{said}; {len(found.problems)} problems" if found.problems else f"{said}; all sound", highlight=False
     )
     return found.sound
+
+
+def print_view(view: View) -> None:
+    """The catalogues of a HATS view, and what they cost."""
+    console = Console(soft_wrap=True)
+    table = Table("catalogue", "rows", "in margins", "in objects")
+    for name, n in view.rows.items():
+        of_objects = f"{view.member_rows[name]:,}" if name in view.member_rows else ""
+        table.add_row(name, f"{n:,}", f"{view.margin_rows[name]:,}", of_objects)
+    console.print(table)
+    if view.n_copies:
+        console.print(
+            f"{view.n_copies:,} of {view.n_links + view.n_copies:,} leaves are copies: the file system links none of "
+            "the pile's files into this folder",
+            highlight=False,
+        )
+    state = "written" if view.written else "was there already"
+    console.print(
+        f"{view.root}: snapshot {view.snapshot} {state}; {view.linked_bytes / 1e6:,.1f} MB are the pile's own files, "
+        f"{view.new_bytes / 1e6:,.1f} MB new",
+        highlight=False,
+    )
