@@ -681,13 +681,15 @@ def test_fault_49_many_entries(rich: Pile) -> None:
     assert len(canonical_json(entries[0].part.to_json())) > 200
 
 
-def hdf5(path: Path, make: Callable[[h5py.File, Path], None], secret: Path) -> None:
-    with h5py.File(path, "w") as file:
-        make(file, secret)
-
-
 def external_storage(file: h5py.File, secret: Path) -> None:
-    file.create_dataset("gaia.parallax/tokens", (8,), np.uint8, external=[(str(secret), 0, 8)])
+    layout = {"shape": (4, 1), "dtype": np.uint16, "external": [(str(secret), 0, 8)]}
+    file.create_group("gaia.parallax").create_dataset("tokens", **layout)
+    the_rest(file)
+
+
+def the_rest(file: h5py.File) -> None:
+    file["gaia.parallax"].attrs["starts"] = np.array([0, 4])
+    file["gaia.parallax"].create_dataset("present", data=np.ones(4, bool), chunks=(4,))
 
 
 def external_link(file: h5py.File, secret: Path) -> None:
@@ -699,27 +701,29 @@ def soft_link(file: h5py.File, secret: Path) -> None:
 
 
 def virtual(file: h5py.File, secret: Path) -> None:
-    layout = h5py.VirtualLayout(shape=(8,), dtype=np.uint8)
-    layout[:] = h5py.VirtualSource(str(secret.with_name("other.h5")), "x", shape=(8,))
+    layout = h5py.VirtualLayout(shape=(4, 1), dtype=np.uint16)
+    layout[:] = h5py.VirtualSource(str(secret.with_name("other.h5")), "x", shape=(4, 1))
     file.create_virtual_dataset("gaia.parallax/tokens", layout)
+    the_rest(file)
 
 
 @pytest.mark.parametrize("make", [external_storage, external_link, soft_link, virtual])
 def test_fault_52_hdf5_that_reads_other_files(tmp_path: Path, make: Callable[[h5py.File, Path], None]) -> None:
     secret = tmp_path / "secret"
-    secret.write_bytes(b"password")
+    secret.write_bytes(bytes(range(8)))
     with h5py.File(tmp_path / "other.h5", "w") as other:
-        other["x"] = np.frombuffer(b"password", np.uint8)
+        other["x"] = np.frombuffer(b"password", np.uint16).reshape(4, 1) % 1024
     schema = SHARD.remove_metadata()
     path = tmp_path / "evil.h5"
     with h5py.File(path, "w") as file:
         for key, value in SHARD.metadata.items():
             file.attrs[key.decode()] = np.bytes_(value)
-        file.attrs["row_groups"] = np.array([8])
+        file.attrs["row_groups"] = np.array([4])
         file.attrs["arrow_schema"] = np.frombuffer(schema.serialize(), np.uint8)
         make(file, secret)
-    with pytest.raises(Damaged, match=r"refers to|link"):
-        open_shard(path)
+    with pytest.raises(Damaged, match=r"refer to no other file|is a link"):
+        with open_shard(path) as shard:
+            shard.tokens(0)
 
 
 class Evil:
