@@ -72,44 +72,73 @@ def collect(pile: Pile, keep: int = 3, delete: bool = False, uncommitted: bool =
     if keep < 1:
         raise ValueError(f"keep is {keep}; wanted at least 1, or there is no head")
     with builder_lock(pile.root, "collect"):
-        kept = {n: why for n, why in _reasons(pile, keep).items() if why}
-        if delete:
-            _set_aside(pile, [n for n in pile.snapshots() if n not in kept])
-            # and those that came meanwhile
-            kept = {n: why or ("it was committed just now",) for n, why in _reasons(pile, keep).items()}
-        staying = [pile.snapshot(n) for n in kept]
-        going = [pile.snapshot(n) for n in pile.snapshots() if n not in kept] + _read_set_aside(pile)
-        receipts, receipts_kept = _receipts(pile, staying, going, uncommitted)
-        parts, parts_kept = _parts(pile, staying, going, receipts)
-        pending, dead = _pending(pile), [lease.path for lease in pile.leases() if not lease.alive]
-        snapshots = sorted({s.number for s in going})
-        files = {
-            "snapshots": [p for n in snapshots for p in (pile.snapshot_path(n), _dropped(pile, n)) if p.exists()],
-            "receipts": receipts,
-            "parts": parts,
-            "pending": pending,
-            "leases": dead,
-        }
-        n_bytes = {kind: sum(map(_size, paths)) for kind, paths in files.items()}
-        if delete:
-            _remove(receipts)
-            for folder in sorted({path.parent for path in receipts}):
-                sync_folder(folder)
-            _remove(parts)
-            _remove(_all_set_aside(pile).values())
-            _remove([*pending, *dead])
-        return Collection(
-            deleted=delete,
-            snapshots=tuple(snapshots),
-            receipts=tuple(p.stem for p in receipts),
-            parts=tuple(p.name for p in parts),
-            pending=tuple(p.name for p in pending),
-            leases=tuple(p.name for p in dead),
-            n_bytes=n_bytes,
-            snapshots_kept=kept,
-            receipts_kept=receipts_kept,
-            parts_kept=parts_kept,
-        )
+        # all of it, before anything is touched: what cannot be read is told while all is as it was
+        found = _find(pile, uncommitted, {n: why for n, why in _reasons(pile, keep).items() if why})
+        if not delete:
+            return _told(found, deleted=False)
+        if found.snapshots:
+            _set_aside(pile, [s.number for s in found.going if pile.snapshot_path(s.number).exists()])
+            came = ("it was among the newest, or claimed, as this began",)
+            found = _find(pile, uncommitted, {n: why or came for n, why in _reasons(pile, keep).items()})
+        told = _told(found, deleted=True)
+        _remove(found.receipts)
+        for folder in sorted({path.parent for path in found.receipts}):
+            sync_folder(folder)
+        _remove(found.parts)
+        _remove(_all_set_aside(pile).values())
+        _remove([*found.pending, *found.leases])
+        return told
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Files that may go, and why others stay."""
+
+    going: list[Snapshot]
+    snapshots: list[Path]
+    receipts: list[Path]
+    parts: list[Path]
+    pending: list[Path]
+    leases: list[Path]
+    snapshots_kept: dict[int, tuple[str, ...]]
+    receipts_kept: Mapping[str, int]
+    parts_kept: Mapping[str, int]
+
+
+def _find(pile: Pile, uncommitted: bool, kept: dict[int, tuple[str, ...]]) -> _Found:
+    """What may go when these snapshots are kept."""
+    staying = [pile.snapshot(n) for n in kept]
+    going = [pile.snapshot(n) for n in pile.snapshots() if n not in kept] + _read_set_aside(pile)
+    receipts, receipts_kept = _receipts(pile, staying, going, uncommitted)
+    parts, parts_kept = _parts(pile, staying, going, receipts)
+    files = {p for s in going for p in (pile.snapshot_path(s.number), _dropped(pile, s.number))}
+    return _Found(
+        going=going,
+        snapshots=sorted(p for p in files | set(_all_set_aside(pile).values()) if p.exists()),
+        receipts=receipts,
+        parts=parts,
+        pending=_pending(pile),
+        leases=[lease.path for lease in pile.leases() if not lease.alive],
+        snapshots_kept=kept,
+        receipts_kept=receipts_kept,
+        parts_kept=parts_kept,
+    )
+
+
+def _told(found: _Found, deleted: bool) -> Collection:
+    kinds = ("snapshots", "receipts", "parts", "pending", "leases")
+    return Collection(
+        deleted=deleted,
+        snapshots=tuple(sorted({int(p.stem) for p in found.snapshots})),
+        receipts=tuple(p.stem for p in found.receipts),
+        parts=tuple(p.name for p in found.parts),
+        pending=tuple(p.name for p in found.pending),
+        leases=tuple(p.name for p in found.leases),
+        n_bytes={kind: sum(map(_size, getattr(found, kind))) for kind in kinds},
+        snapshots_kept=found.snapshots_kept,
+        receipts_kept=found.receipts_kept,
+        parts_kept=found.parts_kept,
+    )
 
 
 # -- snapshots

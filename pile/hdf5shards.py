@@ -159,7 +159,20 @@ def _read_column(group: Any, kind: pa.DataType, start: int, stop: int) -> pa.Arr
     return pa.array(values, kind, mask=nulls, from_pandas=False)
 
 
+def _refuse_links(file: Any) -> None:
+    """ValueError where a group or dataset is a link by name, which may lead to any file there is."""
+
+    def hard(name: bytes, link: Any) -> bytes | None:
+        return None if link.type == h5py.h5l.TYPE_HARD else name
+
+    if found := file.id.links.visit(hard, info=True):
+        raise ValueError(f"{found.decode(errors='replace')} is a link, which no shard has")
+
+
 def _rows(dataset: Any, start: int, stop: int) -> NDArray[Any]:
+    if dataset.chunks is None:
+        # neither what lies in other files nor what is put together of them has chunks
+        raise ValueError(f"{dataset.name} has no chunks; a shard's datasets have, and refer to no other file")
     if not 0 <= start <= stop <= dataset.shape[0]:
         raise ValueError(f"{dataset.name} has {dataset.shape[0]} rows, wanted {start} to {stop}")
     rows: NDArray[Any] = dataset[start:stop]
@@ -177,6 +190,7 @@ class Hdf5ShardReader:
             self._file = h5py.File(self.path, "r")
         try:
             with _damage(self.path):
+                _refuse_links(self._file)
                 attributes = self._file.attrs
                 schema = pa.ipc.read_schema(pa.py_buffer(attributes["arrow_schema"].tobytes()))
                 schema = schema.with_metadata({k: _bytes(v) for k, v in attributes.items() if k not in _OURS})

@@ -214,6 +214,7 @@ class Pile:
             check_sha256(part, "the part asked for")
             sha256, n_rows = part, None
             path = self.root / "parts" / part[:2] / (part + _PARQUET)
+            _there(path)
         else:
             if part.suffix != _PARQUET:
                 raise ValueError(
@@ -227,11 +228,7 @@ class Pile:
 
     def _check_size(self, part: Part) -> None:
         path = self.path(part)
-        try:
-            n_bytes = plain_size(path)
-        except FileNotFoundError as error:
-            raise Missing(f"{path}: the part is not there; build it again, or restore it from a copy") from error
-        if n_bytes != part.n_bytes:
+        if (n_bytes := _there(path)) != part.n_bytes:
             raise Damaged(f"{path} has {n_bytes} bytes, not {part.n_bytes}; remove it and build it again")
 
     def put_bytes(self, data: bytes, suffix: str) -> Part:
@@ -463,8 +460,16 @@ class Pile:
 _SNAPSHOT_FIELDS: dict[str, Any] = {"number": int, "parent": int | None, "recipe": dict, "stats": dict}
 
 
+def _there(path: Path) -> int:
+    """Bytes of the part's file; `Missing` where there is none."""
+    try:
+        return plain_size(path)
+    except FileNotFoundError as error:
+        raise Missing(f"{path}: the part is not there; build it again, or restore it from a copy") from error
+
+
 def _plain(name: str) -> str:
-    if Path(name).name != name or name in (".", "..") or "\0" in name or "\\" in name or len(name.encode()) > 255:
+    if Path(name).name != name or name in ("", ".", "..") or "\0" in name or "\\" in name or len(name.encode()) > 255:
         raise ValueError(f"{name!r} is not a plain file name")
     return name
 
