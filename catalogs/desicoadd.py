@@ -49,9 +49,9 @@ def join_arms(flux: Arms, ivar: Arms, mask: Arms) -> tuple[NDArray[np.float32], 
         value = np.where(weight > 0, flux[arm], 0.0)
         weighted[:, first : first + width] += weight * value
         total[:, first : first + width] += weight
-    good = total > 0
+    good = (total > 0) & (total <= np.finfo(np.float32).max)
     joined = np.divide(weighted, total, out=np.zeros_like(weighted), where=good)
-    return joined.astype(np.float32), total.astype(np.float32), ~good
+    return joined.astype(np.float32), np.where(good, total, 0.0).astype(np.float32), ~good
 
 
 def _weight(flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any]) -> NDArray[np.float64]:
