@@ -16,6 +16,8 @@ MOST_TABLE_BYTES = 2 << 30
 """Of a table that is read whole, in memory. Gaia's largest take about a quarter of it."""
 MOST_PIXELS = 1 << 28
 """Of an image, and of one of its tiles; a coadd of any survey here has less than a tenth of it."""
+MOST_COLUMNS = 999
+"""Of a FITS table (FITS standard 4.0, section 7.3.1)."""
 MOST_LINE = 1 << 20
 """Bytes of a line of column names, or of a comment."""
 
@@ -57,14 +59,22 @@ def check_gzip(path: Path) -> None:
             pass
 
 
-def refuse_large_table(n_rows: int, widths: Iterable[int], where: str) -> None:
-    """ValueError where rows of these widths, in bytes, would take more memory than `MOST_TABLE_BYTES`."""
+def refuse_large_table(n_rows: int, widths: Iterable[int], where: str, most: int = MOST_TABLE_BYTES) -> None:
+    """ValueError where rows of these widths, in bytes, would take more memory than `most`."""
     needed = n_rows * sum(widths)
-    if needed > MOST_TABLE_BYTES:
+    if needed > most:
         raise ValueError(
             f"{where}: its {n_rows:,} rows would take {needed:,} bytes of memory, wanted at most "
-            f"{MOST_TABLE_BYTES:,}; is it damaged? Else divide it into several files"
+            f"{most:,}; is it damaged? Else divide it into several files"
         )
+
+
+def refuse_many_columns(headers: Iterable[Any], where: str) -> None:
+    """ValueError where a header promises more columns than a FITS table can have; none is looked for."""
+    for header in headers:
+        n = header.get("TFIELDS", 0)
+        if not isinstance(n, int) or not 0 <= n <= MOST_COLUMNS:
+            raise ValueError(f"{where}: TFIELDS is {n!r}, wanted 0 to {MOST_COLUMNS}; fetch it again")
 
 
 def refuse_large_image(hdu: Any, where: str) -> None:

@@ -18,6 +18,8 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
+from skycairn.catalogs.fitsfile import check_whole
+
 WAVELENGTH_START = 3600.0
 WAVELENGTH_STEP = 0.8
 N_PIXELS = 7781
@@ -100,6 +102,12 @@ def join_lsf(sigma: Arms, weight: Arms) -> NDArray[np.float64]:
 @contextmanager
 def opened(path: Path) -> Iterator[fits.HDUList]:
     """The FITS file, mapped, images as stored; a file that is cut short is a ValueError that names it."""
+    try:
+        if path.suffix != ".gz":
+            check_whole(path)
+    except ValueError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: cannot be read as a whole FITS file ({what})") from error
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)

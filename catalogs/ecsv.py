@@ -26,7 +26,8 @@ from astropy.io.votable import parse_single_table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.xml.iterparser import get_xml_iterator
 
-from skycairn.catalogs.bounds import MOST_LINE, Unpacked, check_gzip, refuse_large_table
+from skycairn.catalogs.bounds import MOST_LINE, Unpacked, refuse_large_table, refuse_many_columns
+from skycairn.catalogs.fitsfile import check_whole_gzip
 
 NULLS = ["", "null", "NULL", "NaN", "nan"]
 TRUE = ["True", "true", "TRUE", "t", "T", "1"]
@@ -165,11 +166,12 @@ def parse_lists(text: pa.Array, value_type: pa.DataType, where: str) -> pa.Array
 def _fits(path: Path, types: Types) -> pa.Table:
     try:
         if path.suffix.lower() == ".gz":
-            check_gzip(path)
+            check_whole_gzip(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
             # opened by hand, since astropy leaves a file that it refuses open
             with path.open("rb") as file, fits.open(file, memmap=True, lazy_load_hdus=False) as hdus:
+                refuse_many_columns((h.header for h in hdus), str(path))
                 tables = [h for h in hdus if isinstance(h, fits.BinTableHDU)]
                 if not tables:
                     raise ValueError(f"{path}: holds no binary table; is it the table that is wanted?")

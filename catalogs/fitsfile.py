@@ -15,7 +15,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skycairn.catalogs.bounds import check_gzip, refuse_large_image
+from skycairn.catalogs.bounds import check_gzip, refuse_large_image, refuse_many_columns
 
 BLOCK = 2880
 """Every part of a FITS file is a whole number of these bytes (FITS standard 4.0, section 3.1)."""
@@ -45,9 +45,18 @@ def check_whole(path: Path) -> list[fits.Header]:
                     f"{path}: header {len(headers)} does not tell its size ({error}); fetch it again"
                 ) from error
             headers.append(header)
+    refuse_many_columns(headers, str(path))
     if end != size or not headers:
         raise ValueError(f"{path}: is {size:,} bytes long where its headers promise {end:,}; fetch it again")
     return headers
+
+
+def check_whole_gzip(path: Path) -> None:
+    """ValueError where a gzip is no FITS file, cut short, or unpacks to far more than a table does."""
+    check_gzip(path)
+    with gzip.open(path) as file:
+        if (word := file.read(9)) != b"SIMPLE  =":
+            raise ValueError(f"{path}: is not a FITS file (found {word!r}); fetch it again")
 
 
 def data_bytes(header: fits.Header) -> int:
@@ -67,7 +76,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
     """The file, found whole; what goes wrong in it is a ValueError that names it."""
     try:
         if path.suffix == ".gz":
-            check_gzip(path)
+            check_whole_gzip(path)
         else:
             check_whole(path)
         try:
@@ -75,6 +84,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
         except OSError as error:
             raise ValueError(f"{path}: is no FITS file ({error}); fetch it again") from error
         with hdus:
+            refuse_many_columns((hdu.header for hdu in hdus), str(path))
             yield hdus
     except (EOFError, zlib.error, fits.VerifyError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read as FITS ({error}); fetch it again") from error

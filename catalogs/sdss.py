@@ -169,11 +169,12 @@ class Sdss(Survey):
         return table
 
     def _refuse_unpacked(self, table: pa.Table, packed: NDArray[np.bool_], where: str) -> None:
-        """A row that is a spectrum of a thing and has no key is an error; one that a cut drops is none."""
-        if packed.all():
+        """A row that is a spectrum of a thing and does not fit the key is an error; one that a cut drops is none."""
+        known = np.all([table.column(c).is_valid().to_numpy() for c in ("run2d", "plate", "mjd", "fiberid")], axis=0)
+        if (packed | ~known).all():
             return
         passes = first_failed([c for c in self.valid if c.name != "key"], table).is_null()
-        if (bad := np.flatnonzero(~packed & passes.to_numpy(zero_copy_only=False))).size:
+        if (bad := np.flatnonzero(~packed & known & passes.to_numpy(zero_copy_only=False))).size:
             i = int(bad[0])
             run2d, plate, mjd, fiber = (table.column(c)[i].as_py() for c in ("run2d", "plate", "mjd", "fiberid"))
             raise ValueError(

@@ -48,6 +48,8 @@ FORMATS = (".csv", ".parquet", ".fits", ".fits.gz", ".fit", ".ecsv")
 LARGEST = (1 << 63) - 1
 MOST_ROWS = 5_000_000
 """Targets of one table; each becomes a row of Python's while it is read, and a circle on the sky."""
+MOST_BYTES = 1 << 29
+"""Of one table, as a file and in memory; Python's rows take several times as much."""
 PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 PLAIN_NUMBER = re.compile(r"nan|[-+]?(inf|(0|[1-9][0-9]*)(\.[0-9]*)?(e[-+]?[0-9]+)?|\.[0-9]+(e[-+]?[0-9]+)?)")
 """No leading zeros: `007` is a name."""
@@ -156,13 +158,13 @@ def read_any(path: Path) -> tuple[pa.Table, dict[str, str]]:
     """The table of a file by its ending, and the units of its columns as far as it tells them.
 
     A file is opened here and read as an open file, so that no reader makes anything of its name. ValueError where it is
-    none, or has more than `MOST_ROWS` rows.
+    none, or has more than `MOST_ROWS` rows or `MOST_BYTES` bytes.
     """
     name = path.name.lower()
     if not name.endswith(FORMATS):
         raise ValueError(f"targets: {path.name} is of no known format; wanted one of {', '.join(FORMATS)}")
     where = f"targets: {path.name}"
-    refuse_large_table(path.stat().st_size, [1], where)
+    refuse_large_table(path.stat().st_size, [1], where, MOST_BYTES)
     try:
         if name.endswith(".csv"):
             return _read_csv(path), {}
@@ -176,7 +178,7 @@ def read_any(path: Path) -> tuple[pa.Table, dict[str, str]]:
             if table is None:
                 raise ValueError("it holds no table")
             _few(int(table.header["NAXIS2"]), path)
-            refuse_large_table(int(table.header["NAXIS2"]), [int(table.header["NAXIS1"])], where)
+            refuse_large_table(int(table.header["NAXIS2"]), [int(table.header["NAXIS1"])], where, MOST_BYTES)
             return _from_astropy(Table.read(table, format="fits"), path)
     except FileNotFoundError:
         raise
@@ -201,17 +203,18 @@ def _few(n_rows: int, path: Path) -> None:
 
 def _read_parquet(path: Path) -> pa.Table:
     with path.open("rb") as stream, pa.parquet.ParquetFile(stream) as file:
-        about = file.metadata
+        about, where = file.metadata, f"targets: {path.name}"
         _few(about.num_rows, path)
         groups = (about.row_group(g) for g in range(about.num_row_groups))
-        refuse_large_table(sum(g.total_byte_size for g in groups), [1], f"targets: {path.name}")
+        refuse_large_table(sum(g.total_byte_size for g in groups), [1], where, MOST_BYTES)
         pieces, n_bytes = [], 0
         # a dictionary or a run is one value in the file and many here, so what is read is counted too
-        for batch in file.iter_batches(4096):
-            n_bytes += batch.nbytes
-            refuse_large_table(n_bytes, [1], f"targets: {path.name}")
-            pieces.append(batch)
-        return pa.Table.from_batches(pieces, file.schema_arrow)
+        for batch in file.iter_batches(1024):
+            plain = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+            pieces.append(pa.Table.from_arrays(plain, names=batch.schema.names))
+            n_bytes += pieces[-1].nbytes
+            refuse_large_table(n_bytes, [1], where, MOST_BYTES)
+        return pa.concat_tables(pieces) if pieces else file.schema_arrow.empty_table()
 
 
 def _read_csv(path: Path) -> pa.Table:
