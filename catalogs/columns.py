@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import Column, MissingColumn
@@ -44,7 +45,12 @@ def own_columns(
 
 
 def to_arrow(values: NDArray[Any], column: Column, where: str) -> pa.Array:
-    """One column's values as its declared type; NaN becomes null, strings lose their padding."""
+    """One column's values as its declared type; NaN and what is masked become null, strings lose their padding.
+
+    ValueError where the type cannot hold them: an overflow, a fraction, or an identifier that was a float.
+    """
+    hidden = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    values = np.ma.getdata(values)
     try:
         if pa.types.is_string(column.type):
             if values.dtype.kind == "S":
@@ -54,16 +60,22 @@ def to_arrow(values: NDArray[Any], column: Column, where: str) -> pa.Array:
         if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
             flat = pa.array(native.reshape(-1), from_pandas=True).cast(column.type.value_type)
             if pa.types.is_fixed_size_list(column.type):
+                if native.ndim != 2 or native.shape[1] != column.type.list_size:
+                    raise ValueError(f"wanted {column.type.list_size} numbers a row")
                 return pa.FixedSizeListArray.from_arrays(flat, column.type.list_size)
             offsets = np.arange(len(native) + 1, dtype=np.int32) * native.shape[1]
             return pa.ListArray.from_arrays(offsets, flat)
-        mask = None
+        mask = np.zeros(len(native), dtype=bool) if hidden is None else hidden
         if native.dtype.kind == "f":
-            mask = ~np.isfinite(native)
+            if pa.types.is_int64(column.type):
+                raise ValueError("a whole number of 63 bits never passes through a float")
+            mask = mask | ~np.isfinite(native)
         if column.zero_is_null:
-            zero = native == 0
-            mask = zero if mask is None else mask | zero
-        return pa.array(native, mask=mask).cast(column.type)
+            mask = mask | (native == 0)
+        made = pa.array(native, mask=mask).cast(column.type)
+        if pa.types.is_floating(made.type) and not pc.all(pc.is_finite(made)).as_py() and len(made) > made.null_count:
+            raise ValueError(f"{native[~mask][np.argmax(np.abs(native[~mask]))]:g} is beyond it")
+        return made
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise ValueError(
             f"{where}: column {column.name.upper()!r} holds {values.dtype} of shape {values.shape}, "

@@ -33,6 +33,7 @@ from typing import Any, ClassVar
 import healpy
 import numpy as np
 import pyarrow as pa
+from astropy.io import fits
 from numpy.typing import NDArray
 
 from skycairn.catalogs.columns import own_columns
@@ -53,7 +54,13 @@ from skycairn.catalogs.survey import (
     Survey,
     first_failed,
 )
+from skycairn.catalogs.units import refuse_wrong_units, units_of
 
+UNITS = {
+    **dict.fromkeys(("target_ra", "target_dec"), "deg"),
+    **dict.fromkeys(("pmra", "pmdec"), "mas/yr"),
+}
+"""Of the columns that become positions and motions."""
 RESTRICTED = 8
 """Bit of FIBERSTATUS that leaves the spectrum good."""
 DELTACHI2_GOOD = 25.0
@@ -162,7 +169,7 @@ class Desi(Survey):
         Cut(
             "position",
             ("ra", "dec"),
-            lambda c: (c["ra"] >= 0) & (c["ra"] <= 360) & (np.abs(c["dec"]) <= 90),
+            lambda c: (c["ra"] >= 0) & (c["ra"] < 360) & (np.abs(c["dec"]) <= 90),
             "a position on the sky",
         ),
         Cut("objtype", ("objtype",), lambda c: c["objtype"] == "TGT", "not a sky fibre, nor one without a target"),
@@ -265,6 +272,8 @@ class Desi(Survey):
                 available, n = redrock_columns(hdus, path)
                 start = 0
                 reason = "redrock files do not tell it; read the redshift catalogue (catalog='zcatalog')"
+            found = {c.name: c.unit for h in hdus if isinstance(h, fits.BinTableHDU) for c in h.columns if c.unit}
+            refuse_wrong_units(found, {**units_of(self.columns), **UNITS}, where, reason)
             by_name = {name.lower(): fetch for name, fetch in available.items()}
             if not {"survey", "program"} <= by_name.keys():
                 survey, program = survey_and_program(hdus, path, self.production.specprod)
@@ -274,7 +283,10 @@ class Desi(Survey):
             for column in ("target_ra", "target_dec", "pmra", "pmdec", "ref_epoch", "z", "zwarn", "deltachi2"):
                 if column not in by_name:
                     raise MissingColumn(f"{where} has no column {column.upper()!r}: {reason}")
-                values[column] = np.asarray(by_name[column]()).astype(np.float64 if column != "zwarn" else np.int64)
+                values[column] = np.ma.filled(by_name[column](), -1).astype(
+                    np.float64 if column != "zwarn" else np.int64
+                )
+            values["target_ra"] = np.where(values["target_ra"] == 360, 0.0, values["target_ra"])
             good = (values["zwarn"] == 0) & (values["deltachi2"] > DELTACHI2_GOOD) & np.isfinite(values["z"])
             by_name["good_z"] = lambda: good
             by_name["z_good"] = lambda: np.where(good, values["z"], np.nan)
@@ -291,7 +303,8 @@ class Desi(Survey):
 
     def _with_standard(self, wide: pa.Table, values: Mapping[str, NDArray[Any]], start: int, where: str) -> pa.Table:
         n = wide.num_rows
-        targetid, survey, program = (wide.column(c).to_numpy() for c in ("targetid", "survey", "program"))
+        survey, program = (wide.column(c).to_numpy() for c in ("survey", "program"))
+        targetid = wide.column("targetid").fill_null(-1).to_numpy()
         key, packed, overflow = pack_key(targetid, survey, program)
         row = start + np.arange(n, dtype=np.int64)
         epoch = values["ref_epoch"]

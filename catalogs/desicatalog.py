@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from skycairn.catalogs.columns import Fetch
 from skycairn.catalogs.desicoadd import hdu_named, match_targetids
 from skycairn.catalogs.desikey import PROGRAM_CODES, SURVEY_CODES
+from skycairn.catalogs.fitsfile import without_null
 
 
 def table_columns(hdu: Any, rows: tuple[int, int] | None, where: str) -> tuple[dict[str, Fetch], int, int]:
@@ -23,7 +25,12 @@ def table_columns(hdu: Any, rows: tuple[int, int] | None, where: str) -> tuple[d
     if not 0 <= start <= stop <= total:
         raise ValueError(f"{where}: rows {start}..{stop} were asked of a table of {total}")
     data = hdu.data[start:stop]
-    return {name: _fetch(data, name) for name in data.names}, stop - start, start
+    columns = {name: _fetch(data, name) for name in data.names}
+    for column in hdu.columns:
+        if column.null not in (None, ""):
+            raw = data.view(np.ndarray)
+            columns[column.name] = partial(without_null, columns[column.name], raw, column.name, column.null)
+    return columns, stop - start, start
 
 
 def _fetch(data: fits.FITS_rec, name: str) -> Fetch:

@@ -18,6 +18,8 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
+from skycairn.catalogs.fitsfile import check_whole
+
 WAVELENGTH_START = 3600.0
 WAVELENGTH_STEP = 0.8
 N_PIXELS = 7781
@@ -49,9 +51,9 @@ def join_arms(flux: Arms, ivar: Arms, mask: Arms) -> tuple[NDArray[np.float32], 
         value = np.where(weight > 0, flux[arm], 0.0)
         weighted[:, first : first + width] += weight * value
         total[:, first : first + width] += weight
-    good = total > 0
+    good = (total > 0) & (total <= np.finfo(np.float32).max)
     joined = np.divide(weighted, total, out=np.zeros_like(weighted), where=good)
-    return joined.astype(np.float32), total.astype(np.float32), ~good
+    return joined.astype(np.float32), np.where(good, total, 0.0).astype(np.float32), ~good
 
 
 def _weight(flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any]) -> NDArray[np.float64]:
@@ -100,6 +102,12 @@ def join_lsf(sigma: Arms, weight: Arms) -> NDArray[np.float64]:
 @contextmanager
 def opened(path: Path) -> Iterator[fits.HDUList]:
     """The FITS file, mapped, images as stored; a file that is cut short is a ValueError that names it."""
+    try:
+        if path.suffix != ".gz":
+            check_whole(path)
+    except ValueError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: cannot be read as a whole FITS file ({what})") from error
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,15 @@ import pyarrow.csv as pacsv
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.xml.iterparser import get_xml_iterator
+
+from skycairn.catalogs.bounds import MOST_LINE, Unpacked, refuse_large_table, refuse_many_columns
+from skycairn.catalogs.fitsfile import check_whole_gzip
 
 NULLS = ["", "null", "NULL", "NaN", "nan"]
 TRUE = ["True", "true", "TRUE", "t", "T", "1"]
 FALSE = ["False", "false", "FALSE", "f", "F", "0"]
+MOST_COMMENTS = 20_000
 BLOCK = 1 << 24
 """Bytes parsed at a time. A row of XP spectra with its correlations is about 43 kB."""
 
@@ -36,7 +42,8 @@ Types = Mapping[str, pa.DataType]
 def read_table(path: Path, types: Types) -> pa.Table:
     """Those of the named columns that the file has (case ignored), as these types; lists as list<value type>.
 
-    NaN is null, in numbers; in lists it is refused. ValueError names the file: it is cut short, or not a table.
+    NaN is null, in numbers; in lists it is refused. A field's metadata holds the `unit` that the file gives. ValueError
+    names the file: it is cut short, or not a table, or asks for more memory than a table of Gaia's (bounds.py).
     """
     suffixes = [s.lower() for s in path.suffixes[-2:]]
     kind = suffixes[-2] if len(suffixes) == 2 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
@@ -58,7 +65,7 @@ def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
     zipped = path.suffix.lower() == ".gz"
     try:
         with gzip.open(path) if zipped else path.open("rb") as file:
-            skip, names = _header(file, path)
+            skip, names, units = _header(file, path)
         if not zipped:
             _check_ends(path)
         by_name = {name.lower(): name for name in reversed(names)}
@@ -67,7 +74,7 @@ def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
             raise _none_of(path, types)
         stored = {name: pa.string() if pa.types.is_list(kind) else kind for name, kind in wanted.items()}
         reader = pacsv.open_csv(
-            pa.input_stream(path, compression="gzip" if zipped else None),
+            Unpacked(pa.input_stream(path, compression="gzip"), path) if zipped else pa.input_stream(path),
             read_options=pacsv.ReadOptions(skip_rows=skip, block_size=BLOCK),
             convert_options=pacsv.ConvertOptions(
                 include_columns=list(wanted),
@@ -79,9 +86,12 @@ def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
             ),
         )
         lower = {name.lower(): name for name in wanted}
-        schema = pa.schema([pa.field(n, types[n]) for n in lower])
+        schema = pa.schema([_field(n, types[n], units.get(spelt)) for n, spelt in lower.items()])
         yield schema.empty_table()
+        n_bytes = 0
         for batch in reader:
+            n_bytes += batch.nbytes
+            refuse_large_table(n_bytes, [1], str(path))
             columns = []
             for name, spelt in lower.items():
                 column = batch.column(spelt)
@@ -98,15 +108,32 @@ def _none_of(path: Path, types: Types) -> ValueError:
     return ValueError(f"{path}: has none of the {len(types)} wanted columns ({named}, ...); is it the right table?")
 
 
-def _header(file: Any, path: Path) -> tuple[int, list[str]]:
-    """Number of comment lines, and the column names."""
-    skip = 0
-    for line in file:
-        if line.startswith(b"#"):
-            skip += 1
-            continue
-        return skip, [n.strip() for n in next(csv.reader([line.decode("utf-8", "replace")]))]
+def _header(file: Any, path: Path) -> tuple[int, list[str], dict[str, str]]:
+    """Number of comment lines, the column names, and the units that the comments give."""
+    comments: list[bytes] = []
+    while line := file.readline(MOST_LINE):
+        if len(line) == MOST_LINE or len(comments) > MOST_COMMENTS:
+            raise ValueError(f"{path}: its header has no end within {MOST_LINE:,} bytes; is it a table? Fetch it again")
+        if not line.startswith(b"#"):
+            names = [n.strip() for n in next(csv.reader([line.decode("utf-8", "replace")]), [])]
+            return len(comments), names, _units(b"\n".join(c[1:] for c in comments).decode("utf-8", "replace"))
+        comments.append(line.rstrip())
     raise ValueError(f"{path}: holds no line of column names; it is empty or cut short: fetch it again")
+
+
+def _units(header: str) -> dict[str, str]:
+    """Units by column name from an ECSV header, whose columns may be one a line, or several lines each."""
+    out = {}
+    for entry in re.split(r"(?:^|[{,\n])\s*(?:-\s*)?name:", header)[1:]:
+        name = re.match(r"\s*[\"']?([^\"',}\n]+)", entry)
+        unit = re.search(r"[,\n]\s*unit:\s*(\"[^\"\n]*\"|'(?:[^'\n]|'')*'(?!\w)|[^,}\n]+)", entry)
+        if name and unit:
+            out[name[1].strip()] = unit[1].strip()
+    return out
+
+
+def _field(name: str, kind: pa.DataType, unit: str | None) -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": unit} if unit else None)
 
 
 def _check_ends(path: Path) -> None:
@@ -138,48 +165,62 @@ def parse_lists(text: pa.Array, value_type: pa.DataType, where: str) -> pa.Array
 
 def _fits(path: Path, types: Types) -> pa.Table:
     try:
+        if path.suffix.lower() == ".gz":
+            check_whole_gzip(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
             # opened by hand, since astropy leaves a file that it refuses open
             with path.open("rb") as file, fits.open(file, memmap=True, lazy_load_hdus=False) as hdus:
-                table = next((h for h in hdus if isinstance(h, fits.BinTableHDU)), None)
-                if table is None:
+                refuse_many_columns((h.header for h in hdus), str(path))
+                tables = [h for h in hdus if isinstance(h, fits.BinTableHDU)]
+                if not tables:
                     raise ValueError(f"{path}: holds no binary table; is it the table that is wanted?")
+                first = next(iter(types))
+                table = next((h for h in tables if first in (n.lower() for n in h.columns.names)), tables[0])
                 by_name = {c.name.lower(): c for c in reversed(list(table.columns))}
-                out = {}
+                wanted = [by_name[n].dtype.itemsize for n in types if n in by_name]
+                refuse_large_table(int(table.header["NAXIS2"]), wanted, str(path))
+                out, units = {}, {}
                 for name, kind in types.items():
                     if name in by_name:
                         null = by_name[name].null
                         values = table.data[by_name[name].name]
                         mask = values == null if null not in (None, "") else None
                         out[name] = _array(values, mask, kind, f"{path}: column {name!r}")
-                return _table(out, types, path)
+                        units[name] = by_name[name].unit
+                return _table(out, types, path, units)
     except (OSError, EOFError, zlib.error, fits.VerifyError, AstropyUserWarning) as error:
         raise ValueError(f"{path}: cannot be read as a whole FITS file ({error}); fetch it again") from error
 
 
 def _votable(path: Path, types: Types) -> pa.Table:
+    refuse_large_table(path.stat().st_size, [1], str(path))
     try:
+        with get_xml_iterator(str(path)) as elements:
+            for start, tag, attributes, _ in elements:
+                if start and tag.rpartition(":")[2] == "STREAM" and "href" in attributes:
+                    raise ValueError(f"its rows are elsewhere, in {attributes['href']!r}, which is not followed")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the archive's units are not the standard's; none is used here
             table = parse_single_table(str(path)).to_table(use_names_over_ids=True)
     except Exception as error:  # the parser lets through whatever expat and its own checks raise
         raise ValueError(f"{path}: cannot be read as a VOTable ({' '.join(str(error).split())[:300]})") from error
     by_name = {n.lower(): n for n in reversed(table.colnames)}
-    out = {}
+    out, units = {}, {}
     for name, kind in types.items():
         if name in by_name:
             column = table[by_name[name]]
             mask = getattr(column, "mask", None)
             simple = mask is not None and np.ndim(mask) == 1
             out[name] = _array(np.asarray(column), mask if simple else None, kind, f"{path}: column {name!r}")
-    return _table(out, types, path)
+            units[name] = str(column.unit or "")
+    return _table(out, types, path, units)
 
 
-def _table(columns: dict[str, pa.Array], types: Types, path: Path) -> pa.Table:
+def _table(columns: dict[str, pa.Array], types: Types, path: Path, units: Mapping[str, str | None]) -> pa.Table:
     if not columns:
         raise _none_of(path, types)
-    return pa.table(columns)
+    return pa.table(columns, schema=pa.schema([_field(n, a.type, units[n]) for n, a in columns.items()]))
 
 
 def _array(values: Any, mask: Any, kind: pa.DataType, where: str) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
+
+from skycairn.catalogs.bounds import check_gzip, refuse_large_image, refuse_many_columns
 
 BLOCK = 2880
 """Every part of a FITS file is a whole number of these bytes (FITS standard 4.0, section 3.1)."""
@@ -35,11 +38,25 @@ def check_whole(path: Path) -> list[fits.Header]:
                 header = fits.Header.fromfile(file)
             except (OSError, EOFError, ValueError, fits.VerifyError) as error:
                 raise ValueError(f"{path}: cut short inside header {len(headers)}; fetch it again ({error})") from error
-            end = file.tell() + data_bytes(header)
+            try:
+                end = file.tell() + data_bytes(header)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: header {len(headers)} does not tell its size ({error}); fetch it again"
+                ) from error
             headers.append(header)
+    refuse_many_columns(headers, str(path))
     if end != size or not headers:
         raise ValueError(f"{path}: is {size:,} bytes long where its headers promise {end:,}; fetch it again")
     return headers
+
+
+def check_whole_gzip(path: Path) -> None:
+    """ValueError where a gzip is no FITS file, cut short, or unpacks to far more than a table does."""
+    check_gzip(path)
+    with gzip.open(path) as file:
+        if (word := file.read(9)) != b"SIMPLE  =":
+            raise ValueError(f"{path}: is not a FITS file (found {word!r}); fetch it again")
 
 
 def data_bytes(header: fits.Header) -> int:
@@ -47,8 +64,10 @@ def data_bytes(header: fits.Header) -> int:
     axes = [int(header[f"NAXIS{i}"]) for i in range(1, int(header["NAXIS"]) + 1)]
     if not axes:
         return 0
-    size = abs(int(header["BITPIX"])) // 8 * int(header.get("GCOUNT", 1))
-    size *= int(header.get("PCOUNT", 0)) + int(np.prod(axes, dtype=np.int64))
+    groups, heap = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
+    if min(*axes, groups, heap) < 0:
+        raise ValueError(f"NAXISn {axes}, GCOUNT {groups}, PCOUNT {heap}: wanted 0 or more")
+    size = abs(int(header["BITPIX"])) // 8 * groups * (heap + math.prod(axes))  # Python's integers do not overflow
     return -(-size // BLOCK) * BLOCK
 
 
@@ -57,9 +76,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
     """The file, found whole; what goes wrong in it is a ValueError that names it."""
     try:
         if path.suffix == ".gz":
-            with gzip.open(path) as whole:  # a short member shows only at its end
-                while whole.read(1 << 24):
-                    pass
+            check_whole_gzip(path)
         else:
             check_whole(path)
         try:
@@ -67,30 +84,31 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
         except OSError as error:
             raise ValueError(f"{path}: is no FITS file ({error}); fetch it again") from error
         with hdus:
+            refuse_many_columns((hdu.header for hdu in hdus), str(path))
             yield hdus
     except (EOFError, zlib.error, fits.VerifyError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read as FITS ({error}); fetch it again") from error
 
 
-def table_rows(path: Path) -> int:
-    """Rows of the first binary table, from its header alone."""
-    for header in check_whole(path):
-        if header.get("XTENSION", "").strip() == "BINTABLE" and not header.get("ZIMAGE", False):
-            return int(header["NAXIS2"])
-    raise ValueError(f"{path}: holds no binary table; is it a catalogue file?")
+def table_rows(path: Path, holding: str = "") -> int:
+    """Rows of the table that `read_columns` reads, from its header alone."""
+    headers = check_whole(path)
+    tables = [h for h in headers if h.get("XTENSION", "").strip() == "BINTABLE" and not h.get("ZIMAGE", False)]
+    names = [{str(v).strip().lower() for v in h["TTYPE*"].values()} for h in tables]
+    return int(_the_table(path, tables, names, holding)["NAXIS2"])
 
 
-def read_columns(path: Path, rows: tuple[int, int] | None = None) -> tuple[dict[str, Callable[[], NDArray[Any]]], int]:
-    """The first table's columns by name, each read when it is called for, and the number of rows.
+def read_columns(
+    path: Path, rows: tuple[int, int] | None = None, holding: str = ""
+) -> tuple[dict[str, Callable[[], NDArray[Any]]], int]:
+    """A table's columns by name, each read when it is called for, and the number of rows.
 
-    Of the half-open range `rows` alone where it is given. Values are as stored: big-endian, strings padded.
+    It is the first table with a column `holding` (in any case), else the first: what lies before it is not in the way.
+    Of the half-open range `rows` alone where it is given. Values are as stored: big-endian, strings padded; masked
+    where they are the column's TNULL.
     """
     with opened(path) as hdus:
-        table = next(
-            (h for h in hdus if isinstance(h, fits.BinTableHDU) and not isinstance(h, fits.CompImageHDU)), None
-        )
-        if table is None:
-            raise ValueError(f"{path}: holds no binary table; is it a catalogue file?")
+        table = _table_of(path, hdus, holding)
         n_rows = int(table.header["NAXIS2"])
         start, stop = rows if rows is not None else (0, n_rows)
         if not 0 <= start <= stop <= n_rows:
@@ -99,11 +117,38 @@ def read_columns(path: Path, rows: tuple[int, int] | None = None) -> tuple[dict[
         raw = data.view(np.ndarray)[start:stop]  # slicing the record array itself would copy every column
         columns: dict[str, Callable[[], NDArray[Any]]] = {}
         for column in table.columns:
+            fetch: Callable[[], NDArray[Any]]
             if column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0):
-                columns[column.name] = partial(_scaled, data, column.name, start, stop)
+                fetch = partial(_scaled, data, column.name, start, stop)
             else:
-                columns[column.name] = partial(_stored, raw, column.name, column.format.endswith("L"))
+                fetch = partial(_stored, raw, column.name, column.format.endswith("L"))
+            if (null := column.null) not in (None, ""):
+                fetch = partial(without_null, fetch, raw, column.name, null)
+            columns[column.name] = fetch
     return columns, stop - start
+
+
+def column_units(path: Path, holding: str = "") -> dict[str, str]:
+    """Units of the columns of the table that `read_columns` reads, of those that have one, as the file spells them."""
+    with opened(path) as hdus:
+        return {c.name: c.unit for c in _table_of(path, hdus, holding).columns if c.unit}
+
+
+def _table_of(path: Path, hdus: fits.HDUList, holding: str) -> Any:
+    tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and not isinstance(h, fits.CompImageHDU)]
+    return _the_table(path, tables, [{n.lower() for n in h.columns.names} for h in tables], holding)
+
+
+def _the_table(path: Path, tables: list[Any], names: list[set[str]], holding: str) -> Any:
+    if not tables:
+        raise ValueError(f"{path}: holds no binary table; is it a catalogue file?")
+    return next((t for t, n in zip(tables, names, strict=True) if holding.lower() in n), tables[0])
+
+
+def without_null(fetch: Callable[[], NDArray[Any]], raw: NDArray[Any], name: str, null: int) -> NDArray[Any]:
+    """The values, masked where what is stored is the column's TNULL; as they are where it never is."""
+    values, hidden = fetch(), raw[name] == null
+    return np.ma.MaskedArray(values, mask=hidden) if hidden.any() else values
 
 
 def _scaled(data: fits.FITS_rec, name: str, start: int, stop: int) -> NDArray[Any]:
@@ -118,6 +163,7 @@ def first_image(path: Path, hdus: fits.HDUList) -> Any:
     """The first HDU that holds a two-dimensional image, compressed or not."""
     for hdu in hdus:
         if getattr(hdu, "is_image", False) and len(hdu.shape) == 2:
+            refuse_large_image(hdu, str(path))
             return hdu
     found = ", ".join(f"{type(h).__name__} of shape {getattr(h, 'shape', ())}" for h in hdus)
     raise ValueError(f"{path}: holds no two-dimensional image (found {found}); is it a coadd of one band?")

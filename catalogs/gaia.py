@@ -49,6 +49,7 @@ from skycairn.catalogs.survey import (
     RemoteFile,
     Survey,
 )
+from skycairn.catalogs.units import refuse_wrong_units, units_of
 
 URLS: Mapping[str, str] = {"dr3": "https://cdn.gea.esac.esa.int/Gaia/gdr3"}
 REF_EPOCHS: Mapping[str, float] = {"dr3": 2016.0}
@@ -117,6 +118,12 @@ ASTROMETRY: Mapping[str, pa.DataType] = {
     "pmdec": pa.float64(),
     "ref_epoch": pa.float64(),
 }
+UNITS = {
+    **dict.fromkeys(("ra_error", "dec_error"), "mas"),
+    **dict.fromkeys(("pmra", "pmdec"), "mas/yr"),
+    "ref_epoch": "yr",
+}
+"""Of the columns that become errors, motions and epochs."""
 
 _AION = (
     Cut(
@@ -151,7 +158,7 @@ class Gaia(Survey):
         Cut(
             "position",
             ("ra", "dec"),
-            lambda c: (c["ra"] >= 0) & (c["ra"] <= 360) & (np.abs(c["dec"]) <= 90),
+            lambda c: (c["ra"] >= 0) & (c["ra"] < 360) & (np.abs(c["dec"]) <= 90),
             "a position on the sky",
         ),
     )
@@ -251,6 +258,8 @@ class Gaia(Survey):
         plain = {c.name: c.type for c in source if not c.aliases}
         table = read_table(path, {**plain, **ASTROMETRY})
         n = table.num_rows
+        found = {f.name: f.metadata[b"unit"].decode() for f in table.schema if f.metadata}
+        refuse_wrong_units(found, {**units_of(source), **UNITS}, where, "is it of another release, or converted?")
         # without the motion a row would be matched at the wrong place, so its absence is no detail
         wanted = {"source_id", "ra", "dec", "pmra", "pmdec", *(set(needed) - from_xp)}
         have = set(table.column_names)
@@ -292,10 +301,11 @@ class Gaia(Survey):
         pmra, pmdec = (_finite(values(c, pa.float64())) for c in ("pmra", "pmdec"))
         moving = pc.and_(pmra.is_valid(), pmdec.is_valid())
         at = pa.array(epoch)
+        ra = _finite(values("ra", pa.float64()))
         nothing = pa.scalar(None, pa.float64())
         return [
             values("source_id", pa.int64()),
-            _finite(values("ra", pa.float64())),
+            pc.if_else(pc.equal(ra, 360.0), 0.0, ra),
             _finite(values("dec", pa.float64())),
             *(
                 pc.divide(_finite(values(c, pa.float32())), pa.scalar(1000.0, pa.float32()))

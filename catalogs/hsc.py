@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.columns import own_columns
-from skycairn.catalogs.fitsfile import read_columns, table_rows
+from skycairn.catalogs.fitsfile import column_units, read_columns, table_rows
 from skycairn.catalogs.hsccolumns import (
     COLUMNS,
     DERIVED,
@@ -67,7 +67,10 @@ from skycairn.catalogs.survey import (
     RemoteFile,
     Survey,
 )
+from skycairn.catalogs.units import refuse_wrong_units, units_of
 
+HOLDING = "object_id"
+"""A column that only the table of sources has."""
 EPOCH_RANGE = (2014.2, 2020.0)
 """Julian years of the observations; not verified, a setting."""
 _PLANE = "0.168 arcsec a pixel, on the tract's tangent plane"
@@ -204,7 +207,7 @@ class Hsc(Survey):
 
     def n_rows(self, path: Path) -> int:
         """Rows of the file's table, from its header."""
-        return table_rows(path)
+        return table_rows(path, HOLDING)
 
     def read(
         self,
@@ -215,7 +218,7 @@ class Hsc(Survey):
     ) -> pa.Table:
         """Read a table of forced photometry; see `Survey.read`."""
         where = f"hsc {self.release}: {path.name}"
-        found, n = read_columns(path, rows)
+        found, n = read_columns(path, rows, HOLDING)
         available = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
         asked = set(needed) - {c.name for c in DERIVED}
@@ -227,6 +230,8 @@ class Hsc(Survey):
                 raise MissingColumn(f"{where} has no column {name.upper()!r}: {_PIPELINE if own_form else _SUBSET}")
         if "object_id" in available and (kind := available["object_id"]().dtype).kind not in "iu":
             raise ValueError(f"{where}: object_id is {kind}, wanted integers: a key never goes through float")
+        units = {**units_of(PUBLISHED), "ra": "deg", "dec": "deg"}
+        refuse_wrong_units(column_units(path, HOLDING), units, where, "select it in the SQL as the database has it")
         arrays = own_columns(available, PUBLISHED, n, asked, where, _SUBSET)
         own = {c.name: array for c, array in zip(PUBLISHED, arrays, strict=True)}
         for name in own:

@@ -26,6 +26,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from skycairn.catalogs import cutout
+from skycairn.catalogs.bounds import refuse_large_image
 from skycairn.catalogs.fitsfile import opened
 from skycairn.catalogs.hsccolumns import NJY_ZERO_POINT
 from skycairn.catalogs.hscfiles import BANDS, NEIGHBOURS
@@ -121,6 +122,8 @@ def calexp(path: Path, hdus: fits.HDUList, zero_point: float = ZERO_POINT, plane
         found = ", ".join(f"{h.name or type(h).__name__} of shape {getattr(h, 'shape', ())}" for h in hdus)
         raise ValueError(f"{path}: wanted IMAGE, MASK and VARIANCE of one shape, found {found}; is it a calexp?")
     image, mask, variance = parts
+    for part in parts:
+        refuse_large_image(part, str(path))
     if int(mask.header["BITPIX"]) < 0:
         raise ValueError(f"{path}: its mask holds floats, wanted integers of bits; is it a calexp?")
     headers = [hdus[0].header, image.header]

@@ -30,7 +30,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.catalogs.columns import Fetch, own_columns
-from skycairn.catalogs.fitsfile import read_columns, table_rows
+from skycairn.catalogs.fitsfile import column_units, read_columns, table_rows
 from skycairn.catalogs.legacycolumns import COLUMNS, SELECT, VALID, WISE, pack_key
 from skycairn.catalogs.legacyfiles import BANDS, LAYOUTS, sweep_box
 from skycairn.catalogs.legacyimage import cut_brick, roles
@@ -45,8 +45,18 @@ from skycairn.catalogs.survey import (
     RemoteFile,
     Survey,
 )
+from skycairn.catalogs.units import refuse_wrong_units, units_of
 
+HOLDING = "brickid"
+"""A column that only the table of sources has."""
 GAIA_CATALOGS = ("G2", "GE", "G3")
+UNITS = {
+    **dict.fromkeys(("ra", "dec"), "deg"),
+    **dict.fromkeys(("ra_ivar", "dec_ivar"), "1/deg^2"),
+    **dict.fromkeys(("pmra", "pmdec"), "mas/yr"),
+    **dict.fromkeys(("mjd_min", "mjd_max"), "d"),
+}
+"""Of the columns that become positions, motions and epochs."""
 
 
 def epochs(
@@ -239,7 +249,7 @@ class LegacySurvey(Survey):
 
     def n_rows(self, path: Path) -> int:
         """Rows of the file's table, from its header."""
-        return table_rows(path)
+        return table_rows(path, HOLDING)
 
     def read(
         self,
@@ -250,11 +260,14 @@ class LegacySurvey(Survey):
     ) -> pa.Table:
         """Read a sweep or a tractor file; see `Survey.read`."""
         where = f"legacysurvey {self.release}: {path.name}"
-        found, n = read_columns(path, rows)
+        found, n = read_columns(path, rows, HOLDING)
         available = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
         if "release" not in available and {"targetid", "brickid", "objid"} <= set(available):
             available["release"] = _release_of_target(available, where)
+        refuse_wrong_units(
+            column_units(path, HOLDING), {**units_of(self.columns), **UNITS}, where, "is it of another release?"
+        )
         own = dict(
             zip(
                 (c.name for c in self.columns),
@@ -266,8 +279,11 @@ class LegacySurvey(Survey):
             if name not in available:
                 raise MissingColumn(f"{where} has no column {name.upper()!r}: is this a catalogue of sources?")
         ra, dec = (available[c]().astype(np.float64) for c in ("ra", "dec"))
+        parts = [own[c] for c in ("release", "brickid", "objid")]
+        blank = np.any([c.is_null().to_numpy(zero_copy_only=False) for c in parts], axis=0)
         try:
-            key = pack_key(own["release"].to_numpy(), own["brickid"].to_numpy(), own["objid"].to_numpy(), start)
+            release, brickid, objid = (c.fill_null(0).to_numpy() for c in parts)
+            key = pack_key(release, brickid, objid, start)
         except ValueError as error:
             raise ValueError(f"{where}, {error}") from error
         nothing = np.full(n, np.nan)
@@ -288,6 +304,7 @@ class LegacySurvey(Survey):
         for field in STANDARD_SCHEMA:
             values = standard[field.name]
             null = np.isnan(values) if values.dtype.kind == "f" and field.name not in ("ra", "dec") else None
+            null = blank if field.name == "key" else null
             arrays.append(pa.array(values, mask=null).cast(field.type))
         schema = pa.schema([*STANDARD_SCHEMA, *(c.field() for c in self.columns)])
         return pa.Table.from_arrays([*arrays, *own.values()], schema=schema)
@@ -349,7 +366,7 @@ def _covered(reference: Mapping[str, Path], bands: Iterable[str]) -> tuple[NDArr
 
 
 def _columns(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    found = {name.lower(): fetch for name, fetch in read_columns(path)[0].items()}
+    found = {name.lower(): fetch for name, fetch in read_columns(path, None, "brickname")[0].items()}
     missing = [n for n in names if n not in found]
     if missing:
         raise MissingColumn(f"{path} has no column {missing[0].upper()!r}; is it a table of bricks of this release?")

@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from skycairn.catalogs.columns import Fetch, own_columns
-from skycairn.catalogs.fitsfile import opened, read_columns, table_rows
+from skycairn.catalogs.fitsfile import column_units, opened, read_columns, table_rows
 from skycairn.catalogs.sdsscolumns import COLUMNS, SELECT, VALID
 from skycairn.catalogs.sdsskey import pack_key
 from skycairn.catalogs.sdssspectra import LOGLAM_START, LOGLAM_STEP, N_PIXELS, Spectra, read_plate, read_spec
@@ -49,7 +49,10 @@ from skycairn.catalogs.survey import (
     Survey,
     first_failed,
 )
+from skycairn.catalogs.units import refuse_wrong_units, units_of
 
+HOLDING = "plug_ra"
+"""A column that only the table of spectra has."""
 CATALOG = "sdss/spectro/redux/specObj-dr17.fits"
 SAME_ARCSEC = 2.0
 """Two spectra nearer than this are of one thing; SPECPRIMARY was chosen so."""
@@ -117,7 +120,7 @@ class Sdss(Survey):
 
     def n_rows(self, path: Path) -> int | None:
         """Rows of specObj; None for a spec file, which is read whole."""
-        return table_rows(path) if not path.name.startswith("spec-") else None
+        return table_rows(path, HOLDING) if not path.name.startswith("spec-") else None
 
     def read(
         self,
@@ -129,13 +132,16 @@ class Sdss(Survey):
         """Read specObj, or the SPECOBJ or SPALL row of a spec file; see `Survey.read`."""
         where = f"sdss {self.release}: {path.name}"
         single = path.name.startswith("spec-")
-        found, n = _spec_row(path, rows) if single else read_columns(path, rows)
+        found, n = _spec_row(path, rows) if single else read_columns(path, rows, HOLDING)
         by_name = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
         reason = "is it a table of SDSS spectra (specObj, SPECOBJ, SPALL)?"
         for name in ("plug_ra", "plug_dec", "z", "zwarning"):
             if name not in by_name:
                 raise MissingColumn(f"{where} has no column {name.upper()!r}: {reason}")
+        if not single:
+            units = {**units_of(self.columns), "plug_ra": "deg", "plug_dec": "deg"}
+            refuse_wrong_units(column_units(path, HOLDING), units, where, reason)
         ra, dec = (by_name[c]().astype(np.float64) for c in ("plug_ra", "plug_dec"))
         if "specprimary" in by_name:
             primary = by_name["specprimary"]
@@ -145,8 +151,8 @@ class Sdss(Survey):
         by_name["z_good"], by_name["z_good_err"] = (lambda: good), (lambda: error)
         own = own_columns(by_name, self.columns, n, needed, where, reason)
         wide = pa.Table.from_arrays(own, schema=pa.schema([c.field() for c in self.columns]))
-        handle = [wide.column(c).to_numpy(zero_copy_only=False) for c in ("run2d", "plate", "mjd", "fiberid")]
-        key, packed = pack_key(*handle)
+        numbers = [wide.column(c).fill_null(-1).to_numpy() for c in ("plate", "mjd", "fiberid")]
+        key, packed = pack_key(wide.column("run2d").to_numpy(zero_copy_only=False), *numbers)
         standard: dict[str, Any] = {
             "key": pa.array(key, mask=~packed),
             "ra": pa.array(np.where(ra == 360, 0.0, ra), from_pandas=True),
@@ -163,11 +169,12 @@ class Sdss(Survey):
         return table
 
     def _refuse_unpacked(self, table: pa.Table, packed: NDArray[np.bool_], where: str) -> None:
-        """A row that is a spectrum of a thing and has no key is an error; one that a cut drops is none."""
-        if packed.all():
+        """A row that is a spectrum of a thing and does not fit the key is an error; one that a cut drops is none."""
+        known = np.all([table.column(c).is_valid().to_numpy() for c in ("run2d", "plate", "mjd", "fiberid")], axis=0)
+        if (packed | ~known).all():
             return
         passes = first_failed([c for c in self.valid if c.name != "key"], table).is_null()
-        if (bad := np.flatnonzero(~packed & passes.to_numpy(zero_copy_only=False))).size:
+        if (bad := np.flatnonzero(~packed & known & passes.to_numpy(zero_copy_only=False))).size:
             i = int(bad[0])
             run2d, plate, mjd, fiber = (table.column(c)[i].as_py() for c in ("run2d", "plate", "mjd", "fiberid"))
             raise ValueError(
@@ -282,13 +289,13 @@ def good_redshift(
     Galaxies of BOSS and eBOSS have the fit without quasars (Z_NOQSO, ZWARNING_NOQSO) where the file holds one: a `0.0`
     with error 0 there means that no such fit was made.
     """
-    z, warning = columns["z"].astype(np.float64), columns["zwarning"].astype(np.int64)
+    z, warning = columns["z"].astype(np.float64), np.ma.filled(columns["zwarning"], -1).astype(np.int64)
     error = columns.get("z_err", np.full(len(z), np.nan)).astype(np.float64)
     if {"z_noqso", "zwarning_noqso", "z_err_noqso", "class"} <= set(columns):
         other_error = columns["z_err_noqso"].astype(np.float64)
         boss = np.isin(survey, ("boss", "eboss")) & (_texts(columns["class"]) == "GALAXY") & (other_error != 0)
         z = np.where(boss, columns["z_noqso"].astype(np.float64), z)
-        warning = np.where(boss, columns["zwarning_noqso"].astype(np.int64), warning)
+        warning = np.where(boss, np.ma.filled(columns["zwarning_noqso"], -1).astype(np.int64), warning)
         error = np.where(boss, other_error, error)
     good = (warning == 0) & np.isfinite(z)
     return np.where(good, z, np.nan), np.where(good & (error > 0), error, np.nan)

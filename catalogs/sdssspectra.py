@@ -58,7 +58,8 @@ def on_grid(flux: Any, ivar: Any, and_mask: Any, wdisp: Any | None, loglam: F64,
             f"wanted whole multiples of {LOGLAM_STEP}, one after the other; is it a spectrum of SDSS or BOSS?"
         )
     flux, ivar = np.atleast_2d(flux).astype(np.float64), np.atleast_2d(ivar).astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        flux, ivar = flux.astype(np.float32).astype(np.float64), ivar.astype(np.float32).astype(np.float64)
         good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     good &= (np.atleast_2d(and_mask).astype(np.int64) & NODATA) == 0
     place = number - FIRST_PIXEL

@@ -157,6 +157,10 @@ class MissingColumn(ValueError):
     """A file lacks a column that the reader or a cut in force needs."""
 
 
+class WrongUnit(MissingColumn):
+    """A file has the column in another unit: the one that is wanted is not there."""
+
+
 class Survey(ABC):
     """A public data release: which files, which rows to trust, what was measured."""
 

@@ -25,9 +25,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from skycairn.catalogs.bounds import MOST_LINE, refuse_large_table
+from skycairn.catalogs.fitsfile import opened
 from skycairn.catalogs.survey import STANDARD_SCHEMA, Archive, Column, Cut, MissingColumn, RemoteFile, Survey
 
 EPOCHS = (1990.0, 2035.0)
@@ -43,6 +46,10 @@ ALIASES = {
 UNITS = {"ra": ("deg",), "dec": ("deg",), "epoch": ("yr",), "pmra": ("mas / yr",), "pmdec": ("mas / yr",)}
 FORMATS = (".csv", ".parquet", ".fits", ".fits.gz", ".fit", ".ecsv")
 LARGEST = (1 << 63) - 1
+MOST_ROWS = 5_000_000
+"""Targets of one table; each becomes a row of Python's while it is read, and a circle on the sky."""
+MOST_BYTES = 1 << 29
+"""Of one table, as a file and in memory; Python's rows take several times as much."""
 PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 PLAIN_NUMBER = re.compile(r"nan|[-+]?(inf|(0|[1-9][0-9]*)(\.[0-9]*)?(e[-+]?[0-9]+)?|\.[0-9]+(e[-+]?[0-9]+)?)")
 """No leading zeros: `007` is a name."""
@@ -148,27 +155,72 @@ class Targets(Survey):
 
 
 def read_any(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """The table of a file by its ending, and the units of its columns as far as it tells them."""
+    """The table of a file by its ending, and the units of its columns as far as it tells them.
+
+    A file is opened here and read as an open file, so that no reader makes anything of its name. ValueError where it is
+    none, or has more than `MOST_ROWS` rows or `MOST_BYTES` bytes.
+    """
     name = path.name.lower()
+    if not name.endswith(FORMATS):
+        raise ValueError(f"targets: {path.name} is of no known format; wanted one of {', '.join(FORMATS)}")
+    where = f"targets: {path.name}"
+    refuse_large_table(path.stat().st_size, [1], where, MOST_BYTES)
     try:
         if name.endswith(".csv"):
             return _read_csv(path), {}
         if name.endswith(".parquet"):
-            return pa.parquet.read_table(path), {}
-        if name.endswith(FORMATS[2:]):
-            kind = "ascii.ecsv" if name.endswith(".ecsv") else "fits"
-            return _from_astropy(Table.read(path, format=kind), path)
-    except (OSError, pa.ArrowInvalid, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
+            return _read_parquet(path), {}
+        if name.endswith(".ecsv"):
+            # as lines, since the reader takes a text of one line for the name of a file
+            return _from_astropy(_ecsv(path.read_text(encoding="utf-8").splitlines()), path)
+        with opened(path) as hdus:
+            table = next((h for h in hdus if isinstance(h, (fits.BinTableHDU, fits.TableHDU))), None)
+            if table is None:
+                raise ValueError("it holds no table")
+            _few(int(table.header["NAXIS2"]), path)
+            refuse_large_table(int(table.header["NAXIS2"]), [int(table.header["NAXIS1"])], where, MOST_BYTES)
+            return _from_astropy(Table.read(table, format="fits"), path)
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, MemoryError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        if str(error).startswith("targets: "):
             raise
-        raise ValueError(f"targets: {path} cannot be read ({error})") from error
-    raise ValueError(f"targets: {path.name} is of no known format; wanted one of {', '.join(FORMATS)}")
+        what = " ".join(str(error).split())
+        raise ValueError(f"targets: {path} cannot be read ({what[:300]}); is it what its ending says?") from error
+
+
+def _ecsv(lines: list[str]) -> Table:
+    try:
+        return Table.read(lines, format="ascii.ecsv")
+    except Exception as error:  # the reader lets through whatever its YAML raises
+        raise ValueError(str(error)) from error
+
+
+def _few(n_rows: int, path: Path) -> None:
+    if n_rows > MOST_ROWS:
+        raise ValueError(f"targets: {path.name} has {n_rows:,} rows, wanted at most {MOST_ROWS:,}; divide it")
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    with path.open("rb") as stream, pa.parquet.ParquetFile(stream) as file:
+        about, where = file.metadata, f"targets: {path.name}"
+        _few(about.num_rows, path)
+        groups = (about.row_group(g) for g in range(about.num_row_groups))
+        refuse_large_table(sum(g.total_byte_size for g in groups), [1], where, MOST_BYTES)
+        pieces, n_bytes = [], 0
+        # a dictionary or a run is one value in the file and many here, so what is read is counted too
+        for batch in file.iter_batches(1024):
+            plain = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+            pieces.append(pa.Table.from_arrays(plain, names=batch.schema.names))
+            n_bytes += pieces[-1].nbytes
+            refuse_large_table(n_bytes, [1], where, MOST_BYTES)
+        return pa.concat_tables(pieces) if pieces else file.schema_arrow.empty_table()
 
 
 def _read_csv(path: Path) -> pa.Table:
     """All columns as text first, so that no identifier goes through float; then whole columns of numbers as such."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file), [])
+        header = next(csv.reader([file.readline(MOST_LINE)]), [])
     if len(set(header)) != len(header) or not header:
         raise ValueError(f"targets: {path.name}: the first line must name every column once; found {header}")
     options = pa.csv.ConvertOptions(
@@ -177,7 +229,9 @@ def _read_csv(path: Path) -> pa.Table:
         null_values=[""],
         quoted_strings_can_be_null=False,
     )
-    table = pa.csv.read_csv(path, convert_options=options)
+    with path.open("rb") as stream:
+        table = pa.csv.read_csv(stream, convert_options=options)
+    _few(table.num_rows, path)
     return pa.table({h: _typed(table.column(i), h.lower() not in ALIASES["id"]) for i, h in enumerate(header)})
 
 

@@ -39,7 +39,12 @@ def batches(
     for i, entry in enumerate(entries):
         with open_shard(pile.path(entry.part)) as shard:
             groups += [(i, g) for g in range(len(shard.row_groups))]
-            columns |= shard.columns
+            for name, column in shard.columns.items():
+                if (first := columns.setdefault(name, column)) != column:
+                    raise ValueError(
+                        f"snapshot {snapshot.number}: shards hold {name} by the codecs {first.codec_id} and "
+                        f"{column.codec_id}; wanted one; build the pile again with one codecs.lock"
+                    )
     if unknown := [m for m in modalities if m not in columns]:
         raise ValueError(f"split {split!r} has no modality {', '.join(unknown)}; it has {', '.join(columns)}")
     wanted = {m: columns[m] for m in modalities or columns}

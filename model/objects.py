@@ -36,7 +36,7 @@ class Objects(NamedTuple):
 def read_split(pile: Pile, snapshot: Snapshot, split: str, vocabulary: Vocabulary) -> Objects:
     """All objects of a split with two tokens or more (one to tell, one to ask for).
 
-    ValueError where the split has none, or they would take more than 8 GiB.
+    ValueError where the split has none, or they would take more than 8 GiB, or are of other codecs than the vocabulary.
     """
     entries = [e for e in snapshot.entries("shards") if e.labels["split"] == split]
     if not entries:
@@ -59,6 +59,7 @@ Piece = tuple[NDArray[np.str_], NDArray[np.uint32], NDArray[np.int32], NDArray[n
 
 def _pieces(pile: Pile, part: Part, vocabulary: Vocabulary) -> Iterator[Piece]:
     with ShardReader(pile.path(part), sha256=part.sha256) as shard:
+        vocabulary.refuse_other_codecs(shard.columns.values(), f"{pile.root}, shard {part.sha256[:12]}")
         for group, n in enumerate(shard.row_groups):
             found = shard.tokens(group)
             about = shard.objects(group, ["object_id", "ra", "dec"])

@@ -1,11 +1,13 @@
 """Train the model on a pinned snapshot: a step is a function of (seed, step), so that a run goes on where it was.
 
 A tenth of the training sky, in whole cells, is held out to choose the weights that are kept; the validation split is
-not looked at. A checkpoint is a folder of safetensors and JSON, written aside and put into place whole.
+not looked at. A checkpoint is a folder of safetensors and JSON, written aside and put into place whole; `about.json`
+has the SHA-256 of each file and its own, which are checked when it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -31,8 +33,9 @@ from skycairn.model.network import SIZES, Model
 from skycairn.model.objects import CELL_ORDER, Objects, read_split, slot_counts
 from skycairn.model.vocabulary import BY_SKY, Vocabulary
 from skycairn.pile.store import Pile, Snapshot
+from skycairn.tokenizers.codec import read_json
 
-FORMAT = 1
+FORMAT = 2
 Progress = Callable[[str], None]
 QUIET_SECONDS = 15.0
 """A line at least this often."""
@@ -289,6 +292,10 @@ def _save(folder: Path, model: Model, optimizer: torch.optim.AdamW | None, about
         state = optimizer.state_dict()["state"]
         flat = {f"{i}.{k}": torch.as_tensor(v).cpu().contiguous() for i, s in state.items() for k, v in s.items()}
         save_file(flat, aside / "optimizer.safetensors")
+    # safetensors notices no flipped bit by itself
+    about = {**about, "files": {path.name: _sha256(path) for path in sorted(aside.iterdir())}}
+    about = json.loads(json.dumps(about))
+    about["sha256"] = _own_sha256(about)
     (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
     for path in aside.iterdir():
         with path.open("rb") as file:
@@ -301,6 +308,36 @@ def _save(folder: Path, model: Model, optimizer: torch.optim.AdamW | None, about
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_sha256(about: dict[str, Any]) -> str:
+    plain = {k: v for k, v in about.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _about(folder: Path, *files: str) -> dict[str, Any]:
+    """What a checkpoint says of itself; ValueError where it, or one of its files, is not what was written."""
+    path = folder / "about.json"
+    about = read_json(path)
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {about.get('format')!r}; this version reads {FORMAT}: train again")
+    if about.get("sha256") != _own_sha256(about):
+        raise ValueError(f"{path}: is not what was written (its own sha256 is another); copy the checkpoint again")
+    for name in files:
+        listed = about["files"].get(name)
+        if listed is None or not (folder / name).is_file():
+            raise ValueError(f"{folder}: {name} is not there; copy the checkpoint again")
+        if (found := _sha256(folder / name)) != listed:
+            raise ValueError(
+                f"{folder / name}: its sha256 is {found[:12]}.., about.json says {listed[:12]}..; it is damaged: copy "
+                "the checkpoint again"
+            )
+    return about
+
+
 def _resume(
     out: Path, run: dict[str, Any], model: Model, optimizer: torch.optim.AdamW, progress: Progress
 ) -> tuple[int, float]:
@@ -310,8 +347,9 @@ def _resume(
         (out / "last.old").rename(last)  # stopped between the two renames
     if not (last / "about.json").exists():
         return 0, math.inf
-    about = json.loads((last / "about.json").read_text())
+    about = _about(last, "model.safetensors", "optimizer.safetensors")
     plain = json.loads(json.dumps(run))
+    model.vocabulary.refuse_other_codecs(Vocabulary.from_json(about["modalities"]).columns, str(last))
     if unlike := [k for k in plain if about.get(k) != plain[k]]:
         own = about.get("config") or {}
         settings = [f"{k} {own.get(k)} there, {v} here" for k, v in plain["config"].items() if own.get(k) != v]
@@ -328,13 +366,11 @@ def _resume(
 
 
 def load(folder: Path, device: str = "cpu") -> Model:
-    """The model of a checkpoint, ready to be asked."""
+    """The model of a checkpoint, ready to be asked; ValueError where a file of it is not what was written."""
     path = folder / "about.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no about.json; `skycairn-train` writes checkpoints `best` and `last`")
-    about = json.loads(path.read_text())
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {about.get('format')!r}; this version reads {FORMAT}")
+    about = _about(folder, "model.safetensors")
     config = Config.from_json(about["config"])
     model = Model(Vocabulary.from_json(about["modalities"]), SIZES[config.size], config.dropout, None)
     model.load_state_dict(load_file(folder / "model.safetensors"))

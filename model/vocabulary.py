@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -38,6 +38,18 @@ class Vocabulary:
         if not held:
             raise ValueError(f"snapshot {snapshot.number} has no shards with tokens; build a pile first")
         return cls(tuple(held[name] for name in sorted(held)))
+
+    def refuse_other_codecs(self, columns: Iterable[TokenColumn], where: str) -> None:
+        """ValueError where one of these columns holds tokens of another codec than the modality has here."""
+        own = {c.modality: c for c in self.columns}
+        for column in columns:
+            known = own.get(column.modality, column)
+            if known != column:
+                raise ValueError(
+                    f"{where}: {column.modality} is there by the codec {column.codec_id} ({column.vocabulary} tokens), "
+                    f"wanted {known.codec_id} ({known.vocabulary}); the same number means another value: build the "
+                    "pile with the codecs of the other (--codecs-from), or train again"
+                )
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -16,12 +16,15 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 Measurement = Mapping[str, NDArray[Any]]
 """Arrays of one modality by name, first axis the source: `value` for numbers and coefficient vectors;
 `flux`, `ivar`, `mask` (True = bad) for images (n, band, y, x) and spectra (n, pixel)."""
 
+MOST_JSON = 1 << 26
+"""Bytes of a codec's settings, of a lock, or of what a checkpoint says about itself."""
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 
@@ -100,16 +103,35 @@ class Codec(ABC):
         (folder / "codec.json").write_text(json.dumps(head, indent=1, sort_keys=True) + "\n")
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that has these keys; ValueError names the file that is none, or larger than `MOST_JSON`."""
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"{path}: is {path.stat().st_size:,} bytes long, wanted at most {MOST_JSON:,}; fetch it again")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is no JSON ({error}), and nothing else is read; fetch it again") from error
+    lacks = [k for k in keys if not isinstance(found, dict) or k not in found]
+    if lacks or not isinstance(found, dict):
+        raise ValueError(f"{path}: wanted a JSON object with {', '.join(lacks) or 'names'}; is it the right file?")
+    return found
+
+
 def load(folder: Path) -> Codec:
     """The codec saved in the folder; ValueError where its content id is not the one that it was saved with."""
     from skycairn.tokenizers.registry import CODECS
 
-    head = json.loads((folder / "codec.json").read_text())
+    head = read_json(folder / "codec.json", "kind", "settings", "content_id")
     if head["kind"] not in CODECS:
         raise ValueError(f"{folder}: unknown codec kind {head['kind']!r}; this version knows {', '.join(CODECS)}")
     try:
         codec = CODECS[head["kind"]].restore(head["settings"], load_file(folder / "codec.safetensors"))
-    except (TypeError, LookupError) as error:
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder / 'codec.safetensors'}: is no whole safetensors file ({error}), and nothing else is read; fetch "
+            "or fit it again"
+        ) from error
+    except (TypeError, LookupError, AttributeError) as error:
         raise ValueError(
             f"{folder}: the codec's settings do not fit its kind ({error}); fetch or fit it again"
         ) from error

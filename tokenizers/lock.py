@@ -7,9 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from skycairn.tokenizers.codec import Codec, load
+from skycairn.tokenizers.codec import Codec, load, read_json
 
 
 def write_lock(path: Path, codecs: Mapping[str, Codec]) -> None:
@@ -30,13 +30,26 @@ def write_lock(path: Path, codecs: Mapping[str, Codec]) -> None:
 
 def lock_ids(path: Path) -> dict[str, str]:
     """Content id of each modality's codec, as the lock says; the codecs themselves are not looked at."""
-    return {modality: str(entry["content_id"]) for modality, entry in json.loads(path.read_text()).items()}
+    return {modality: entry["content_id"] for modality, entry in _entries(path).items()}
+
+
+def _entries(path: Path) -> dict[str, dict[str, str]]:
+    """What the lock says of each modality; ValueError where a folder that it names leads out of the lock's own."""
+    entries = read_json(path)
+    for modality, entry in entries.items():
+        own = isinstance(entry, dict) and {"kind", "content_id", "folder"} <= entry.keys()
+        if not own or not all(isinstance(v, str) for v in entry.values()):
+            raise ValueError(f"{path}: says {entry!r} of {modality}; wanted its kind, content_id and folder")
+        folder = PurePosixPath(entry["folder"])
+        if folder.is_absolute() or ".." in folder.parts or "\0" in entry["folder"]:
+            raise ValueError(f"{path}: {modality} names {entry['folder']!r}, which leads out of the lock's own folder")
+    return entries
 
 
 def read_lock(path: Path) -> dict[str, Codec]:
     """The codecs of a lock by modality; ValueError where a codec on disk is not the one that the lock names."""
     codecs = {}
-    for modality, entry in sorted(json.loads(path.read_text()).items()):
+    for modality, entry in sorted(_entries(path).items()):
         folder = path.parent / entry["folder"]
         if not (folder / "codec.json").is_file():
             raise ValueError(f"{path}: {modality} names {folder}, which holds no codec; copy `codecs/` with the lock")

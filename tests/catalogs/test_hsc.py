@@ -462,7 +462,8 @@ class TestReal:
         real = Table.read(real_data / "hsc/lsst-afw-catalogs/tract9813_patches55to72_gri_filtered.fits.gz")
         ids = np.asarray(real["id"], dtype=np.int64)
         assert (ids >> 42 == 9813).all() and (ids.astype(np.float64).astype(np.int64) != ids).any()
-        made = Table({"object_id": ids, "ra": np.degrees(real["coord_ra_r"]), "dec": np.degrees(real["coord_dec_r"])})
+        ra, dec = (np.degrees(np.asarray(real[c])) for c in ("coord_ra_r", "coord_dec_r"))
+        made = Table({"object_id": ids, "ra": ra, "dec": dec})
         made["tract"], made["patch"] = np.int32(9813), np.int32(505)
         got = Hsc("pdr3-wide").read(write(tmp_path / "forced-9813.fits", made))
         assert got["key"].to_pylist() == ids.tolist() and len(set(ids.tolist())) == 209
