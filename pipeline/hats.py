@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.pile.files import PendingFile, sealed, sync_folder, unseal
+from skycairn.pile.disk import sync_folder
+from skycairn.pile.files import PendingFile, sealed, unseal
 from skycairn.pile.parquet import TableWriter
 from skycairn.pile.receipt import Part
 from skycairn.pile.store import Pile, Snapshot
