@@ -28,18 +28,18 @@ def test_a_lock_is_left_when_the_work_fails(tmp_path: Path) -> None:
         pass
 
 
-FORKS = """
+FORKS = r"""
 import os, sys
 from pathlib import Path
 from skycairn.pile.lock import builder_lock
 with builder_lock(Path(sys.argv[1])):
     if os.fork() == 0:
-        print("forked", flush=True)
+        os.write(1, b"forked\n")
         sys.stdin.read()
         os._exit(0)
     if sys.argv[2] == "killed":
         sys.stdin.read()
-print("left", flush=True)
+os.write(1, b"left\n")
 sys.stdin.read()
 """
 
