@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,13 @@ def builder_lock(root: Path, what: str = "build") -> Iterator[None]:
         disk.write(file, memoryview(canonical_json(told)))
         yield
     finally:
-        _held.discard(file)
-        disk.close(file)
+        # a child that was forked has let go of it already
+        if file in _held:
+            _held.discard(file)
+            # closing alone would leave the lock with a child that was forked just now
+            with suppress(OSError):
+                fcntl.flock(file.fd, fcntl.LOCK_UN)
+            disk.close(file)
 
 
 def _refusal(path: Path) -> str:

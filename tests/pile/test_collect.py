@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,17 @@ def test_what_was_begun_is_finished(pile: Pile) -> None:
     pile.path(body.part("t", name="a")).unlink()
     with pytest.raises(Missing):
         pile.pin(2)
+    tags = pile.root / "refs" / "tags"
+    tags.mkdir(parents=True)
+    for number in (1, 2):
+        told = {"format": 1, "name": f"t{number}", "snapshot": number, "content_id": body.content_id}
+        pile.publish_sealed(told, tags / f"t{number}.json")
+    # named meanwhile, the one that is whole comes back
+    shutil.copytree(pile.root, pile.root.with_name("twin"))
+    twin = Pile.open(pile.root.with_name("twin"))
+    assert collect(twin, keep=3, delete=True).snapshots == (1,) and twin.snapshots() == [2, 3]
+    assert steps(twin) == {"b", "c"} and {p.kind for p in twin.verify().problems} == {"tag"}
+    shutil.rmtree(tags)
     assert collect(pile, keep=3).snapshots == (1, 2)
     assert collect(pile, keep=3, delete=True).snapshots == (1, 2)
     assert steps(pile) == {"c"} and pile.verify().n_orphans == 0

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from skycairn.pile import disk
-from skycairn.pile.files import Damaged, PendingFile, check_sha256_once, sealed, unseal
+from skycairn.pile.files import Damaged, PendingFile, check_sha256_once, make_folder, parse, sealed, unseal
 from skycairn.pile.store import Draft, Entry, Pile
 
 
@@ -70,3 +70,31 @@ def test_a_sealed_file_carries_its_own_digest(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(Damaged, match="do this"):
             unseal(path, "do this")
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"[-Infinity]", b'{"a": 1, "a": 1}', b"[" * 100_000, b"", b"9" * 5000])
+def test_json_that_readers_differ_in_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse(text)
+    assert parse(b'{"a": [1, {"b": 1, "a": 2}]}') == {"a": [1, {"b": 1, "a": 2}]}
+
+
+def test_a_folder_made_by_one_who_died_is_flushed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    calls: list[tuple[str, str]] = []
+    with disk.watch(lambda op: calls.append((op.call, op.path.name))):
+        for _ in range(3):
+            make_folder(tmp_path / "a")
+        assert calls == [("sync_folder", tmp_path.name)]
+        # another folder of the same name
+        (tmp_path / "a").rename(tmp_path / "was a")
+        make_folder(tmp_path / "a")
+    assert calls[1:] == [("mkdir", "a"), ("sync_folder", tmp_path.name)]
+
+
+def test_a_new_pile_is_flushed_up_to_what_was_there(tmp_path: Path) -> None:
+    flushed: list[Path] = []
+    with disk.watch(lambda op: flushed.append(op.path) if op.call == "sync_folder" else None):
+        Pile.create(tmp_path / "a" / "b" / "c")
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"):
+        assert folder in flushed

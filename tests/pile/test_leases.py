@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,15 @@ def pile(tmp_path: Path) -> Pile:
 def from_elsewhere(lease: Path) -> Path:
     """The lease as if another machine had written it."""
     return lease.rename(lease.with_name("0" * 12 + lease.name[12:]))
+
+
+def soon(what: Callable[[], bool]) -> bool:
+    """Whether it comes to be true within a minute."""
+    for _ in range(6000):
+        if what():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def aged(path: Path, hours: float) -> None:
@@ -88,8 +98,7 @@ def test_a_lease_ends_with_its_process(pile: Pile) -> None:
     assert pile.leases()[0].alive
     reader.kill()
     # killed, and its parent has not asked yet
-    while pile.leases()[0].alive:
-        time.sleep(0.01)
+    assert soon(lambda: not pile.leases()[0].alive)
     reader.communicate()
     (lease,) = pile.leases()
     assert not lease.alive and "has ended" in lease.why
@@ -132,14 +141,13 @@ def test_the_heart_beats(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.01)
     with pile.pin(1) as pinned:
         assert pinned.lease is not None
-        aged(pinned.lease, 30)
-        old = pinned.lease.stat().st_mtime
-        while pinned.lease.stat().st_mtime == old:
-            time.sleep(0.01)
+        lease = pinned.lease
+        aged(lease, 30)
+        old = lease.stat().st_mtime
+        assert soon(lambda: lease.stat().st_mtime != old)
         # thought dead and removed, it comes back
-        pinned.lease.unlink()
-        while not pinned.lease.exists():
-            time.sleep(0.01)
+        lease.unlink()
+        assert soon(lease.exists)
     assert pile.leases() == [] and list((pile.root / "tmp").iterdir()) == []
 
 

@@ -3,7 +3,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -29,23 +28,43 @@ def test_a_lock_is_left_when_the_work_fails(tmp_path: Path) -> None:
         pass
 
 
+FORKS = r"""
+import os, sys
+from pathlib import Path
+from skycairn.pile.lock import builder_lock
+with builder_lock(Path(sys.argv[1])):
+    if os.fork() == 0:
+        os.write(1, b"forked\n")
+        sys.stdin.read()
+        os._exit(0)
+    if sys.argv[2] == "killed":
+        sys.stdin.read()
+os.write(1, b"left\n")
+sys.stdin.read()
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_does_not_hold_the_lock_of_its_parent(tmp_path: Path) -> None:
-    read, write = os.pipe()
-    with warnings.catch_warnings(), builder_lock(tmp_path):
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-        if child == 0:
-            os.close(write)
-            os.read(read, 1)
-            os._exit(0)
+@pytest.mark.parametrize("how", ["killed", "left"])
+def test_a_child_does_not_hold_the_lock_of_its_parent(tmp_path: Path, how: str) -> None:
+    command = [sys.executable, "-c", FORKS, str(tmp_path), how]
+    builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert builder.stdin is not None and builder.stdout is not None
+    said = {builder.stdout.readline()}
+    if how == "left":
+        said.add(builder.stdout.readline())
+    else:
+        builder.kill()
+        builder.wait()
     try:
+        # the child still lives
         with builder_lock(tmp_path):
             pass
+        assert said == {b"forked\n", b"left\n"} - ({b"left\n"} if how == "killed" else set())
     finally:
-        os.close(write)
-        os.close(read)
-        os.waitpid(child, 0)
+        builder.stdin.close()
+        builder.wait()
+        builder.stdout.close()
 
 
 def test_a_started_program_does_not_hold_the_lock(tmp_path: Path) -> None:

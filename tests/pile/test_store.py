@@ -318,7 +318,10 @@ def test_a_pile_is_told_from_other_folders(tmp_path: Path) -> None:
 
 
 def test_create_twice_and_after_a_crash(tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
+    ours = ["parts", "receipts", "snapshots", "refs", "leases", "quarantine", "locks", "tmp"]
+    for name in [*ours, "codecs", "journal", "hats"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "codecs.lock").touch()
     pile = Pile.create(tmp_path)
     part = pile.put_bytes(b"x", ".txt")
     assert Pile.create(tmp_path).read_bytes(part) == b"x"
@@ -345,6 +348,18 @@ def test_only_files_of_dead_writers_are_swept(pile: Pile) -> None:
     Pile.open(pile.root)
     assert {p.name for p in (pile.root / "tmp").iterdir()} == {living.path.name, foreign.name}
     living.discard()
+
+
+def test_a_pile_without_the_newer_folders_is_used(pile: Pile) -> None:
+    pile.commit(Draft({}, {"t": [one(pile, 1)]}))
+    for name in ("leases", "refs", "quarantine", "locks"):
+        assert not (pile.root / name).exists()
+    old = Pile.open(pile.root)
+    assert old.leases() == [] and old.tags() == {} and old.history()[0].number == old.resolve("head") == 1
+    assert old.verify().sound
+    with old.pin():
+        old.tag("x", 1)
+    assert old.resolve("x") == 1
 
 
 def test_a_read_only_pile_can_be_read(pile: Pile) -> None:
