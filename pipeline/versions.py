@@ -3,7 +3,7 @@
 VERSIONS = {
     "fetch": 3,
     "fetch payload": 1,
-    "read": 3,
+    "read": 4,
     "gather": 3,
     "match": 3,
     "coverage": 1,

@@ -1,6 +1,7 @@
 """Faults of machines and processes, by their numbers: the end is the same as without, or said and made up for later."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -185,19 +186,7 @@ def test_fault_08_a_task_that_always_kills_its_worker(
     mended()
     again = build(gaia, tmp_path / "pile", workers=1)
     assert not again.partial and again.snapshot.content_id == content(whole)
-    assert set(again.done) <= {
-        "match",
-        "objects",
-        "shard",
-        "fit",
-        "coverage",
-        "want",
-        "sample",
-        "encode",
-        "encode payload",
-        "extract",
-        "fetch payload",
-    }
+    assert not {"fetch", "read", "gather"} & set(again.done), "what was done is not done again"
 
 
 def test_fault_09_out_of_memory(
@@ -249,7 +238,7 @@ def test_fault_11_workers_end_with_their_builder(gaia: Recipe, whole: Path, tmp_
     pile = tmp_path / "pile"
     running = subprocess.Popen(command(script, gaia, pile, 1), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: receipts(pile) >= 5)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    children = [x for p in Path(f"/proc/{running.pid}/task").glob("*/children") for x in p.read_text().split()]
     assert children
     running.kill()
     running.communicate()
@@ -273,12 +262,12 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     scheduler = subprocess.Popen([*dask, "--host", "127.0.0.1", "--scheduler-file", str(address)], **quiet)
     wait_for(address.exists)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(address), "--nthreads", "1"]
-        + ["--no-dashboard", "--local-directory", str(tmp_path / "dask")],
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(address)),
+            *("--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path / "dask")),
+        ],
         **quiet,
     )
-    import json
-
     yield json.loads(address.read_text())["address"], [scheduler, worker]
     for process in (scheduler, worker):
         process.kill()
@@ -339,7 +328,7 @@ def test_fault_13_a_second_builder_is_told_of_the_first(tiny_recipe: Recipe, tin
 
 @pytest.mark.parametrize(
     ("code", "kind", "n"),
-    [(errno.ENOSPC, "write", 40), (errno.ENOSPC, "write", 333), (errno.EIO, "fsync", 25), (errno.EIO, "fsync", 150)],
+    [(errno.ENOSPC, "write", 40), (errno.ENOSPC, "write", 333), (errno.EIO, "fsync", 25), (errno.EIO, "fsync", 80)],
 )
 def test_faults_15_and_16_the_disk_is_full_or_broken(
     gaia: Recipe, whole: Path, tmp_path: Path, code: int, kind: str, n: int
@@ -348,7 +337,7 @@ def test_faults_15_and_16_the_disk_is_full_or_broken(
     pile, calls = tmp_path / "pile", [0]
 
     def observe(op: disk.Op) -> None:
-        if op.name == kind:
+        if op.call == kind:
             calls[0] += 1
             if calls[0] == n:
                 raise OSError(code, os.strerror(code))
@@ -422,7 +411,7 @@ def test_fault_56_workers_locale_time_zone_and_hash_seed(
 
 
 def test_no_scheduler_and_no_sense(gaia: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
+    with pytest.raises(EngineError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
         build(gaia, tmp_path / "pile", scheduler="tcp://127.0.0.1:1")
     for wrong in ({"workers": -1}, {"deadline_s": 0.0}, {"memory_bytes": -1}):
         with pytest.raises(ValueError, match="wanted"):
