@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from skycairn.pile.content import canonical_json
+from skycairn.pile.files import Missing
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.versions import VERSIONS
@@ -28,7 +29,11 @@ class Parent:
         """Key of each task behind the snapshot, by label."""
         if self.snapshot is None or "tasks" not in self.snapshot.aside:
             return {}
-        tables = [self.pile.read_table(e.part) for e in self.snapshot.entries("tasks")]
+        try:
+            tables = [self.pile.read_table(e.part) for e in self.snapshot.entries("tasks")]
+        except Missing:
+            # then nothing is known of them: everything is compared with nothing, and nothing is taken over
+            return {}
         return {label: key for t in tables for label, key in zip(*(t[n].to_pylist() for n in ("label", "key")))}  # noqa: B905
 
     def receipt(self, label: str) -> Receipt | None:
@@ -118,7 +123,7 @@ def _paths(new: Mapping[str, str], old: Mapping[str, str]) -> Sequence[str]:
 
 
 def _thing(step: str, name: str) -> str:
-    if name in ("wanted", "wide", "selection", "slim", "members", "payload", "sample", "file"):
+    if name in ("wanted", "wide", "selection", "slim", "members", "payload", "sample", "file", "files"):
         return {"wanted": "the wanted sources", "file": "the file", "sample": "the sample"}.get(name, f"the {name}")
     if name == "codec" or (step == "encode" and "." in name):
         return "the codec" if name == "codec" else f"the codec of {name}"

@@ -92,6 +92,9 @@ def build(
             while todo := lineage.todo(ctx, parent, p, memory):
                 _round(pile, run, todo, memory, failed, progress, n_tasks)
         partial = bool(p.held_cells or p.held_back)
+        if partial and refit:
+            first = next(iter(p.held_back.items()))
+            raise BuildError(f"codecs are not fitted anew while something is held back: {first[0]}: {first[1]}")
         if not partial:
             # codecs fitted while something is held back would bind the pile to them after it is mended
             _write_lock(ctx, p)
