@@ -8,13 +8,13 @@ from pathlib import Path
 
 from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Receipt
-from skycairn.pile.store import Pile
+from skycairn.pile.store import Pile, Snapshot
 from skycairn.pile.verify import Verification, quarantine
 from skycairn.pipeline import lineage
 from skycairn.pipeline.engine import Engine
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.parent import Parent, tasks_table, why
-from skycairn.pipeline.plan import Failure, Memory, Plan
+from skycairn.pipeline.plan import Failure, Memory, Plan, plan
 from skycairn.pipeline.run import Progress, rounds
 from skycairn.pipeline.task import Context
 
@@ -48,8 +48,9 @@ def repair(pile: Pile, found: Verification, engine: Engine, progress: Progress |
         ctx, parent, memory, failed = Context(pile, recipe), Parent(pile, head), Memory(), dict[str, Failure]()
         with engine.start(ctx) as run:
             p = rounds(ctx, run, parent, memory, failed, progress)
-        pile.put_table(tasks_table(p.receipts))
         _lineages(pile)
+        if head is not None:
+            _records(ctx, head)
         left = {sha256: part for sha256, part in parts.items() if not pile.has(part)}
         reasons = {sha256: _reason(whose.get(sha256), p) for sha256 in left}
         return Repaired(tuple(sorted(set(parts) - set(left))), reasons, moved)
@@ -79,6 +80,24 @@ def _lineages(pile: Pile) -> None:
             if before is not None and snapshot.parent == before.number and not pile.has(entry.part):
                 for table in lineage.compare(pile, before, snapshot, [int(entry.labels["cell"])]):
                     pile.put_table(table)
+
+
+def _records(ctx: Context, head: Snapshot) -> None:
+    """Write the head's list of tasks again, where it is lost: what the plan says, as it was when the head was built.
+
+    Codecs that came with the head were fitted then, and are locked now.
+    """
+    numbers = ctx.pile.snapshots()
+    before = Parent(ctx.pile, ctx.pile.snapshot(head.parent) if head.parent in numbers else None)
+    known = before.snapshot.stats.get("codecs", {}) if before.snapshot else {}
+    fitted = [m for m, content_id in head.stats.get("codecs", {}).items() if known.get(m) != content_id]
+    lost = [e.part for e in head.aside.get("tasks", ()) if not ctx.pile.has(e.part)]
+    for refit in ([], fitted) if lost else ():
+        memory = Memory()
+        p = plan(ctx, parent=before, memory=memory, refit=refit)
+        if p.done and not lineage.todo(ctx, before, p, memory):
+            lineage.entries(ctx, before, p, memory)
+            ctx.pile.put_table(tasks_table(p.receipts))
 
 
 def _reason(made: Receipt | None, p: Plan) -> str:
