@@ -11,7 +11,7 @@ FOLDERS := catalogs mocksky tokenizers pile pipeline model cli
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
-.PHONY: help install install-test build-pile train test check lint typing typecheck bench clean
+.PHONY: help install install-test build-pile ingest train test crash-test check lint typing typecheck bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,11 +28,21 @@ build-pile: install ## make the mock sky and build a pile of it
 	$(BIN)/skycairn mock default --out $(WORK)/mocksky
 	$(BIN)/skycairn build mock --root $(WORK)/mocksky --pile $(WORK)/pile --workers $(WORKERS)
 
+ingest: install ## add a survey to the pile, or replace its release: SURVEY=gaia RELEASE=dr3 ROOT=folder
+	$(BIN)/skycairn ingest $(SURVEY) $(if $(RELEASE),--release $(RELEASE)) $(if $(ROOT),--root $(ROOT)) \
+		--pile $(WORK)/pile --workers $(WORKERS)
+
 train: build-pile ## train a small model on the pile and score it on the validation sky
 	$(BIN)/skycairn-train $(WORK)/pile --out $(WORK)/model --threads $(WORKERS)
 
 test: install-test ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+crash-test: install-test ## fail and kill the store at every call, and builds at random moments: 40 minutes
+	$(BIN)/skycairn mock default --out $(WORK)/mocksky
+	$(BIN)/skycairn build mock --root $(WORK)/mocksky --pile $(WORK)/uncrashed --workers $(WORKERS)
+	SKYCAIRN_SKY=$(WORK)/mocksky SKYCAIRN_PILE=$(WORK)/uncrashed $(BIN)/python -m pytest -s -m 'slow or not slow' \
+		tests/pile/test_crash.py tests/pipeline/test_kill.py
 
 check: install-test lint typecheck ## run every gate, the slow tests too
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not network and not gpu'
@@ -56,6 +66,8 @@ bench: install-test build-pile ## the same work done by us, by a peer, and held 
 	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
 	$(BIN)/python benchmarks/read_shards.py
 	$(BIN)/python benchmarks/match_truth.py
+	$(BIN)/skycairn mock default --out $(WORK)/mocksky2 --release 2 --first $(WORK)/mocksky
+	$(BIN)/python benchmarks/ingest.py $(WORK)/mocksky $(WORK)/mocksky2 $(WORK)/bench
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build $(WORK)
