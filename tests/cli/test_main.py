@@ -87,8 +87,7 @@ def test_dry_run_says_steps_and_reasons_and_does_nothing(built: tuple[Result, Pa
     assert "Nothing to do" in same.output
     other = run("build", write(tmp_path, profile="strict"), "--root", sky, "--pile", pile, "--dry-run")
     assert other.exit_code == 0
-    line = next(x for x in other.output.splitlines() if "setting" in x)
-    assert "cuts need" in line or "profile" in line
+    assert any("the cuts need" in x for x in other.output.splitlines()), other.output
     wider = run("build", write(tmp_path, ra=0.1), "--root", sky, "--pile", pile, "--dry-run")
     assert "setting region changed" in wider.output
     assert files() == before
