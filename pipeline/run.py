@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -126,8 +127,19 @@ def rounds(
     """Plan and do, until nothing is left but what failed; the plan of that. `n_tasks` counts by step what was done."""
     counts: Counter[str] = Counter() if n_tasks is None else n_tasks
     while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
+        _check_space(ctx, p)
         _round(ctx.pile, run, p.todo, memory, failed, progress, counts)
     return p
+
+
+def _check_space(ctx: Context, p: Plan) -> None:
+    free = shutil.disk_usage(ctx.pile.root).free
+    if p.payload_bytes > free:
+        raise BuildError(
+            f"{ctx.pile.root}: pixels and spectra will take at least {p.payload_bytes / 1e9:,.1f} GB, "
+            f"{free / 1e9:,.1f} GB are free; "
+            'free some, or keep fewer: payload.keep = "sample" or "none" in the recipe'
+        )
 
 
 def _round(

@@ -351,6 +351,19 @@ def test_faults_15_and_16_the_disk_is_full_or_broken(
     assert content(pile) == content(whole)
 
 
+def test_fault_15_too_little_room_is_said_before_the_work(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(tiny_recipe, surveys=(tiny_recipe.choice("desi"),))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(BuildError, match=r"pixels and spectra will take at least 0\.0 GB, 0\.0 GB are free; free some"):
+        build(recipe, tmp_path / "pile")
+    assert not any(r.step == "extract" for r in Pile.open(tmp_path / "pile").receipts())
+    keep = replace(recipe, payload=replace(recipe.payload, keep="none"))
+    assert build(keep, tmp_path / "pile").report.objects > 0
+
+
 def test_fault_17_a_file_larger_than_allowed(gaia: Recipe, whole: Path, tmp_path: Path, script: Path) -> None:
     pile = tmp_path / "pile"
     done = subprocess.run(
