@@ -13,7 +13,6 @@ from typing import Any
 
 import astropy.units as u
 import healpy
-import mocpy
 import numpy as np
 from astropy.coordinates import SkyCoord
 from numpy.typing import ArrayLike, NDArray
@@ -197,12 +196,19 @@ def splits(
     return np.where(low == high, np.append(names, GUARD)[low], GUARD)
 
 
+def _moc() -> Any:
+    # draws matplotlib in, and few who need the sphere need a coverage
+    import mocpy
+
+    return mocpy.MOC
+
+
 def coverage_of_cells(order: int, cells: ArrayLike) -> Any:
     """The `mocpy.MOC` of these cells."""
     ipix = np.unique(np.asarray(cells, np.int64)).astype(np.uint64)
     if not ipix.size:
-        return mocpy.MOC.new_empty(order)
-    return mocpy.MOC.from_healpix_cells(ipix, np.full(ipix.size, order, np.uint8), order)
+        return _moc().new_empty(order)
+    return _moc().from_healpix_cells(ipix, np.full(ipix.size, order, np.uint8), order)
 
 
 def coverage_of_boxes(boxes: Iterable[Iterable[float]], order: int = FINE_ORDER) -> Any:
@@ -210,12 +216,12 @@ def coverage_of_boxes(boxes: Iterable[Iterable[float]], order: int = FINE_ORDER)
 
     A box with ra_min > ra_max crosses RA 0.
     """
-    parts = [mocpy.MOC.new_empty(order)]
+    parts = [_moc().new_empty(order)]
     for ra_min, ra_max, dec_min, dec_max in boxes:
         pieces = [(ra_min, ra_max)] if ra_min < ra_max else [(ra_min, 360.0), (0.0, ra_max)]
         for low, high in pieces:
             corners = SkyCoord([low, high] * u.deg, [dec_min, dec_max] * u.deg)
-            parts.append(mocpy.MOC.from_zone(corners, max_depth=order))
+            parts.append(_moc().from_zone(corners, max_depth=order))
     return parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
 
 
@@ -226,7 +232,7 @@ def coverage_text(moc: Any) -> str:
 
 def coverage_from_text(text: str) -> Any:
     """The inverse of `coverage_text`."""
-    return mocpy.MOC.from_str(text)
+    return _moc().from_str(text)
 
 
 def within_coverage(moc: Any, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.bool_]:
