@@ -192,10 +192,9 @@ def cut_patch(
     """Cut-outs of sources of one patch, row for row: `schema(size)`, band order g, r, i, z, y.
 
     `sources` has key, ra, dec, and what there is of the own columns. A source is `file_absent` where a file of its
-    patch, or of a neighbour that it needs, was lost, and where its patch has no file in a band in which the catalogue
-    counts visits, of it or, where it has no count (a target), of any other: such a file must exist. So is a source
-    without any count of a patch without any file. A band without file and without visits is masked throughout. A source
-    without a single good pixel is `not_measured`.
+    patch, or of a neighbour that it needs, was lost, and where its patch has no file in a band, unless the catalogue
+    counts no visit of it there (a target has no count). A band without file and without visits is masked throughout. A
+    source without a single good pixel is `not_measured`. What is made of a source hangs on its own row alone.
     """
     n = sources.num_rows
     flux = np.zeros((n, len(BANDS), size, size), dtype=np.float32)
@@ -205,11 +204,9 @@ def cut_patch(
     for b in BANDS:
         if role(b) not in files:
             visits = _number(sources, f"{b}_inputcount_value")
-            # a target has no count of its own: the patch's others tell
-            absent |= np.where(np.isfinite(visits), visits > 0, (visits > 0).any())
+            # a target has no count of its own, and what its neighbours have must not decide what is made of it
+            absent |= ~(np.isfinite(visits) & (visits == 0))
     own_roles = [role(b) for b in BANDS if role(b) in files]
-    if not own_roles:
-        absent |= ~np.any([np.isfinite(_number(sources, f"{b}_inputcount_value")) for b in BANDS], axis=0)
     if own_roles and not absent.all():
         with ExitStack() as stack:
             own = {r: calexp(files[r], stack.enter_context(opened(files[r])), zero_point, planes) for r in own_roles}

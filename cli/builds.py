@@ -75,6 +75,8 @@ def ingest(
         last = Journal(opened).recipe(opened.head())
         if last is None:
             raise ValueError(f"{pile} holds no snapshot yet; build it first")
+        # the codecs that it was first built with are the pile's own by now
+        last = replace(last, codecs=replace(last.codecs, lock=""))
         chosen = with_survey(last, survey, release, profile, root.resolve() if root else None)
         _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run)
 
@@ -98,7 +100,6 @@ def refit(
     with errors():
         from skycairn.pile.store import Pile
         from skycairn.pipeline.journal import Journal
-        from skycairn.pipeline.run import exchange_codecs
         from skycairn.tokenizers.lock import lock_ids
 
         opened = Pile.open(pile)
@@ -110,13 +111,12 @@ def refit(
         known = lock_ids(lock)
         if unknown := sorted(set(modality or []) - set(known)):
             raise ValueError(f"{pile} has no codec of {unknown[0]}; it has {', '.join(sorted(known))}")
-        anew = list(modality or known)
-        if codecs_from is not None:
-            if modality or dry_run:
-                raise ValueError("--codecs-from exchanges all codecs that differ; leave out modalities and --dry-run")
-            exchange_codecs(opened, codecs_from)
-            anew = []
-        _run(last, pile, workers, scheduler, True, deadline, memory, False, dry_run, refit=anew)
+        if codecs_from is not None and (modality or dry_run):
+            raise ValueError("--codecs-from exchanges all codecs that differ; leave out modalities and --dry-run")
+        anew = list(modality or known) if codecs_from is None else []
+        _run(
+            last, pile, workers, scheduler, True, deadline, memory, False, dry_run, refit=anew, codecs_from=codecs_from
+        )
 
 
 def _run(
@@ -131,20 +131,27 @@ def _run(
     dry_run: bool,
     new_split: bool = False,
     refit: Iterable[str] = (),
+    codecs_from: Path | None = None,
 ) -> None:
     from skycairn.cli.show import Bars, print_plan, print_report
     from skycairn.pipeline import drift, run
     from skycairn.pipeline.engine import Engine
 
-    if allow_small_splits:
-        recipe = replace(recipe, split=replace(recipe.split, least=0.0))
     if dry_run:
         print_plan(*run.dry_run(recipe, pile, rehash, refit))
         return
     engine = Engine(workers, scheduler, deadline, round(memory * 1e9))
     with Bars() as bars:
         built = run.build(
-            recipe, pile, progress=bars, engine=engine, rehash=rehash, refit=tuple(refit), new_split=new_split
+            recipe,
+            pile,
+            progress=bars,
+            engine=engine,
+            rehash=rehash,
+            refit=tuple(refit),
+            codecs_from=codecs_from,
+            new_split=new_split,
+            small_splits=allow_small_splits,
         )
     print_report(built, drift.of_build(pile, built))
     if built.partial:

@@ -122,7 +122,8 @@ def hats(
         from skycairn.pipeline.hats import write_view
 
         opened = Pile.open(pile)
-        print_view(write_view(opened, opened.snapshot(), out, margin))
+        with opened.pin() as pinned:
+            print_view(write_view(opened, pinned.snapshot, out, margin))
 
 
 @export_app.command()
@@ -138,6 +139,6 @@ def hdf5(
         from skycairn.pile.store import Pile
 
         opened = Pile.open(pile)
-        with Bars() as bars:
-            export, n_written = export_hdf5(opened, opened.snapshot(), out, split, partial(bars, "export"))
+        with Bars() as bars, opened.pin() as pinned:
+            export, n_written = export_hdf5(opened, pinned.snapshot, out, split, partial(bars, "export"))
         typer.echo(f"{out}: {len(export.entries)} files, {export.n_rows} objects; {n_written} files written now")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import WORK_ORDER, Modality, Survey
 from skycairn.pile.store import Entry, Pile, Snapshot
+from skycairn.pipeline.lineage import Gone, successors
 from skycairn.pipeline.sky import angle, rings, unit_vectors
 from skycairn.pipeline.sky import cells as cells_of
 from skycairn.pipeline.sky import healpix29 as healpix29_of
@@ -150,6 +151,15 @@ class ObjectReader:
             member = (pc.field("survey") == name) & (pc.field("key") == wanted)
             if ids := self._some("members", member, ["object_id"]):
                 return str(ids[0])
+        try:
+            now = successors(self.pile, self.snapshot, uid.strip())
+        except Gone as gone:
+            if "since the snapshot" in str(gone):
+                raise NoSuchObject(str(gone)) from gone
+        else:
+            if len(now) > 1:
+                raise NoSuchObject(f"{uid} of an earlier snapshot is several objects now: {', '.join(now)}; name one")
+            return now[0]
         keys = [self.pile.read_table(e.part, columns=["survey", "key"]) for e in self._entries("members")]
         of_survey = [k for t in keys for s, k in zip(*(c.to_pylist() for c in t.columns), strict=True) if s == name]
         near = min(of_survey, key=lambda k: abs(k - key), default=None)

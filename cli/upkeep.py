@@ -74,7 +74,8 @@ def diff(
         from skycairn.pile.store import Pile
 
         opened = Pile.open(pile)
-        print_diff(opened, opened.snapshot(opened.resolve(old)), opened.snapshot(opened.resolve(new)), out)
+        with opened.pin(opened.resolve(old)) as before, opened.pin(opened.resolve(new)) as now:
+            print_diff(opened, before.snapshot, now.snapshot, out)
 
 
 def explain(
@@ -91,8 +92,9 @@ def explain(
         from skycairn.pipeline.explain import explain as told
 
         opened = Pile.open(pile, check="pages")
-        at = opened.snapshot(opened.resolve(snapshot))
-        found = told(opened, at, ObjectReader(opened, at).find(object_id))
+        with opened.pin(opened.resolve(snapshot)) as pinned:
+            at = pinned.snapshot
+            found = told(opened, at, ObjectReader(opened, at).find(object_id))
         if as_json:
             typer.echo(json.dumps(found, indent=1))
         else:

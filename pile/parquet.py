@@ -163,7 +163,8 @@ def _stored_type(kind: pa.DataType, nested: bool = False) -> pa.DataType:
         return kind
     if t.is_fixed_size_list(kind) and kind.list_size == 0:
         raise ValueError(f"Parquet gives {kind} back with another length; leave the column out")
-    item = kind.value_field.with_type(_stored_type(kind.value_type, nested=True))
+    # Parquet's own name, so that rows that were read back give the same bytes as fresh ones
+    item = kind.value_field.with_type(_stored_type(kind.value_type, nested=True)).with_name("element")
     if t.is_fixed_size_list(kind):
         return pa.list_(item, kind.list_size)
     return pa.large_list(item) if t.is_large_list(kind) else pa.list_(item)

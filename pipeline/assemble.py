@@ -17,6 +17,7 @@ from skycairn.catalogs.survey import WORK_ORDER, Survey
 from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import TableFile
 from skycairn.pipeline.encode import codec_of
+from skycairn.pipeline.fetch import unchanged_files
 from skycairn.pipeline.sky import (
     cells,
     coverage_of_boxes,
@@ -224,7 +225,8 @@ def _covered(
     if s.footprint == "exact":
         archive = ctx.archive(s.name)
         reference = {r: archive.local(p) for r, p in task.args["reference"][s.name].items()}
-        return np.asarray(holding(s.coverage(reference), ra, dec) >= 0)
+        with unchanged_files(archive, task.args["known"][s.name]):
+            return np.asarray(holding(s.coverage(reference), ra, dec) >= 0)
     slim = _near(ctx, task, s.name, "slim", ["healpix29"])
     if slim is None:
         return np.zeros(len(ra), bool)
@@ -238,7 +240,8 @@ def coverage(ctx: Context, task: Task) -> Outcome:
     near = rings(WORK_ORDER, np.array(sorted(int(c) for c in task.args["slim"]), dtype=np.int64), 1)
     if s.footprint == "exact":
         archive = ctx.archive(s.name)
-        boxes = s.coverage({r: archive.local(p) for r, p in task.args["reference"].items()})
+        with unchanged_files(archive, task.args["known"]):
+            boxes = s.coverage({r: archive.local(p) for r, p in task.args["reference"].items()})
         ra = np.where(boxes[:, 0] <= boxes[:, 1], boxes[:, :2].mean(axis=1), 0.0)
         centre = cells(healpix29(ra, boxes[:, 2:].mean(axis=1)), WORK_ORDER)
         moc = coverage_of_boxes(boxes[np.isin(centre, near)].tolist(), COVERAGE_ORDER)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.pile.receipt import Part
 from skycairn.pile.store import Pile
+from skycairn.pipeline.reuse import row_of, same_rows
 from skycairn.pipeline.run import Built
+from skycairn.pipeline.task import int64
 from skycairn.tokenizers.lock import read_lock
 
 MOST_PARTS = 64
@@ -60,20 +63,37 @@ def of_build(pile_root: Path, built: Built) -> list[Drift]:
         ids = [s.stats.get("codecs", {}).get(modality) for s in (before, now)]
         if modality not in codecs or ids[0] != ids[1]:
             continue
-        old = {e.part.content_id: e.part for e in before.entries(name)}
-        new = {e.part.content_id: e.part for e in now.entries(name) if e.part.content_id not in old}
+        old = {e.name: e.part for e in before.entries(name)}
+        new = {e.name: e.part for e in now.entries(name)}
+        new = {n: p for n, p in new.items() if n not in old or old[n].content_id != p.content_id}
         codec = codecs[modality]
-        a, b = (_histogram(pile, [p for _, p in sorted(x.items())], codec.vocabulary) for x in (old, new))
+        a = _histogram([pile.read_table(p) for p in _some(old.values())], codec.vocabulary)
+        parts = {p.content_id: n for n, p in new.items()}
+        fresh = [_fresh(pile, p, old.get(parts[p.content_id])) for p in _some(new.values())]
+        b = _histogram(fresh, codec.vocabulary)
         if a.sum() and b.sum():
             out.append(_drift(modality, a, b, codec.ordered and codec.n_tokens == 1))
     return out
 
 
-def _histogram(pile: Pile, parts: Sequence[Part], vocabulary: int) -> NDArray[np.int64]:
+def _some(parts: Iterable[Part]) -> list[Part]:
+    return sorted(parts, key=lambda p: p.content_id)[:MOST_PARTS]
+
+
+def _fresh(pile: Pile, part: Part, earlier: Part | None) -> pa.Table:
+    """The rows of a part that stand not just so in the one before it."""
+    now = pile.read_table(part)
+    if earlier is None:
+        return now
+    before = pile.read_table(earlier)
+    names = [(np.asarray(t.column("owner")).astype(object), int64(t, "key")) for t in (now, before)]
+    return now.filter(pa.array(~same_rows(now, before, row_of(*names[0], *names[1]))))
+
+
+def _histogram(tables: Iterable[pa.Table], vocabulary: int) -> NDArray[np.int64]:
     out = np.zeros(vocabulary, np.int64)
-    for part in parts[:MOST_PARTS]:
-        tokens = pile.read_table(part, columns=["tokens"]).column("tokens")
-        out += np.bincount(np.asarray(pc.list_flatten(tokens)), minlength=vocabulary)
+    for table in tables:
+        out += np.bincount(np.asarray(pc.list_flatten(table.column("tokens"))), minlength=vocabulary)
     return out
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import Modality
-from skycairn.pile.store import Part
+from skycairn.pile.store import Part, Pile
 from skycairn.pipeline.extract import STATUS, payload_chunks
 from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.sky import splits
@@ -157,8 +157,13 @@ def payload_arrays(table: pa.Table, modality: Modality) -> dict[str, NDArray[Any
 
 def codec_of(ctx: Context, files: dict[str, Part]) -> Codec:
     """A codec from the parts that hold its files."""
+    return codec_of_parts(ctx.pile, files)
+
+
+def codec_of_parts(pile: Pile, files: dict[str, Part]) -> Codec:
+    """See `codec_of`."""
     with tempfile.TemporaryDirectory() as folder:
-        ctx.pile.restore_folder(files, Path(folder))
+        pile.restore_folder(files, Path(folder))
         return load(Path(folder))
 
 

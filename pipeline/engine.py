@@ -22,11 +22,13 @@ from threadpoolctl import threadpool_limits
 
 from skycairn.catalogs.survey import MissingColumn
 from skycairn.pile.files import PileError
+from skycairn.pile.receipt import task_key
 from skycairn.pipeline import task as tasks
-from skycairn.pipeline.fetch import FetchError
+from skycairn.pipeline.fetch import Changed, FetchError
 from skycairn.pipeline.recipe import canonical
 from skycairn.pipeline.steps import work
 from skycairn.pipeline.task import Context, Task
+from skycairn.pipeline.versions import VERSIONS
 
 TRIES = 2
 """How often a task is begun that outlives its deadline."""
@@ -116,7 +118,12 @@ def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
     """Do one task; its receipt, or its error in words, so that no exception has to travel."""
     with threadpool_limits(1):
         try:
+            if task_key(task.step, VERSIONS[task.step], task.settings, task.inputs) != task.key:
+                raise EngineError(
+                    f"this worker does step {task.step} by another version than the builder; install the same skycairn"
+                )
             ctx = tasks.context(pile, recipe)
+            ctx.look_again()
             if "survey" in task.args:
                 ctx.archive(task.args["survey"])
         except Exception as error:
@@ -139,10 +146,10 @@ def kind_of(error: Exception) -> Kind:
     """Whose fault an error is, as `Kind` says."""
     if isinstance(error, MissingColumn | PileError):
         return "fatal"
+    if isinstance(error, MemoryError | Changed):
+        return "defer"
     if isinstance(error, FetchError | ValueError):
         return "file"
-    if isinstance(error, MemoryError):
-        return "defer"
     if isinstance(error, OSError) and error.errno in (*_AGAIN, errno.ENOMEM):
         return "defer"
     return "fatal"
@@ -277,23 +284,33 @@ class _Cluster:
                 elif kind == "done" and what in flying and flying[what].future.done():
                     out.append(flying.pop(what))
                 kind, what = self.told.get_nowait()
+        # a result that was lost with its worker is made again, and its word may have come too early
+        for key in [k for k, flight in flying.items() if flight.future.done()]:
+            out.append(flying.pop(key))
         return out
 
     def _result(self, flight: _Flight) -> dict[str, Any]:
+        from distributed import KilledWorker
+
         future = flight.future
-        if future.status == "finished":
-            return dict(future.result())
-        why = "its scheduler is gone" if future.status in ("cancelled", "lost") else str(future.exception())
         if future.status in ("cancelled", "lost"):
-            return {"error": f"{why}; start it and build again", "kind": "fatal"}
-        memory = f" (each has {self.engine.memory_bytes / 1e6:.0f} MB)" if self.engine.memory_bytes else ""
-        return {
-            "error": f"its worker died, again and again: {why.splitlines()[0]}; if it ran out of memory{memory}, give "
-            "each worker more: fewer --workers, or a larger --memory",
-            "kind": "defer",
-        }
+            return {"error": "its scheduler is gone; start it and build again", "kind": "fatal"}
+        try:
+            return dict(future.result(timeout=60))
+        except KilledWorker as error:
+            memory = f" (each has {self.engine.memory_bytes / 1e6:.0f} MB)" if self.engine.memory_bytes else ""
+            why = f"its worker died, again and again: {str(error).splitlines()[0]}; if it ran out of memory{memory}"
+            return {"error": f"{why}, give each worker more: fewer --workers, or a larger --memory", "kind": "defer"}
+        except Exception as error:
+            why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            return {
+                "error": f"its worker could not run it: {why}; has it the same skycairn installed?",
+                "kind": "fatal",
+            }
 
     def _late(self, flight: _Flight) -> dict[str, Any]:
+        if not flight.begun:
+            return {"error": "no worker began it; are they all busy with others' work?", "kind": "defer"}
         return {
             "error": f"it took over {self.engine.deadline_s:g} s, {flight.tries} times; give a longer --deadline",
             "kind": "defer",

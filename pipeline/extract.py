@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.pipeline.fetch import check_unchanged
+from skycairn.pipeline.fetch import unchanged_files
 from skycairn.pipeline.reuse import unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
 
@@ -53,7 +53,8 @@ def want(ctx: Context, task: Task) -> Outcome:
     groups: dict[str, list[dict[str, Any]]] = {}
     for modality in payload:
         number = np.full(table.num_rows, -1, np.int32)
-        found = survey.payload_groups(table, modality.name, reference)
+        with unchanged_files(ctx.archive(survey.name), task.args["known"]):
+            found = survey.payload_groups(table, modality.name, reference)
         found = sorted(found, key=lambda g: sorted(f.path for f in g.files.values()))
         for i, group in enumerate(found):
             number[group.rows] = i
@@ -185,17 +186,16 @@ def payload_chunks(
         counts["files"] += len(there)
         counts["files lost"] += len(lost)
         counts["files damaged"] += sum(state == "damaged" for _, state, _ in states.values())
-        if (kept[rows] < 0).any():
-            for path in there.values():
-                check_unchanged(archive.local(path), task.args["known"][path])
-        files = {role: archive.local(path) for role, path in there.items()}
+        needed = {path: task.args["known"][path] for path in there.values()} if (kept[rows] < 0).any() else {}
+        files = {role: archive.local(path) for role, path in there.items()} if needed else {}
         for a in range(0, len(rows), 256):
             some = rows[a : a + 256]
             fresh, old = some[kept[some] < 0], some[kept[some] >= 0]
             pieces = []
             if len(fresh):
                 asked = wanted.take(pa.array(fresh)).combine_chunks()
-                made = survey.extract(modality, asked, files, lost)
+                with unchanged_files(archive, needed):
+                    made = survey.extract(modality, asked, files, lost)
                 if made.column("key").to_pylist() != asked.column("key").to_pylist():
                     raise ValueError(f"{survey.name}: extract gave other rows than it was asked for ({task.label})")
                 pieces.append(made.add_column(0, "owner", asked.column("owner")))

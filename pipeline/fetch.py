@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,8 +65,13 @@ class RootArchive:
             raise ValueError(f"{self.root}: no such folder; set the survey's root to where its archive's tree lies")
 
     def exists(self, path: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file is there; as it was when first asked for."""
         return self.stat(path) is not None
+
+    def look_again(self) -> None:
+        """Forget how files were found."""
+        self.looked.clear()
+        self._lists.clear()
 
     def stat(self, path: str) -> Stat | None:
         """Size, time of change and inode of the file, None where it is not there; as it was when first asked for."""
@@ -149,3 +155,13 @@ def check_unchanged(path: Path, known: Sequence[Any]) -> None:
     sha256, *as_fetched = known
     if stat_of(path) != as_fetched and digests(path, "sha256")["sha256"] != sha256:
         raise Changed(f"{path}: the file was replaced while it was being read; build again")
+
+
+@contextmanager
+def unchanged_files(archive: RootArchive, known: Mapping[str, Sequence[Any]]) -> Iterator[None]:
+    """Changed unless the files are as they were fetched, before what is done with them and after it."""
+    for path, how in known.items():
+        check_unchanged(archive.local(path), how)
+    yield
+    for path, how in known.items():
+        check_unchanged(archive.local(path), how)

@@ -78,9 +78,13 @@ class Journal:
     def recipe(self, head: Snapshot | None) -> Recipe | None:
         """The recipe of the last build, with its roots where this machine knows them; None before the first."""
         noted = self._read("recipe.json")
-        if noted is not None:
-            return parse(noted, "the pile's recipe")
-        return None if head is None else parse(with_roots(head.recipe, {}), "the pile's recipe")
+        if head is None:
+            return None if noted is None else parse(noted, "the pile's recipe")
+        if noted is None or parse(noted, "the pile's recipe").rootless() != head.recipe:
+            # a build that died after its commit: the head tells what it is of, the journal at best where things lie
+            roots = {n: c.get("root", "") for n, c in (noted or {}).get("surveys", {}).items()}
+            return parse(with_roots(head.recipe, roots), "the pile's recipe")
+        return parse(noted, "the pile's recipe")
 
 
 def with_roots(rootless: Mapping[str, Any], roots: Mapping[str, str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ Tables = Mapping[str, Mapping[int, Part]]
 
 def _watched(names: Iterable[str], same_codec: Iterable[str]) -> list[str]:
     tokens = {f"tokens.{m}" for m in same_codec}
-    return sorted(n for n in names if n == "members" or n.endswith((".slim", ".wide")) or n in tokens)
+    return sorted(n for n in names if n == "members" or n.endswith((".slim", ".wide", ".selection")) or n in tokens)
 
 
 def tables_of(snapshot: Snapshot) -> dict[str, dict[int, Part]]:
@@ -254,20 +254,33 @@ def _changed_sources(
 ) -> NDArray[np.int64]:
     """Members of new objects whose row, or payload tokens, differ from what they were."""
     out = np.zeros(len(new.key), bool)
-    for name in sorted({n for side, n in of if side == "new" and n != "members"}):
+    for name in sorted({n for _, n in of if n != "members"}):
         a, b = of.get(("old", name), {}), of.get(("new", name), {})
-        differing = [c for c in b if c in a and inputs[f"old {name} {c}"] != inputs[f"new {name} {c}"]]
-        if not differing:
-            continue
-        before, now = (concat([_owned(pile.read_table(x[c]), name) for c in differing]) for x in (a, b))
-        if before.schema.names != now.schema.names:
-            now, before = (t.select([n for n in now.column_names if n in before.column_names]) for t in (now, before))
-        names = np.asarray(now.column("owner")).astype(object), int64(now, "key")
-        at = row_of(*names, np.asarray(before.column("owner")).astype(object), int64(before, "key"))
-        differs = pa.array((at >= 0) & ~same_rows(now, before, at))
-        some = now.filter(differs)
-        out |= row_of(new.survey, new.key, np.asarray(some.column("owner")).astype(object), int64(some, "key")) >= 0
+        differing = {c for c in {*a, *b} if inputs.get(f"old {name} {c}") != inputs.get(f"new {name} {c}")}
+        before, now = ([_owned(pile.read_table(x[c]), name) for c in sorted(differing) if c in x] for x in (a, b))
+        if not before or not now:
+            rows = [_names(t) for t in (*before, *now)]
+        else:
+            rows = _differing(concat(before), concat(now))
+        for owner, key in rows:
+            out |= row_of(new.survey, new.key, owner, key) >= 0
     return np.flatnonzero(out)
+
+
+Names = tuple[NDArray[Any], NDArray[np.int64]]
+
+
+def _differing(before: pa.Table, now: pa.Table) -> list[Names]:
+    """Sources whose row is another, has come, or has gone."""
+    if before.schema.names != now.schema.names:
+        now, before = (t.select([n for n in now.column_names if n in before.column_names]) for t in (now, before))
+    at = row_of(*_names(now), *_names(before))
+    left = row_of(*_names(before), *_names(now)) < 0
+    return [_names(now.filter(pa.array(~same_rows(now, before, at)))), _names(before.filter(pa.array(left)))]
+
+
+def _names(table: pa.Table) -> Names:
+    return np.asarray(table.column("owner")).astype(object), int64(table, "key")
 
 
 def _owned(table: pa.Table, name: str) -> pa.Table:
@@ -284,11 +297,10 @@ class Gone(ValueError):
 
 
 def successors(pile: Pile, snapshot: Snapshot, object_id: str) -> list[str]:
-    """The objects of the snapshot that an id of an earlier one stands for now; the id itself where it stayed.
+    """The objects of the snapshot that an id of an earlier one stands for now: itself, where it is an object still.
 
-    Gone where the object has left the pile.
+    Gone where the object has left the pile, or was never in it.
     """
-    ahead, out = [(0, object_id)], []
     tables = [(int(e.labels["since"]), e.part) for e in snapshot.aside.get("lineage", ())]
     by_old: dict[str, dict[int, list[tuple[str | None, str]]]] = {}
 
@@ -302,19 +314,34 @@ def successors(pile: Pile, snapshot: Snapshot, object_id: str) -> list[str]:
             by_old[name] = steps
         return by_old[name]
 
-    left = ""
+    ahead, ends, left = [(0, object_id)], set[str](), ""
     while ahead:
         since, name = ahead.pop()
         later = {n: found for n, found in rows_of(name).items() if n >= since}
         if not later:
-            out.append(name)
+            ends.add(name)
             continue
         number = min(later)
         for new_id, what in later[number]:
             if new_id is None:
-                left = f"{name} is {what} since the snapshot after {number}"
+                left = left or f"{name} is {what} since the snapshot after {number}"
+                # but what is gone, or held back, may have come again
+                ends.add(name)
             else:
                 ahead.append((number + 1, new_id))
-    if not out:
-        raise Gone(f"{object_id}: {left or 'it has left the pile'}")
-    return sorted(set(out))
+    if out := sorted({holder for name in ends if (holder := holder_of(pile, snapshot, name))}):
+        return out
+    raise Gone(f"{object_id}: {left or 'no snapshot that is known here had an object of this id'}")
+
+
+def holder_of(pile: Pile, snapshot: Snapshot, uid: str) -> str | None:
+    """The object that holds a source now; None where none does."""
+    survey, _, key = uid.partition(":")
+    if not key.lstrip("-").isdigit():
+        return None
+    is_it = (pc.field("survey") == survey) & (pc.field("key") == int(key))
+    for entry in snapshot.entries("members"):
+        table = pile.read_table(entry.part, columns=["object_id"], filters=is_it)
+        if table.num_rows:
+            return str(table["object_id"][0].as_py())
+    return None

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from skycairn.pile.content import canonical_json
 from skycairn.pile.files import Missing
-from skycairn.pile.receipt import Part, Receipt
+from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.versions import VERSIONS
 
@@ -40,12 +40,6 @@ class Parent:
         """The receipt of the task of this label; None where there was none, or its outputs are gone."""
         key = self.keys.get(label)
         return None if key is None else self.pile.receipt(key)
-
-    def parts(self, table: str) -> dict[int, Part]:
-        """The parts of a table by cell."""
-        if self.snapshot is None or table not in {**self.snapshot.tables, **self.snapshot.aside}:
-            return {}
-        return {int(e.labels["cell"]): e.part for e in self.snapshot.entries(table)}
 
     def followers(self, labels: Iterable[str]) -> dict[str, int]:
         """How many tasks behind the snapshot, by step, read what these left, or what such tasks left in turn."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
 from skycairn.pile.content import content_id
-from skycairn.pipeline.fetch import ChecksumMismatch, check_unchanged, verify
+from skycairn.pipeline.fetch import ChecksumMismatch, check_unchanged, unchanged_files, verify
 from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
 
@@ -55,10 +55,9 @@ def read(ctx: Context, task: Task) -> Outcome:
     archive, survey = ctx.archive(task.args["survey"]), ctx.survey(task.args["survey"])
     file = file_from_json(task.args["file"])
     companions = {r: archive.local(p) if p else None for r, p in task.args["companions"].items()}
-    for path, known in task.args["known"].items():
-        check_unchanged(archive.local(path), known)
     rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
-    table = survey.read(archive.local(file.path), rows, companions, task.settings["columns that the cuts need"])
+    with unchanged_files(archive, task.args["known"]):
+        table = survey.read(archive.local(file.path), rows, companions, task.settings["columns that the cuts need"])
     counts = Counter({"rows": table.num_rows})
     failed = first_failed(survey.valid, table)
     counts.update({f"dropped:{c['values']}": c["counts"] for c in failed.value_counts().to_pylist() if c["values"]})

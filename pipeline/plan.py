@@ -70,6 +70,8 @@ class Failure:
     reason: str
     cells: frozenset[int] = frozenset()
     "work cells in which no object can be made without it"
+    kind: str = "file"
+    "`defer` where another try may do: time, memory, a lost worker"
 
 
 @dataclass
@@ -86,6 +88,8 @@ class Memory:
     "digest of a sample's sources by cell"
     codecs: dict[str, dict[str, Part]] = field(default_factory=dict)
     "files of locked codecs by content id"
+    locked: dict[str, str] | None = None
+    "content id by modality, as `codecs.lock` said when first asked"
 
 
 @dataclass
@@ -247,12 +251,21 @@ def _reference(p: _Planner, s: Survey) -> dict[str, tuple[str, str]]:
             sha256 = _fetch(p, s, file)
             if sha256:
                 out[role] = (file.path, sha256)
+            elif failure := p.failed.get(f"fetch {s.name} {file.path}"):
+                raise ValueError(
+                    f"{failure.reason}; {s.name} tells by this file where it looked, and is nothing without"
+                )
         else:
             raise ValueError(
                 f"{s.name} {s.release}: {p.ctx.archive(s.name).root / file.path} is not there, and tells where the "
                 f"survey looked; fetch it from {s.url}/{file.path}"
             )
     return out
+
+
+def _known(p: _Planner, s: Survey, reference: Mapping[str, tuple[str, str]]) -> dict[str, list[Any]]:
+    """How the reference files were fetched, by path."""
+    return {path: p.known[f"{s.name}/{path}"] for path, _ in reference.values()}
 
 
 def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dict[str, Any]]]:
@@ -274,6 +287,12 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
         for role, companion in file.companions:
             there = archive.exists(companion.path)
             digest = _fetch(p, s, companion) if there else None
+            failure = p.failed.get(f"fetch {s.name} {companion.path}")
+            if there and digest is None and failure and failure.kind == "defer":
+                # nobody knows yet what is in it: that is no null
+                _hold(p, s, file, region_cells)
+                inputs = {}
+                break
             if there and digest is None and f"{s.name}/{companion.path}" not in p.plan.held_back:
                 inputs = {}
                 break
@@ -372,6 +391,7 @@ def _coverage(p: _Planner, s: Survey, parts: Parts, reference: Mapping[str, tupl
     inputs |= {f"cell {c}": found["slim"].content_id for c, found in parts.items()}
     args = {"survey": s.name, "slim": {c: found["slim"].sha256 for c, found in parts.items()}}
     args["reference"] = {r: path for r, (path, _) in reference.items()}
+    args["known"] = _known(p, s, reference)
     receipt = p.need("coverage", s.name, {**_identity(s), "footprint": s.footprint}, inputs, args)
     if receipt is not None:
         p.plan.tables["coverage"].append({"survey": s.name, "part": receipt.outputs["coverage"]})
@@ -420,7 +440,7 @@ def _want(
         own = parts[s.name].get(cell)
         inputs: dict[str, str] = {f"reference {r}": sha for r, (_, sha) in reference.items()}
         args: dict[str, Any] = {"survey": s.name, "reference": {r: path for r, (path, _) in reference.items()}}
-        args |= {"wide": "", "selection": "", "members": [], "targets_slim": ""}
+        args |= {"wide": "", "selection": "", "members": [], "targets_slim": "", "known": _known(p, s, reference)}
         if own:
             for table in ("wide", "selection"):
                 inputs[table], args[table] = own[table].content_id, own[table].sha256
@@ -466,9 +486,10 @@ def _samples(p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts])
 
 def _locked(p: _Planner) -> dict[str, str]:
     """Content id by modality of the codecs that this pile is locked to."""
-    path = p.ctx.pile.root / "codecs.lock"
-    locked = lock_ids(path) if path.is_file() else {}
-    return {m: content_id for m, content_id in locked.items() if m not in p.refit}
+    if p.memory.locked is None:
+        path = p.ctx.pile.root / "codecs.lock"
+        p.memory.locked = lock_ids(path) if path.is_file() else {}
+    return {m: content_id for m, content_id in p.memory.locked.items() if m not in p.refit}
 
 
 def keeps(p: _Planner, s: Survey, m: Modality, wanted: Mapping[int, Receipt]) -> str:
@@ -604,6 +625,8 @@ def _fit(
             p.plan.codecs[m.name] = {"content_id": locked[m.name], "parts": _locked_parts(p, locked[m.name])}
             continue
         if s.name not in samples:
+            if m.name in p.refit:
+                raise ValueError(f"no codec of {m.name} can be fitted: {s.name} has no source here; the old one stays")
             p.plan.codecs[m.name] = {"content_id": None, "parts": {}}
             continue
         sample = samples[s.name].outputs["sample"]
@@ -622,6 +645,8 @@ def _fit(
                 inputs[f"{cell}"] = found["wide"].content_id
                 args["cells"][str(cell)] = {"wide": found["wide"].sha256}
         receipt = p.need("fit", m.name, settings, inputs, args)
+        if receipt is not None and m.name in p.refit and not receipt.notes.get("content_id"):
+            raise ValueError(f"no codec of {m.name} can be fitted: {receipt.notes['unfit']}; the old one stays")
         if receipt is not None:
             p.plan.codecs[m.name] = {
                 "content_id": receipt.notes.get("content_id"),
@@ -727,11 +752,13 @@ def _objects(
         if not matched.counts["objects"]:
             continue
         inputs = {"members": matched.outputs["members"].content_id}
-        args: dict[str, Any] = {"cell": cell, "members": matched.outputs["members"].sha256, "near": {}, "reference": {}}
+        args: dict[str, Any] = {"cell": cell, "members": matched.outputs["members"].sha256, "near": {}}
+        args |= {"reference": {}, "known": {}}
         for s in surveys:
             if s.footprint == "exact":
                 inputs |= {f"{s.name} {r}": sha for r, (_, sha) in reference[s.name].items()}
                 args["reference"][s.name] = {r: path for r, (path, _) in reference[s.name].items()}
+                args["known"][s.name] = _known(p, s, reference[s.name])
             near: dict[str, dict[str, Any]] = {}
             for c in _around(cell):
                 found = parts[s.name].get(c, {})

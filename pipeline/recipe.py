@@ -132,6 +132,15 @@ class Recipe:
         moved = tuple(c if c.root else replace(c, root=str(root / c.name)) for c in self.surveys)
         return replace(self, surveys=moved)
 
+    def rootless(self) -> dict[str, Any]:
+        """The settings less where files lie, as a snapshot holds them: it names no place."""
+        settings = self.settings()
+        for chosen in settings["surveys"].values():
+            chosen.pop("root")
+        settings["codecs"].pop("lock")
+        plain: dict[str, Any] = json.loads(canonical(settings))
+        return plain
+
     def settings(self) -> dict[str, Any]:
         """As `parse` takes it."""
         surveys = {

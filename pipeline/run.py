@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skycairn.pile.files import Conflict
 from skycairn.pile.lock import builder_lock
-from skycairn.pile.receipt import Receipt
+from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
-from skycairn.pipeline.encode import codec_of
+from skycairn.pipeline.encode import codec_of, codec_of_parts
 from skycairn.pipeline.engine import Engine, Run
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.parent import Parent, tasks_table
@@ -25,6 +26,8 @@ from skycairn.tokenizers.lock import lock_ids, read_lock, write_lock
 
 LOSABLE = ("fetch", "read")
 """Steps whose failure holds back what their file can touch."""
+OF_FILES = ("fetch payload", "extract", "encode payload")
+"""Steps that read payload files: what is wrong with one of them holds back the cell."""
 
 Progress = Callable[[str, int, int], None]
 """Told (step, done, total) as work goes on."""
@@ -63,21 +66,26 @@ def build(
     engine: Engine | None = None,
     rehash: bool = False,
     refit: Iterable[str] = (),
+    codecs_from: Path | None = None,
     new_split: bool = False,
+    small_splits: bool = False,
 ) -> Built:
     """Build the recipe's pile, or bring it up to date; what is done already is not done again.
 
     `workers` 0 does the work in this process; `scheduler` is the address of a running Dask scheduler, whose workers
     must see the pile and the survey files under the same paths; `engine` says both and more. `rehash` reads every
-    survey file again; `refit` names modalities whose codecs are fitted anew; `new_split` lets the division of the sky
-    be another than the head's. BuildError where it cannot go on.
+    survey file again; `refit` names modalities whose codecs are fitted anew, `codecs_from` a pile or lock whose codecs
+    take the place of this pile's; `new_split` lets the division of the sky be another than the head's, `small_splits`
+    lets validation and test be as small as they are. BuildError where it cannot go on.
     """
     engine = engine or Engine(workers, scheduler)
     pile = Pile.create(pile_root)
     with builder_lock(pile.root):
-        journal = Journal(pile)
+        journal, head = Journal(pile), pile.head()
+        _restore_lock(pile, head)
+        if codecs_from is not None:
+            _exchange_codecs(pile, codecs_from)
         _adopt_lock(pile, recipe)
-        head = pile.head()
         if head is not None and not (rehash or refit) and journal.nothing_changed(recipe, head):
             return Built(head, Report(**head.stats["report"]), 0, lost=journal.files()["lost"], parent=head.number)
         _check_same_split(recipe, head, new_split)
@@ -89,7 +97,8 @@ def build(
             p = rounds(ctx, run, parent, memory, failed, progress, n_tasks, rehash, refit)
             _check_whole(recipe, p)
             done = report(ctx, p)
-            _check_split(recipe, done)
+            if not small_splits:
+                _check_split(recipe, done)
             while todo := lineage.todo(ctx, parent, p, memory):
                 _round(pile, run, todo, memory, failed, progress, n_tasks)
         partial = bool(p.held_cells or p.held_back)
@@ -99,7 +108,7 @@ def build(
         if not partial:
             # codecs fitted while something is held back would bind the pile to them after it is mended
             _write_lock(ctx, p)
-        snapshot = pile.commit(_draft(ctx, parent, p, done, memory))
+        snapshot = _commit(pile, _draft(ctx, parent, p, done, memory), head)
         journal.write(ctx, snapshot, p, partial)
         number = None if head is None else head.number
         return Built(snapshot, done, sum(n_tasks.values()), p.held_back, p.lost, partial, number, dict(n_tasks))
@@ -161,14 +170,14 @@ def _round(
         if "receipt" in result:
             memory.receipts[task.key] = Receipt.from_json(result["receipt"])
             continue
-        cells = cells_held_by(task)
-        if task.step in LOSABLE and result["kind"] != "fatal":
-            failed[task.label] = Failure(result["error"])
+        cells, kind = cells_held_by(task), result["kind"]
+        if task.step in LOSABLE and kind != "fatal":
+            failed[task.label] = Failure(result["error"], kind=kind)
             if task.step == "fetch":
                 # an earlier receipt of the same size and time tells of other bytes
                 pile.drop_receipt(task.key)
-        elif result["kind"] == "defer" and cells is not None:
-            failed[task.label] = Failure(result["error"], cells)
+        elif cells is not None and (kind == "defer" or (kind == "file" and task.step in OF_FILES)):
+            failed[task.label] = Failure(result["error"], cells, kind)
         else:
             raise BuildError(f"{task.label}: {result['error']}")
 
@@ -211,6 +220,21 @@ def _check_same_split(recipe: Recipe, head: Snapshot | None, new_split: bool) ->
             )
 
 
+def _commit(pile: Pile, draft: Draft, head: Snapshot | None) -> Snapshot:
+    """Make the draft the head, unless another build has made another one of the head meanwhile."""
+    number = None if head is None else head.number
+    try:
+        return pile.commit(draft, parent=number)
+    except Conflict as error:
+        other = pile.snapshot()
+        if Snapshot.of(draft, other.number, other.parent).says_the_same(other):
+            return other
+        raise BuildError(
+            f"{pile.root}: another build made snapshot {other.number} meanwhile, of another recipe; build again: what "
+            "was done is kept, and goes on from there"
+        ) from error
+
+
 def _draft(ctx: Context, parent: Parent, p: Plan, done: Report, memory: Memory) -> Draft:
     def entries(found: Iterable[Mapping[str, Any]]) -> list[Entry]:
         return [Entry({k: v for k, v in e.items() if k != "part"}, e["part"]) for e in found]
@@ -227,7 +251,7 @@ def _draft(ctx: Context, parent: Parent, p: Plan, done: Report, memory: Memory) 
     if known := lineage.entries(ctx, parent, p, memory):
         aside["lineage"] = known
     return Draft(
-        recipe=rootless(ctx.recipe),
+        recipe=ctx.recipe.rootless(),
         tables={"codecs": codecs, **{n: entries(t) for n, t in p.tables.items() if n not in aside_names}},
         aside=aside,
         held_back=sorted(p.held_cells),
@@ -236,17 +260,9 @@ def _draft(ctx: Context, parent: Parent, p: Plan, done: Report, memory: Memory) 
             "codecs": {m: c["content_id"] for m, c in sorted(p.codecs.items())},
             "report": asdict(done),
             "lineage": lineage.became(parent, p),
+            "locked": (ctx.pile.root / "codecs.lock").is_file(),
         },
     )
-
-
-def rootless(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's settings less where files lie: a snapshot names no place."""
-    settings = recipe.settings()
-    for chosen in settings["surveys"].values():
-        chosen.pop("root")
-    settings["codecs"].pop("lock")
-    return settings
 
 
 def _adopt_lock(pile: Pile, recipe: Recipe, write: bool = True) -> None:
@@ -274,17 +290,26 @@ def _adopt_lock(pile: Pile, recipe: Recipe, write: bool = True) -> None:
         write_lock(mine, {**theirs, **own})
 
 
-def exchange_codecs(pile: Pile, source: Path) -> list[str]:
-    """Lock the pile to another's codecs where they differ; their modalities. The next build encodes them anew."""
+def _restore_lock(pile: Pile, head: Snapshot | None) -> None:
+    """Write the lock again from the codecs that the head holds, where it is gone: a pile never changes them unasked."""
+    path = pile.root / "codecs.lock"
+    if path.is_file() or head is None or not head.stats.get("locked"):
+        return
+    files: dict[str, dict[str, Part]] = {}
+    for entry in head.entries("codecs"):
+        files.setdefault(str(entry.labels["modality"]), {})[str(entry.labels["file"])] = entry.part
+    write_lock(path, {m: codec_of_parts(pile, parts) for m, parts in files.items()})
+
+
+def _exchange_codecs(pile: Pile, source: Path) -> None:
+    """Lock the pile to another's codecs where they differ; the build encodes their modalities anew."""
     source = source / "codecs.lock" if source.is_dir() else source
     if not source.is_file():
         raise ValueError(f"{source} is not there; name a codecs.lock, or a pile that holds one")
     mine = pile.root / "codecs.lock"
     own, theirs = read_lock(mine) if mine.is_file() else {}, read_lock(source)
-    other = sorted(m for m in theirs if m not in own or own[m].content_id != theirs[m].content_id)
-    if other:
+    if any(m not in own or own[m].content_id != theirs[m].content_id for m in theirs):
         write_lock(mine, {**own, **theirs})
-    return other
 
 
 def _write_lock(ctx: Context, p: Plan) -> None:

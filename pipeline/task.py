@@ -73,6 +73,11 @@ class Context:
             )
         return self._archives[name]
 
+    def look_again(self) -> None:
+        """Forget how survey files were found: a process may outlive a build."""
+        for archive in self._archives.values():
+            archive.look_again()
+
 
 @functools.lru_cache(maxsize=4)
 def context(pile: str, recipe: str) -> Context:

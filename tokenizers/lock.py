@@ -25,7 +25,9 @@ def write_lock(path: Path, codecs: Mapping[str, Codec]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+    _flush(part)
     os.replace(part, path)
+    _flush(path.parent)
 
 
 def lock_ids(path: Path) -> dict[str, str]:
@@ -63,6 +65,15 @@ def read_lock(path: Path) -> dict[str, Codec]:
     return codecs
 
 
+def _flush(path: Path) -> None:
+    """To the disk, so that a power cut leaves no lock without its codecs."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _save(folder: Path, codec: Codec) -> None:
     if folder.is_dir() and load(folder).content_id == codec.content_id:
         return
@@ -70,8 +81,11 @@ def _save(folder: Path, codec: Codec) -> None:
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     codec.save(part)
     part.chmod(0o755)
+    for file in (*part.iterdir(), part):
+        _flush(file)
     try:
         part.rename(folder)
+        _flush(folder.parent)
     except OSError:  # another process was faster
         shutil.rmtree(part)
         if load(folder).content_id != codec.content_id:

@@ -43,7 +43,9 @@ def at(x: float, y: float) -> tuple[float, float]:
 def sources(*pixels: tuple[float, float], **columns: Any) -> pa.Table:
     ra, dec = zip(*(at(*p) for p in pixels), strict=True)
     keys = pa.array(range(7, 7 + len(pixels)), pa.int64())
-    return pa.table({"key": keys, "ra": ra, "dec": dec, **columns})
+    # no visit counted, so that a band without a file is a fact
+    visits = {f"{b}_inputcount_value": pa.array([0] * len(pixels), pa.int32()) for b in "grizy"}
+    return pa.table({"key": keys, "ra": ra, "dec": dec, **visits, **columns})
 
 
 def sky(p1: int, p2: int) -> np.ndarray:
@@ -319,14 +321,15 @@ def test_a_band_without_visits_is_a_fact_and_one_with_visits_must_exist(tmp_path
     out = cut_patch(
         sources((60, 50), (61, 50), (62, 50), i_inputcount_value=pa.array([0, 3, None], pa.int32())), files, NONE, SIZE
     )
-    assert out.column("status").to_pylist() == [None, "file_absent", "file_absent"], "a target's patch was visited"
+    assert out.column("status").to_pylist() == [None, "file_absent", "file_absent"], "nobody counted a target's visits"
     mask = arrays(out.take([0]))["mask"]
     assert mask[:, 2].all() and not mask[:, [0, 1, 3, 4]].any()
     visits = pa.array([0, None], pa.int32())
     out = cut_patch(sources((60, 50), (62, 50), i_inputcount_value=visits), files, NONE, SIZE)
-    assert out.column("status").to_pylist() == [None, None], "it was not"
-    out = cut_patch(sources((62, 50)), {}, NONE, SIZE)
-    assert out.column("status").to_pylist() == ["file_absent"], "no file at all, and no one can tell"
+    assert out.column("status").to_pylist() == [None, "file_absent"], "what others have does not decide for a target"
+    target = sources((62, 50)).select(["key", "ra", "dec"])
+    assert cut_patch(target, {}, NONE, SIZE).column("status").to_pylist() == ["file_absent"], "no one can tell"
+    assert cut_patch(target, patch(tmp_path, "grizy"), NONE, SIZE).column("status").to_pylist() == [None]
 
 
 def test_a_lost_file_is_not_a_missing_band(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A pile that grows: what is added or changed is done, nothing else, and the end is that of a build from scratch."""
 
+import contextlib
 import gzip
 import hashlib
 import shutil
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,14 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from skycairn.catalogs.gaia import Gaia
+from skycairn.cli.objectview import ObjectReader
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Pile, Snapshot
+from skycairn.pipeline import run
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.lineage import Gone, compare, successors
 from skycairn.pipeline.parent import Parent
 from skycairn.pipeline.recipe import Recipe, with_survey
 from skycairn.pipeline.region import Cone
-from skycairn.pipeline.run import BuildError, build, dry_run, exchange_codecs
+from skycairn.pipeline.run import BuildError, build, dry_run
+from skycairn.pipeline.task import Context
 
 EXPENSIVE = ("match", "extract", "encode", "encode payload")
 
@@ -302,9 +307,7 @@ def test_a_refit_makes_new_codecs_of_what_there_is_now(tiny_recipe: Recipe, tiny
     assert {r.label for r in receipts if r.step == "fit"} == {"fit gaia.parallax"}
     assert build(recipe, pile).n_tasks == 0
     # and another pile's codecs instead
-    exchanged = exchange_codecs(Pile.open(pile), tiny_pile)
-    assert "gaia.parallax" in exchanged
-    build(recipe, pile)
+    build(recipe, pile, codecs_from=tiny_pile)
     theirs = Pile.open(tiny_pile).snapshot().stats["codecs"]
     mine = Pile.open(pile).snapshot().stats["codecs"]
     assert all(theirs[m] == i for m, i in mine.items())
@@ -332,6 +335,146 @@ def test_rehash_reads_what_looks_the_same(tiny_sky: Path, tiny_recipe: Recipe, c
     assert found.partial and any(path.name in name for name in found.held_back)
     # and it is not forgotten
     assert build(recipe, pile).partial
+
+
+def test_what_is_cut_out_of_a_source_hangs_on_it_alone(tiny_recipe: Recipe, tiny_pile: Path) -> None:
+    """Row by row as all at once: without this nothing could be taken over from an earlier build."""
+    opened = Pile.open(tiny_pile)
+    parent = Parent(opened, opened.snapshot())
+    ctx = Context(opened, tiny_recipe)
+    n = Counter[str]()
+    for label in parent.keys:
+        receipt = parent.receipt(label)
+        if receipt is None or receipt.step != "extract":
+            continue
+        modality = str(receipt.settings["modality"])
+        survey = ctx.survey(modality.split(".")[0])
+        wanted = opened.read_table(
+            parent.receipt(f"want {survey.name} {label[label.index('cell') :]}").outputs["wanted"]
+        )  # type: ignore[union-attr]
+        wanted = wanted.filter(pc.equal(wanted["owner"], survey.name))
+        for i, states in enumerate(receipt.notes["files"]):
+            rows = wanted.filter(pc.equal(wanted[f"group.{modality}"], i)).combine_chunks()
+            files = {r: ctx.archive(survey.name).local(p) for r, (p, state, _) in states.items() if state == "there"}
+            lost = frozenset(r for r, (_, state, _) in states.items() if state == "lost")
+            # forced positions among the others: such rows have no columns of the survey's own
+            bare = {
+                c: pa.nulls(1, rows.schema.field(c).type)
+                for c in rows.column_names
+                if c not in ("owner", "key", "ra", "dec")
+            }
+            forced = pa.table({**{c: rows[c][:1] for c in ("owner", "key", "ra", "dec")}, **bare}).select(
+                rows.column_names
+            )
+            if survey.name in ("hsc", "legacysurvey"):
+                rows = pa.concat_tables([rows, forced.cast(rows.schema)]).combine_chunks()
+            together = survey.extract(modality, rows, files, lost)
+            alone = [survey.extract(modality, rows.slice(k, 1).combine_chunks(), files, lost) for k in range(len(rows))]
+            assert together.combine_chunks().equals(pa.concat_tables(alone).combine_chunks()), (label, i)
+            n[survey.name] += len(rows)
+    assert set(n) == {"legacysurvey", "hsc", "desi", "sdss"} and min(n.values()) > 1
+
+
+def test_a_lost_lock_is_written_again_from_the_head(tiny_recipe: Recipe, copy: Path) -> None:
+    before = Pile.open(copy).snapshot()
+    (copy / "codecs.lock").unlink()
+    shutil.rmtree(copy / "codecs")
+    other = replace(
+        tiny_recipe,
+        surveys=tuple(replace(c, profile="all" if c.name == "gaia" else c.profile) for c in tiny_recipe.surveys),
+    )
+    built = build(other, copy)
+    assert built.snapshot.stats["codecs"] == before.stats["codecs"], "no codec is fitted anew unasked"
+    assert (copy / "codecs.lock").is_file()
+    # and what got selected is told of as changed
+    assert built.snapshot.stats["lineage"].get("changed", 0) > 0
+
+
+def test_the_head_says_what_it_is_of_where_the_journal_is_older(tiny_recipe: Recipe, copy: Path) -> None:
+    noted = (copy / "journal" / "recipe.json").read_bytes()
+    other = with_survey(tiny_recipe, "gaia", "", "all", None)
+    build(other, copy)
+    (copy / "journal" / "recipe.json").write_bytes(noted)
+    opened = Pile.open(copy)
+    found = Journal(opened).recipe(opened.head())
+    assert found is not None and found.choice("gaia").profile == "all"
+    assert found.choice("gaia").root == tiny_recipe.choice("gaia").root
+
+
+def test_a_head_that_another_made_meanwhile_is_not_overrun(
+    tiny_recipe: Recipe, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival = only(tiny_recipe, "gaia")
+    true = run.report
+
+    def meanwhile(*args: Any) -> Any:
+        monkeypatch.setattr(run, "report", true)
+        monkeypatch.setattr(run, "builder_lock", lambda *_: contextlib.nullcontext())
+        build(rival, copy)
+        return true(*args)
+
+    monkeypatch.setattr(run, "report", meanwhile)
+    with pytest.raises(BuildError, match="another build made snapshot 2 meanwhile, of another recipe; build again"):
+        build(only(tiny_recipe, "gaia", "desi"), copy)
+    assert set(Pile.open(copy).snapshot().recipe["surveys"]) == {"gaia"}
+    assert build(only(tiny_recipe, "gaia", "desi"), copy).snapshot.number == 3
+
+
+def test_a_file_that_is_exchanged_while_it_is_read_leaves_no_receipt(
+    tiny_sky: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skycairn.catalogs.sdss import Sdss
+
+    sky = Path(shutil.copytree(tiny_sky, tmp_path / "sky"))
+    recipe = at(only(tiny_recipe, "sdss", "gaia"), sky)
+    true = Sdss.read
+
+    def exchanged(self: Any, path: Path, *args: Any) -> Any:
+        kept = path.read_bytes()
+        path.write_bytes(kept + bytes(2880))
+        try:
+            return true(self, path, *args)
+        finally:
+            monkeypatch.setattr(Sdss, "read", true)
+
+    monkeypatch.setattr(Sdss, "read", exchanged)
+    with pytest.raises(BuildError, match="everything is held back"):
+        build(only(recipe, "sdss"), tmp_path / "pile")
+    assert not [r for r in Pile.open(tmp_path / "pile").receipts() if r.step == "read"]
+
+
+def test_a_payload_file_that_cannot_be_read_holds_its_cells_back(
+    tiny_sky: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    sky, pile = Path(shutil.copytree(tiny_sky, tmp_path / "sky")), tmp_path / "pile"
+    recipe = at(only(tiny_recipe, "hsc", "gaia"), sky)
+    path = max((sky / "hsc").rglob("calexp-*.fits*"), key=lambda p: p.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    built = None
+    try:
+        built = build(recipe, pile)
+    except BuildError as error:
+        assert "everything is held back" in str(error) and path.name in str(error)
+    else:
+        assert built.partial and any(path.name in why for why in built.held_back.values())
+    path.write_bytes(whole)
+    mended = build(recipe, pile)
+    assert not mended.partial
+    assert mended.snapshot.content_id == build(recipe, tmp_path / "anew").snapshot.content_id
+    if built is not None:
+        # what was held back and came again is what its id says
+        opened = Pile.open(pile)
+        for name in table(pile, "objects")["object_id"].to_pylist():
+            assert successors(opened, opened.snapshot(), name) == [name]
+
+
+def test_an_old_id_is_shown_and_explained(grown: Path) -> None:
+    old = [r for r in table(grown, "lineage").to_pylist() if r["what"] == "changed" and r["old_id"] != r["new_id"]]
+    assert old
+    opened = Pile.open(grown)
+    for r in old:
+        assert ObjectReader(opened, opened.snapshot()).find(r["old_id"]) == r["new_id"]
 
 
 def test_a_moved_pile_asks_where_the_files_are(tiny_recipe: Recipe, copy: Path, tmp_path: Path) -> None:
