@@ -32,6 +32,7 @@ from skycairn.pipeline.versions import VERSIONS
 
 TRIES = 2
 """How often a task is begun that outlives its deadline."""
+SCHEDULER_GONE = "the Dask scheduler is gone; start it and build again: it goes on where it was"
 DRAIN_SECONDS = 30.0
 """How long tasks under way are waited for once the build is told to stop."""
 _AGAIN = (errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR)
@@ -238,7 +239,7 @@ class _Cluster:
             while waiting or flying:
                 self.stop.check()
                 if self.client.status not in ("running", "connecting"):
-                    raise EngineError("the Dask scheduler is gone; start it and build again: it goes on where it was")
+                    raise EngineError(SCHEDULER_GONE)
                 while waiting and len(flying) < 2 * self._threads():
                     task, tries = waiting.popleft()
                     flying[task.key] = self._send(task, tries)
@@ -250,6 +251,8 @@ class _Cluster:
                         waiting.append((flight.task, flight.tries + 1))
                     else:
                         yield flight.task, self._late(flight)
+        except OSError as error:
+            raise EngineError(SCHEDULER_GONE) from error
         except Stopped:
             ends = time.monotonic() + DRAIN_SECONDS
             while flying and time.monotonic() < ends:
@@ -290,17 +293,19 @@ class _Cluster:
         return out
 
     def _result(self, flight: _Flight) -> dict[str, Any]:
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
 
-        future = flight.future
-        if future.status in ("cancelled", "lost"):
-            return {"error": "its scheduler is gone; start it and build again", "kind": "fatal"}
+        gone = {"error": SCHEDULER_GONE, "kind": "fatal"}
+        if flight.future.status in ("cancelled", "lost"):
+            return gone
         try:
-            return dict(future.result(timeout=60))
+            return dict(flight.future.result(timeout=60))
         except KilledWorker as error:
             memory = f" (each has {self.engine.memory_bytes / 1e6:.0f} MB)" if self.engine.memory_bytes else ""
             why = f"its worker died, again and again: {str(error).splitlines()[0]}; if it ran out of memory{memory}"
             return {"error": f"{why}, give each worker more: fewer --workers, or a larger --memory", "kind": "defer"}
+        except (CancelledError, OSError, TimeoutError):
+            return gone
         except Exception as error:
             why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return {

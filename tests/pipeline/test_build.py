@@ -156,7 +156,7 @@ def test_another_profile_redoes_its_own_survey_alone(tiny_recipe: Recipe, copy: 
     before = contents(copy)
     surveys = tuple(replace(c, profile="all") if c.name == "gaia" else c for c in tiny_recipe.surveys)
     steps = fresh(copy, lambda: build(replace(tiny_recipe, surveys=surveys), copy))
-    assert set(steps) <= {"read", "gather", "want", "sample", "encode", "objects", "shard"}
+    assert set(steps) <= {"read", "gather", "want", "sample", "encode", "objects", "shard", "lineage"}
     for step in ("read", "gather", "want", "encode"):
         assert all(label.startswith("gaia") for label in steps[step]), step
     assert steps["objects"] and steps["shard"]
