@@ -65,6 +65,18 @@ def touched(old: Tables, new: Tables) -> list[int]:
     return sorted(({*old.get("members", {}), *new.get("members", {})} | differing) & near)
 
 
+def _about(old: Tables, new: Tables, cell: int) -> dict[str, Part]:
+    """The parts of a cell and its neighbours on both sides, as `old members 17404`."""
+    near = rings(WORK_ORDER, np.array([cell], dtype=np.int64), 1).tolist()
+    return {
+        f"{side} {name} {c}": parts[c]
+        for side, tables in (("old", old), ("new", new))
+        for name, parts in tables.items()
+        for c in near
+        if c in parts
+    }
+
+
 def _sides(parent: Parent, p: Plan) -> tuple[Tables, Tables]:
     assert parent.snapshot is not None
     old = tables_of(parent.snapshot)
@@ -82,14 +94,9 @@ def _tasks(parent: Parent, p: Plan) -> Iterator[Task]:
     old, new = _sides(parent, p)
     before = set(parent.snapshot.held_back)
     for cell in touched(old, new):
-        near = rings(WORK_ORDER, np.array([cell], dtype=np.int64), 1).tolist()
-        inputs, args = {}, {}
-        for side, tables in (("old", old), ("new", new)):
-            for name, parts in tables.items():
-                for c in near:
-                    if c in parts:
-                        inputs[f"{side} {name} {c}"] = parts[c].content_id
-                        args[f"{side} {name} {c}"] = parts[c].sha256
+        near = _about(old, new, cell)
+        inputs = {label: part.content_id for label, part in near.items()}
+        args = {label: part.sha256 for label, part in near.items()}
         settings = {"cell": cell, "held back": cell in p.held_cells, "was held back": cell in before}
         key = task_key("lineage", VERSIONS["lineage"], settings, inputs)
         label = f"lineage cell {cell}"
@@ -148,13 +155,9 @@ def compare(pile: Pile, old: Snapshot, new: Snapshot, only: Iterable[int] | None
     names = _watched({*a} & {*b} | {"members"}, [m for m in payload if ids[0].get(m) == ids[1].get(m)])
     a, b = {n: a.get(n, {}) for n in names}, {n: b.get(n, {}) for n in names}
     for cell in touched(a, b) if only is None else only:
-        parts, inputs = {}, {}
-        for side, tables in (("old", a), ("new", b)):
-            for name, found in tables.items():
-                for c in rings(WORK_ORDER, np.array([cell], dtype=np.int64), 1).tolist():
-                    if c in found:
-                        parts[f"{side} {name} {c}"] = found[c].sha256
-                        inputs[f"{side} {name} {c}"] = found[c].content_id
+        near = _about(a, b, cell)
+        inputs = {label: part.content_id for label, part in near.items()}
+        parts = {label: part.sha256 for label, part in near.items()}
         settings = {"cell": cell, "held back": cell in new.held_back, "was held back": cell in old.held_back}
         yield _traced(pile, settings, parts, inputs)
 
