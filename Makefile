@@ -32,7 +32,8 @@ ingest: install ## add a survey to the pile, or replace its release: SURVEY=gaia
 	$(BIN)/skycairn ingest $(SURVEY) $(if $(RELEASE),--release $(RELEASE)) $(if $(ROOT),--root $(ROOT)) \
 		--pile $(WORK)/pile --workers $(WORKERS)
 
-train: build-pile ## train a small model on the pile and score it on the validation sky
+train: install ## train a small model on the pile and score it on the validation sky
+	test -e $(WORK)/pile/pile.json || $(MAKE) build-pile
 	$(BIN)/skycairn-train $(WORK)/pile --out $(WORK)/model --threads $(WORKERS)
 
 test: install-test ## run the tests

@@ -75,6 +75,11 @@ def ingest(
         last = Journal(opened).recipe(opened.head())
         if last is None:
             raise ValueError(f"{pile} holds no snapshot yet; build it first")
+        if root is not None and not (root / survey).is_dir():
+            raise ValueError(
+                f"{root / survey}: no such folder; --root is the folder that holds one of each survey's name, "
+                f"{root.parent if root.name == survey else 'with ' + survey + ' in it'}"
+            )
         # the codecs that it was first built with are the pile's own by now
         last = replace(last, codecs=replace(last.codecs, lock=""))
         chosen = with_survey(last, survey, release, profile, root.resolve() if root else None)

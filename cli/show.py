@@ -78,7 +78,15 @@ def print_plan(plan: Plan, parent: Parent) -> None:
     """What is to do next, by step, with the reasons, and how much of what follows from it may be redone."""
     console = Console(soft_wrap=True)
     if plan.done and not plan.held_back:
-        console.print("Nothing to do: every output is there under its key.")
+        differing = parent.differing(plan.tables)
+        if differing:
+            console.print(
+                "Every output is there already, but the head is made of others: a build would make a new snapshot, in "
+                f"which {', '.join(differing)} differ. `skycairn diff` would then say how.",
+                highlight=False,
+            )
+        else:
+            console.print("Nothing to do: every output is there under its key, and the head is made of them.")
     reasons = Counter((t.step, t.why) for t in plan.todo)
     if reasons:
         table = Table("step", "tasks", "why", title="To do next")
@@ -140,6 +148,13 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
         told = ", ".join(f"{what} {n:,}" for what, n in sorted(became.items()))
         if built.n_tasks and built.parent != built.snapshot.number:
             console.print(f"objects since snapshot {built.parent}: {told}", highlight=False, soft_wrap=True)
+    if unfit := [m for m, content_id in built.snapshot.stats.get("codecs", {}).items() if content_id is None]:
+        console.print(
+            f"no tokens of {len(unfit)} modalities ({', '.join(unfit[:2])}, ...): no source of the training sky "
+            'to fit their codecs on; build more of the sky, set codecs.fit_on = "any", or give --codecs-from',
+            highlight=False,
+            soft_wrap=True,
+        )
     _print_drift(console, drifts)
     _print_files(console, built.held_back, built.lost)
 
@@ -178,7 +193,9 @@ def print_status(pile: Pile) -> bool:
         console.print("No snapshot yet. Build again: it goes on where it was, or says what is wrong.")
         return True
     console.print(
-        f"snapshot {head.number} of {len(pile.snapshots())}, content {head.content_id}", highlight=False, soft_wrap=True
+        f"snapshot {head.number}, content {head.content_id}; {len(pile.snapshots())} kept in all",
+        highlight=False,
+        soft_wrap=True,
     )
     table = Table("table", "parts", "rows", "MB")
     for name in (*head.tables, *head.aside):
@@ -312,10 +329,12 @@ def print_verification(found: Verification) -> bool:
     console = Console(soft_wrap=True)
     for problem in found.problems:
         console.print(f"{problem.where}: {problem.what}", highlight=False)
-    said = f"{found.n_parts:,} parts, {found.n_bytes / 1e6:,.1f} MB read"
+    said = f"{found.n_checked:,} parts, {found.n_checked_bytes / 1e6:,.1f} MB read"
     console.print(
         f"{said}; {len(found.problems)} problems" if found.problems else f"{said}; all sound", highlight=False
     )
+    if found.problems:
+        console.print("`skycairn verify --repair` sets them aside and makes them anew from their inputs.")
     return found.sound
 
 

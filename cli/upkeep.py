@@ -46,6 +46,7 @@ def tag(
     pile: PileArgument,
     name: Annotated[str, typer.Argument(help="letters, digits, dot, dash")],
     snapshot: Annotated[str, typer.Option(help="number, tag, head, head~1")] = "head",
+    move: Annotated[bool, typer.Option("--move", help="let a tag that is there name another snapshot")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="take the tag away")] = False,
 ) -> None:
     """Name a snapshot, so that it is kept: `gc` never takes a tagged one."""
@@ -57,7 +58,11 @@ def tag(
             opened.untag(name)
             typer.echo(f"{name}: removed")
             return
-        number = opened.resolve(snapshot)
+        number, before = opened.resolve(snapshot), opened.tags().get(name)
+        if before not in (None, number) and not move:
+            raise ValueError(
+                f"{name} names snapshot {before}, which `gc` could take once it names {number}; --move does it"
+            )
         opened.tag(name, number)
         typer.echo(f"{name}: snapshot {number}")
 

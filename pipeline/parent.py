@@ -41,6 +41,18 @@ class Parent:
         key = self.keys.get(label)
         return None if key is None else self.pile.receipt(key)
 
+    def differing(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+        """Tables of a plan that is done whose content is not the snapshot's."""
+        if self.snapshot is None:
+            return sorted(tables)
+        known = {**self.snapshot.tables, **self.snapshot.aside}
+        return sorted(
+            name
+            for name in {*tables, *known} - {"lineage", "tasks", "codecs"}
+            if sorted(e["part"].content_id for e in tables.get(name, ()))
+            != sorted(e.part.content_id for e in known.get(name, ()))
+        )
+
     def followers(self, labels: Iterable[str]) -> dict[str, int]:
         """How many tasks behind the snapshot, by step, read what these left, or what such tasks left in turn."""
         receipts = {label: r for label in self.keys if (r := self.receipt(label))}

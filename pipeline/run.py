@@ -204,7 +204,8 @@ def _check_split(recipe: Recipe, done: Report) -> None:
         if name != "train" and fraction > 0 and share < recipe.split.least:
             raise BuildError(
                 f"split {name} holds {done.splits.get(name, 0)} of {total} objects ({share:.1%}), wanted at least "
-                f"{recipe.split.least:.0%}; build more of the sky, choose another split.salt, or set split.least = 0"
+                f"{recipe.split.least:.0%}; build more of the sky, choose another split.salt, or set split.least = 0 "
+                "(--allow-small-splits)"
             )
 
 

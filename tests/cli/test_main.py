@@ -100,7 +100,7 @@ def test_dry_run_says_steps_and_reasons_and_does_nothing(built: tuple[Result, Pa
 def test_status(built: tuple[Result, Path], tmp_path: Path) -> None:
     shown = run("status", built[1])
     assert shown.exit_code == 0
-    assert "snapshot 1 of 1" in shown.output
+    assert "snapshot 1, content" in shown.output and "; 1 kept in all" in shown.output
     assert "gaia.slim" in shown.output
     assert "objects by split: train 41" in shown.output
     assert "is not a pile" in refusal(run("status", tmp_path))

@@ -278,6 +278,9 @@ def test_a_dry_run_says_why(
         patch.setitem(Gaia.select, "aion", (replace(first, reason="another"), *others))
         plan, _ = dry_run(tiny_recipe, copy)
         assert {(t.step, t.why) for t in plan.todo} == {("gather", f"cut {first.name} changed")}
+    # a state that was built before is all there, and yet another than the head
+    plan, parent = dry_run(only(tiny_recipe, "gaia"), copy)
+    assert plan.todo or "objects" in parent.differing(plan.tables)
     sky = shutil.copytree(tiny_sky, tmp_path / "sky")
     plan, _ = dry_run(at(tiny_recipe, sky), copy)
     assert {t.why for t in plan.todo} == {"a file was touched or replaced"}

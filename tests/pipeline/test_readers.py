@@ -101,6 +101,8 @@ def test_history_tags_and_cleaning_by_command(tiny_recipe: Recipe, tiny_pile: Pa
     copy = Path(shutil.copytree(tiny_pile, tmp_path / "pile"))
     assert "paper-1: snapshot 1" in run("tag", copy, "paper-1").output
     build(replace(tiny_recipe, surveys=tuple(c for c in tiny_recipe.surveys if c.name != "hsc")), copy)
+    refused = run("tag", copy, "paper-1")
+    assert refused.exit_code == 1 and "paper-1 names snapshot 1" in refused.stderr and "--move" in refused.stderr
     told = run("history", copy).output
     assert told.index(" 2 ") < told.index(" 1 ") and "paper-1" in told
     dry = run("gc", copy, "--keep", 1)
