@@ -175,10 +175,11 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
     wanted = wanted.filter(pc.equal(wanted.column("owner"), survey.name)).combine_chunks()
     outputs, counts = {}, Counter({"sources": wanted.num_rows})
     fresh_anywhere = np.zeros(wanted.num_rows, bool)
+    compared: dict[str, NDArray[np.bool_]] = {}
     for name, files in sorted(task.args["codecs"].items()):
         modality = survey.modality(name)
         codec = codec_of(ctx, files) if files else None
-        earlier = unchanged(ctx.pile, wanted, task.args["earlier"].get(name), "tokens")
+        earlier = unchanged(ctx.pile, wanted, task.args["earlier"].get(name), "tokens", compared=compared)
         kept = earlier.chosen if earlier else np.full(wanted.num_rows, -1)
         fresh = np.flatnonzero(kept < 0)
         table = _encoded_values(wanted.take(pa.array(fresh)).combine_chunks(), modality, codec)

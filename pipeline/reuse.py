@@ -104,11 +104,13 @@ def unchanged(
     earlier: Mapping[str, Any] | None,
     output: str,
     groups: tuple[str, Sequence[Any]] | None = None,
+    compared: dict[str, NDArray[np.bool_]] | None = None,
 ) -> Earlier | None:
     """The rows of `earlier[output]` that are of sources of `wanted` which are what they were; None without any.
 
     `earlier` has the parts `wanted` and `output`, and, where sources have files, `files` as `file_states` gives them;
     `groups` is then the column of `wanted` with the number of the source's group of files, and the groups themselves.
+    `compared` spares the next call for the same sources to compare them again.
     """
     if not earlier or not earlier.get(output) or not wanted.num_rows:
         return None
@@ -116,8 +118,10 @@ def unchanged(
     made = pile.read_table(earlier[output], columns=["owner", "key"])
     owner, key = _names(wanted)
     at = row_of(owner, key, *_names(before))
-    plain, plain_before = _plain(wanted), _plain(before)
-    same = same_rows(plain, plain_before, at)
+    compared = {} if compared is None else compared
+    if earlier["wanted"] not in compared:
+        compared[earlier["wanted"]] = same_rows(_plain(wanted), _plain(before), at)
+    same = compared[earlier["wanted"]].copy()
     if groups is not None:
         column, states = groups
         told = np.array([repr(sorted(s.items())) for s in states] + [""])
