@@ -25,13 +25,13 @@ from astropy.io import fits
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
+from skycairn.archives.files import RootArchive
 from skycairn.catalogs.desi import Desi
 from skycairn.catalogs.desicoadd import wavelength
 from skycairn.catalogs.gaia import Gaia
 from skycairn.catalogs.legacyfiles import BANDS
 from skycairn.catalogs.legacysurvey import LegacySurvey
 from skycairn.catalogs.survey import WORK_ORDER, Survey
-from skycairn.pipeline.fetch import RootArchive
 from skycairn.pipeline.sky import propagate, unit_vectors
 
 PIXEL_ARCSEC = 0.262

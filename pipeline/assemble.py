@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from skycairn.archives.files import unchanged_files
 from skycairn.catalogs.skybox import holding
 from skycairn.catalogs.survey import WORK_ORDER, Survey
 from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import TableFile
 from skycairn.pipeline.encode import codec_of
-from skycairn.pipeline.fetch import unchanged_files
 from skycairn.pipeline.sky import (
     cells,
     coverage_of_boxes,

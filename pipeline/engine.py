@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
+from skycairn.archives.errors import Changed, FetchError
 from skycairn.catalogs.survey import MissingColumn
 from skycairn.pile.files import PileError
 from skycairn.pile.receipt import task_key
 from skycairn.pipeline import task as tasks
-from skycairn.pipeline.fetch import Changed, FetchError
 from skycairn.pipeline.recipe import canonical
 from skycairn.pipeline.steps import work
 from skycairn.pipeline.task import Context, Task

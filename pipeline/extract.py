@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.pipeline.fetch import unchanged_files
+from skycairn.archives.files import unchanged_files
 from skycairn.pipeline.reuse import unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from skycairn.archives.files import stat_of
 from skycairn.pile.files import PendingFile, file_sha256, make_folder
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.pipeline.fetch import stat_of
 from skycairn.pipeline.plan import Plan
 from skycairn.pipeline.recipe import Recipe, canonical, parse
 from skycairn.pipeline.task import Context

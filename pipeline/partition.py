@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from skycairn.archives.errors import ChecksumMismatch
+from skycairn.archives.files import check_unchanged, unchanged_files, verify
 from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
 from skycairn.pile.content import content_id
-from skycairn.pipeline.fetch import ChecksumMismatch, check_unchanged, unchanged_files, verify
 from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
 

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from skycairn.archives.files import RootArchive
 from skycairn.catalogs.survey import RemoteFile, Survey
 from skycairn.pile.store import Part, Pile
 from skycairn.pipeline import recipe as recipes
-from skycairn.pipeline.fetch import RootArchive
 
 
 class Unclosed(Exception):

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("catalogs", "mocksky", "tokenizers", "pile", "pipeline", "model", "cli")
+FOLDERS = ("catalogs", "archives", "mocksky", "mirror", "tokenizers", "pile", "pipeline", "model", "cli")
 MAY_IMPORT = {
     "catalogs": set(),
     "tokenizers": set(),
     "pile": set(),
+    "archives": {"catalogs", "pile"},
     "mocksky": {"catalogs"},
-    "pipeline": {"catalogs", "tokenizers", "pile"},
+    "mirror": {"catalogs"},
+    "pipeline": {"catalogs", "archives", "tokenizers", "pile"},
     "model": {"tokenizers", "pile"},
     "cli": set(FOLDERS),
 }

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
+from skycairn.archives.files import RootArchive
 from skycairn.catalogs.hsc import Hsc
 from skycairn.catalogs.hscfiles import SQL_LIST, calexp_path
 from skycairn.catalogs.survey import first_failed
@@ -17,7 +18,6 @@ from skycairn.mocksky.build import build
 from skycairn.mocksky.hscskymap import CUT_IN_TWO, OVERLAP_PIXELS, tracts
 from skycairn.mocksky.patches import TIERS
 from skycairn.mocksky.truth import moved
-from skycairn.pipeline.fetch import RootArchive
 
 SIZE = 160
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from skycairn.archives.errors import ChecksumMismatch, NotPublished
+from skycairn.archives.files import RootArchive, parse_checksums, verify
 from skycairn.catalogs.survey import RemoteFile
-from skycairn.pipeline.fetch import ChecksumMismatch, NotPublished, RootArchive, parse_checksums, verify
 
 DATA = b"stars\n"
 MD5, SHA1, SHA256 = (getattr(hashlib, name)(DATA).hexdigest() for name in ("md5", "sha1", "sha256"))

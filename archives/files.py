@@ -1,10 +1,4 @@
-"""Survey files from a root laid out as the archive is, each held against the archive's own checksum list.
-
-FetchError
-  ChecksumMismatch    the file's digest is not the one that the archive publishes
-  NotPublished        the archive has no such file
-  Changed             the file is another than it was when this build began
-"""
+"""Survey files from a root laid out as the archive is, each held against the archive's own checksum list."""
 
 from __future__ import annotations
 
@@ -17,25 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from skycairn.archives.errors import Changed, ChecksumMismatch, NotPublished
 from skycairn.catalogs.survey import RemoteFile
 
 DIGEST_LENGTH = {"md5": 32, "sha1": 40, "sha256": 64}
-
-
-class FetchError(Exception):
-    """A file of an archive could not be had."""
-
-
-class ChecksumMismatch(FetchError):
-    """The file's digest is not the one that the archive publishes."""
-
-
-class NotPublished(FetchError):
-    """The archive has no such file."""
-
-
-class Changed(FetchError):
-    """The file is another than it was when this build began."""
 
 
 Stat = list[int]

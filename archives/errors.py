@@ -1,0 +1,40 @@
+"""What can go wrong when a survey's file is asked for.
+
+FetchError
+  NotPublished        the archive has no such file (404, 410, or no file below the root): asking again is of no use
+  ChecksumMismatch    the bytes are not those that the archive publishes, or are no such file at all
+  Changed             the file is another than it was when this build began
+  Busy                the archive answers too slowly, or not at all, or asks to come later: another try may do
+  Refused             the archive wants an account, or another password (401, 403)
+  Unsafe              the address, or where it leads to, is none that this survey may be fetched from
+"""
+
+from __future__ import annotations
+
+
+class FetchError(Exception):
+    """A file of an archive could not be had."""
+
+
+class NotPublished(FetchError):
+    """The archive has no such file."""
+
+
+class ChecksumMismatch(FetchError):
+    """The bytes are not those that the archive publishes."""
+
+
+class Changed(FetchError):
+    """The file is another than it was when this build began."""
+
+
+class Busy(FetchError):
+    """The archive could not be reached, or gave up; another try may do."""
+
+
+class Refused(FetchError):
+    """The archive wants an account, or another password."""
+
+
+class Unsafe(FetchError):
+    """The address, or where it leads to, is none that this survey may be fetched from."""
