@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skycairn.archives.files import unchanged_files
 from skycairn.catalogs.skybox import holding
 from skycairn.catalogs.survey import WORK_ORDER, Survey
 from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
@@ -225,7 +224,7 @@ def _covered(
     if s.footprint == "exact":
         archive = ctx.archive(s.name)
         reference = {r: archive.local(p) for r, p in task.args["reference"][s.name].items()}
-        with unchanged_files(archive, task.args["known"][s.name]):
+        with archive.unchanged(task.args["known"][s.name]):
             return np.asarray(holding(s.coverage(reference), ra, dec) >= 0)
     slim = _near(ctx, task, s.name, "slim", ["healpix29"])
     if slim is None:
@@ -240,7 +239,7 @@ def coverage(ctx: Context, task: Task) -> Outcome:
     near = rings(WORK_ORDER, np.array(sorted(int(c) for c in task.args["slim"]), dtype=np.int64), 1)
     if s.footprint == "exact":
         archive = ctx.archive(s.name)
-        with unchanged_files(archive, task.args["known"]):
+        with archive.unchanged(task.args["known"]):
             boxes = s.coverage({r: archive.local(p) for r, p in task.args["reference"].items()})
         ra = np.where(boxes[:, 0] <= boxes[:, 1], boxes[:, :2].mean(axis=1), 0.0)
         centre = cells(healpix29(ra, boxes[:, 2:].mean(axis=1)), WORK_ORDER)

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.archives.files import unchanged_files
 from skycairn.pipeline.reuse import unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
 
@@ -53,7 +52,7 @@ def want(ctx: Context, task: Task) -> Outcome:
     groups: dict[str, list[dict[str, Any]]] = {}
     for modality in payload:
         number = np.full(table.num_rows, -1, np.int32)
-        with unchanged_files(ctx.archive(survey.name), task.args["known"]):
+        with ctx.archive(survey.name).unchanged(task.args["known"]):
             found = survey.payload_groups(table, modality.name, reference)
         found = sorted(found, key=lambda g: sorted(f.path for f in g.files.values()))
         for i, group in enumerate(found):
@@ -106,13 +105,13 @@ Groups = Sequence[Mapping[str, Sequence[Any]]]
 
 
 def payload_files(ctx: Context, survey: str, groups: Groups) -> list[list[Any]]:
-    """Path, published digest (None: none) and `stat_of` of each file of these groups that is there, by path."""
+    """Path, published digest (None: none) and state of each file of these groups that is there, by path."""
     archive = ctx.archive(survey)
     files = {v[0]: file_from_json(list(v)) for group in groups for v in group.values()}
     return [
-        [path, archive.listed(file), stat]
+        [path, archive.listed(file), state]
         for path, file in sorted(files.items())
-        if (stat := archive.stat(path)) is not None
+        if archive.failed(path) is None and (state := archive.state(path)) is not None
     ]
 
 
@@ -130,7 +129,7 @@ def file_states(ctx: Context, survey: str, groups: Groups, fetched: Mapping[str,
             file = file_from_json(list(values))
             if file.path in fetched["sha256"]:
                 states[role] = [file.path, "there", fetched["sha256"][file.path]]
-            elif file.path in fetched["damaged"]:
+            elif file.path in fetched["damaged"] or archive.failed(file.path) is not None:
                 states[role] = [file.path, "damaged", None]
             else:
                 listed = archive.listed(file) is not None
@@ -194,7 +193,7 @@ def payload_chunks(
             pieces = []
             if len(fresh):
                 asked = wanted.take(pa.array(fresh)).combine_chunks()
-                with unchanged_files(archive, needed):
+                with archive.unchanged(needed):
                     made = survey.extract(modality, asked, files, lost)
                 if made.column("key").to_pylist() != asked.column("key").to_pylist():
                     raise ValueError(f"{survey.name}: extract gave other rows than it was asked for ({task.label})")

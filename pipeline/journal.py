@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from skycairn.archives.files import stat_of
 from skycairn.pile.files import PendingFile, file_sha256, make_folder
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.plan import Plan
-from skycairn.pipeline.recipe import Recipe, canonical, parse
+from skycairn.pipeline.recipe import PLACE, Recipe, canonical, parse
 from skycairn.pipeline.task import Context
 from skycairn.pipeline.versions import VERSIONS
 
@@ -58,8 +56,8 @@ class Journal:
     def nothing_changed(self, recipe: Recipe, head: Snapshot) -> bool:
         """Whether a build would find everything as the last one left it.
 
-        So it is when recipe, versions, head and codecs are the same, every survey file that was looked at has the size,
-        time of change and inode that it had, or is still absent, and no part of the head is gone.
+        So it is when recipe, versions, head and codecs are the same, every survey file that was looked at is in the
+        state that it was in, or is still absent, and no part of the head is gone.
         """
         noted = self._read("inputs.json")
         if not isinstance(noted, dict):
@@ -67,8 +65,8 @@ class Journal:
         files = noted.pop("files", {})
         if noted != self._state(recipe, head) or "report" not in head.stats:
             return False
-        roots = {c.name: Path(c.root) for c in recipe.surveys}
-        same = all(stat_of(roots[name] / path) == stat for name, found in files.items() for path, stat in found.items())
+        ctx = Context(self.pile, recipe)
+        same = all(ctx.archive(name).as_noted(found) for name, found in files.items())
         return same and all(self.pile.has(part) for part in head.parts())
 
     def files(self) -> dict[str, dict[str, str]]:
@@ -82,15 +80,17 @@ class Journal:
             return None if noted is None else parse(noted, "the pile's recipe")
         if noted is None or parse(noted, "the pile's recipe").rootless() != head.recipe:
             # a build that died after its commit: the head tells what it is of, the journal at best where things lie
-            roots = {n: c.get("root", "") for n, c in (noted or {}).get("surveys", {}).items()}
-            return parse(with_roots(head.recipe, roots), "the pile's recipe")
+            places = {n: {p: c.get(p, "") for p in PLACE} for n, c in (noted or {}).get("surveys", {}).items()}
+            return parse(with_places(head.recipe, places, (noted or {}).get("download", {})), "the pile's recipe")
         return parse(noted, "the pile's recipe")
 
 
-def with_roots(rootless: Mapping[str, Any], roots: Mapping[str, str]) -> dict[str, Any]:
-    """A snapshot's recipe with the places of its surveys."""
+def with_places(
+    rootless: Mapping[str, Any], places: Mapping[str, Mapping[str, str]], download: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A snapshot's recipe with the places of its surveys' files."""
     settings: dict[str, Any] = json.loads(json.dumps(rootless))
     for name, chosen in settings["surveys"].items():
-        chosen["root"] = roots.get(name, "")
+        chosen |= places.get(name, dict.fromkeys(PLACE, ""))
     settings["codecs"]["lock"] = ""
-    return settings
+    return {**settings, "download": dict(download)}

@@ -112,7 +112,7 @@ def _setting(name: str, new: Any, old: Any) -> str:
         return (
             f"cut {', '.join(n for n in [*now, *(o for o in was if o not in now)] if now.get(n) != was.get(n))} changed"
         )
-    if name in ("stat", "files"):
+    if name in ("state", "files"):
         return "a file was touched or replaced"
     if name == "listed":
         return "the digest that the archive publishes changed"

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.archives.errors import ChecksumMismatch
-from skycairn.archives.files import check_unchanged, unchanged_files, verify
 from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
 from skycairn.pile.content import content_id
 from skycairn.pipeline.sky import cells, healpix29
@@ -26,12 +25,15 @@ WIDE = ["key", "ra", "dec", "healpix29"]
 
 
 def fetch(ctx: Context, task: Task) -> Outcome:
-    """Hold one file against its published digest, and know it by its SHA-256."""
-    path = ctx.archive(task.args["survey"]).local(task.settings["path"])
-    sha256 = verify(path, task.settings["listed"])
-    check_unchanged(path, [sha256, *task.settings["stat"]])
-    counts = {"files": 1, "bytes": task.settings["stat"][0], "verified": int(task.settings["listed"] is not None)}
-    return Outcome(counts=counts, notes={"sha256": sha256})
+    """Hold one file against its published digest, know it by its SHA-256, and a catalogue file by its rows too."""
+    archive, survey = ctx.archive(task.args["survey"]), ctx.survey(task.args["survey"])
+    path, state = task.settings["path"], task.settings["state"]
+    sha256 = archive.verify(path, task.settings["listed"])
+    archive.check_unchanged(path, [sha256, *state])
+    local = archive.local(path)
+    notes = {"sha256": sha256, "rows": survey.n_rows(local) if task.args["catalogue"] else None}
+    counts = {"files": 1, "bytes": local.stat().st_size, "verified": int(task.settings["listed"] is not None)}
+    return Outcome(counts=counts, notes=notes)
 
 
 def fetch_payload(ctx: Context, task: Task) -> Outcome:
@@ -39,13 +41,13 @@ def fetch_payload(ctx: Context, task: Task) -> Outcome:
     archive = ctx.archive(task.args["survey"])
     known, damaged = {}, {}
     counts: Counter[str] = Counter({"files": len(task.settings["files"])})
-    for path, listed, stat in task.settings["files"]:
+    for path, listed, state in task.settings["files"]:
         try:
-            known[path] = verify(archive.local(path), listed)
-            check_unchanged(archive.local(path), [known[path], *stat])
+            known[path] = archive.verify(path, listed)
+            archive.check_unchanged(path, [known[path], *state])
+            counts["bytes"] += archive.local(path).stat().st_size
         except ChecksumMismatch as error:
             damaged[path] = str(error)
-        counts["bytes"] += stat[0]
         counts["verified"] += listed is not None and path not in damaged
     counts["damaged"] = len(damaged)
     return Outcome(counts=counts, notes={"sha256": known, "damaged": damaged})
@@ -57,7 +59,7 @@ def read(ctx: Context, task: Task) -> Outcome:
     file = file_from_json(task.args["file"])
     companions = {r: archive.local(p) if p else None for r, p in task.args["companions"].items()}
     rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
-    with unchanged_files(archive, task.args["known"]):
+    with archive.unchanged(task.args["known"]):
         table = survey.read(archive.local(file.path), rows, companions, task.settings["columns that the cuts need"])
     counts = Counter({"rows": table.num_rows})
     failed = first_failed(survey.valid, table)

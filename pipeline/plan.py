@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from skycairn.archives.errors import Busy, Refused
 from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
 from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
@@ -56,11 +57,13 @@ class Plan:
     "the least that the payload which is to be extracted will take on disk"
     codecs: dict[str, dict[str, Any]] = field(default_factory=dict)
     "modality to content id and the parts that hold the codec; content id None where nothing could be fitted"
+    downloads: dict[str, dict[str, RemoteFile]] = field(default_factory=dict)
+    "files of which it is not known yet what the archive says, by survey and path, the first to be had first"
 
     @property
     def done(self) -> bool:
         """Whether nothing is left."""
-        return not self.todo
+        return not self.todo and not self.downloads
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class _Planner:
     rehash: bool = False
     refit: frozenset[str] = frozenset()
     known: dict[str, list[Any]] = field(default_factory=dict)
-    "SHA-256 of each fetched file, with the `stat_of` that it had, by `survey/path`"
+    "SHA-256 of each fetched file, then the `state` that it was in, by `survey/path`"
     asked: set[str] = field(default_factory=set)
     "keys of the tasks to do: two cells may ask for the same work"
     plan: Plan = field(default_factory=Plan)
@@ -130,6 +133,13 @@ class _Planner:
         reason = why(step, settings, inputs, self.parent.receipt(label)) if not self.rehash else "to be read anew"
         self.plan.todo.append(Task(step, label, settings, inputs, args or {}, key, reason))
         return None
+
+    def arrived(self, s: Survey, file: RemoteFile) -> bool:
+        """Whether it is known if the archive has this file; else it is to be downloaded."""
+        if self.ctx.archive(s.name).decided(file):
+            return True
+        self.plan.downloads.setdefault(s.name, {})[file.path] = file
+        return False
 
     def earlier(self, label: str, step: str, settings: Mapping[str, Any]) -> Receipt | None:
         """The receipt behind the parent of the same work on other sources; None where it was of another kind."""
@@ -182,9 +192,10 @@ def plan(
     surveys = [ctx.survey(c.name) for c in ctx.recipe.surveys]
     region_cells = ctx.recipe.region.work_cells(MARGIN_ARCSEC).tolist()
     reference = {s.name: _reference(p, s) for s in surveys}
-    pieces = {s.name: _read(p, s, region_cells) for s in surveys}
-    if p.plan.todo:
+    pieces = {s.name: _read(p, s, region_cells, reference[s.name]) for s in surveys}
+    if not p.plan.done:
         return p.plan
+    known = {name: found or {} for name, found in reference.items()}
     parts = {s.name: _gather(p, s, pieces[s.name]) for s in surveys}
     if p.plan.todo:
         return p.plan
@@ -192,25 +203,26 @@ def plan(
     if p.plan.todo:
         return p.plan
     for s in surveys:
-        _coverage(p, s, parts[s.name], reference[s.name])
-    wanted = {s.name: _want(p, s, parts, members, reference[s.name]) for s in surveys}
+        _coverage(p, s, parts[s.name], known[s.name])
+    wanted = {s.name: _want(p, s, parts, members, known[s.name]) for s in surveys}
     samples = _samples(p, surveys, parts)
     if p.plan.todo:
         return p.plan
     files = {s.name: _payload_files(p, s, wanted[s.name]) for s in surveys}
-    if p.plan.todo:
+    # while files are under way, what is there goes all the way to tokens, so that its room can be had for others
+    if not p.plan.done and not p.plan.downloads:
         return p.plan
     payload = {s.name: _extract(p, s, wanted[s.name], files[s.name], samples) for s in surveys}
-    if p.plan.todo:
+    if not p.plan.done and not p.plan.downloads:
         return p.plan
     for s in surveys:
-        _fit(p, s, parts, wanted[s.name], samples, payload[s.name])
-    if p.plan.todo:
+        _fit(p, s, parts, wanted[s.name], samples, payload[s.name], whole=p.plan.done)
+    if not p.plan.done and not p.plan.downloads:
         return p.plan
     tokens = {s.name: _encode(p, s, wanted[s.name], payload[s.name]) for s in surveys}
-    if p.plan.todo:
+    if not p.plan.done:
         return p.plan
-    objects = _objects(p, surveys, parts, members, tokens, reference)
+    objects = _objects(p, surveys, parts, members, tokens, known)
     if p.plan.todo:
         return p.plan
     _shards(p, objects, tokens)
@@ -224,41 +236,55 @@ def _identity(s: Survey) -> dict[str, Any]:
     return {"survey": s.name, "release": s.release, "options": dict(s.options)}
 
 
-def _fetch(p: _Planner, s: Survey, file: RemoteFile) -> str | None:
-    """SHA-256 of a file once it was held against its list; None while that is to do, or where it is lost."""
+def _fetch(p: _Planner, s: Survey, file: RemoteFile, catalogue: bool = False) -> Receipt | None:
+    """The receipt of a file that was held against its list; None while that is to do, or where it cannot be had."""
     archive = p.ctx.archive(s.name)
     listed = archive.listed(file)
-    label = f"{s.name} {file.path}"
-    if not archive.exists(file.path):
-        p.plan.held_back[f"{s.name}/{file.path}"] = "listed by the archive, and not there" if listed else "not there"
+    label, name = f"{s.name} {file.path}", f"{s.name}/{file.path}"
+    if not p.arrived(s, file):
         return None
-    stat = archive.stat(file.path)
-    settings = {"survey": s.name, "path": file.path, "listed": listed, "stat": stat}
-    receipt = p.need("fetch", label, settings, {}, {"survey": s.name})
-    if receipt is None:
-        if failure := p.failed.get(f"fetch {label}"):
-            p.plan.held_back[f"{s.name}/{file.path}"] = failure.reason
+    if trouble := _trouble(p, s, file):
+        p.plan.held_back[name] = trouble.reason
         return None
-    p.known[f"{s.name}/{file.path}"] = [receipt.notes["sha256"], *(stat or [])]
-    return str(receipt.notes["sha256"])
+    state = archive.state(file.path)
+    if state is None:
+        p.plan.held_back[name] = "listed by the archive, and not there" if listed else "not there"
+        return None
+    settings = {"survey": s.name, "path": file.path, "listed": listed, "state": state}
+    receipt = p.need("fetch", label, settings, {}, {"survey": s.name, "catalogue": catalogue})
+    if receipt is not None:
+        p.known[name] = [receipt.notes["sha256"], *state]
+    return receipt
 
 
-def _reference(p: _Planner, s: Survey) -> dict[str, tuple[str, str]]:
-    """Path and SHA-256 of the survey's reference files, by role; ValueError where one is not there."""
+def _trouble(p: _Planner, s: Survey, file: RemoteFile) -> Failure | None:
+    """Why a file could not be had in this run."""
+    if error := p.ctx.archive(s.name).failed(file.path):
+        return Failure(str(error), kind="defer" if isinstance(error, Busy | Refused) else "file")
+    return p.failed.get(f"fetch {s.name} {file.path}")
+
+
+def _reference(p: _Planner, s: Survey) -> dict[str, tuple[str, str]] | None:
+    """Path and SHA-256 of the survey's reference files, by role; ValueError where one is not there.
+
+    None where one could not be had yet, though it may be another time: then nothing of the survey can be said.
+    """
+    archive = p.ctx.archive(s.name)
     out = {}
     for role, file in s.reference_files().items():
-        if p.ctx.archive(s.name).exists(file.path):
-            sha256 = _fetch(p, s, file)
-            if sha256:
-                out[role] = (file.path, sha256)
-            elif failure := p.failed.get(f"fetch {s.name} {file.path}"):
-                raise ValueError(
-                    f"{failure.reason}; {s.name} tells by this file where it looked, and is nothing without"
-                )
-        else:
+        receipt = _fetch(p, s, file)
+        if receipt is not None:
+            out[role] = (file.path, str(receipt.notes["sha256"]))
+            continue
+        trouble = _trouble(p, s, file)
+        if trouble and trouble.kind == "defer":
+            return None
+        if trouble:
+            raise ValueError(f"{trouble.reason}; {s.name} tells by this file where it looked, and is nothing without")
+        if f"{s.name}/{file.path}" in p.plan.held_back:
             raise ValueError(
-                f"{s.name} {s.release}: {p.ctx.archive(s.name).root / file.path} is not there, and tells where the "
-                f"survey looked; fetch it from {s.url}/{file.path}"
+                f"{s.name} {s.release}: {archive.where(file.path)} is not there, and tells where the survey looked; "
+                f"fetch it from {s.url}/{file.path}"
             )
     return out
 
@@ -268,27 +294,44 @@ def _known(p: _Planner, s: Survey, reference: Mapping[str, tuple[str, str]]) -> 
     return {path: p.known[f"{s.name}/{path}"] for path, _ in reference.values()}
 
 
-def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dict[str, Any]]]:
+def _read(
+    p: _Planner, s: Survey, region_cells: list[int], reference: Mapping[str, tuple[str, str]] | None
+) -> dict[int, list[dict[str, Any]]]:
     """Where the sources of each work cell lie: pieces of the tables that `read` left."""
+    if reference is None or len(reference) < len(s.reference_files()):
+        if reference is None:
+            _hold_all(p, region_cells)
+        return {}
     archive = p.ctx.archive(s.name)
     choice = p.ctx.recipe.choice(s.name)
     needed = needed_columns(s, choice.profile)
     pieces: dict[int, list[dict[str, Any]]] = defaultdict(list)
     if s.name not in p.memory.files:
-        p.memory.files[s.name] = s.catalog_files(archive, region_cells)
+        try:
+            p.memory.files[s.name] = archive.catalog_files(s, region_cells)
+        except (Busy, Refused) as error:
+            p.plan.held_back[f"{s.name}: what files there are"] = str(error)
+            _hold_all(p, region_cells)
+            return {}
     for file in p.memory.files[s.name]:
-        sha256 = _fetch(p, s, file)
-        if sha256 is None:
+        fetched = _fetch(p, s, file, catalogue=True)
+        if fetched is None:
             if f"{s.name}/{file.path}" in p.plan.held_back:
                 _hold(p, s, file, region_cells)
             continue
         companions: dict[str, str | None] = {}
+        sha256 = str(fetched.notes["sha256"])
         inputs = {"file": sha256}
         for role, companion in file.companions:
-            there = archive.exists(companion.path)
-            digest = _fetch(p, s, companion) if there else None
-            failure = p.failed.get(f"fetch {s.name} {companion.path}")
-            if there and digest is None and failure and failure.kind == "defer":
+            if not p.arrived(s, companion):
+                inputs = {}
+                break
+            failure = _trouble(p, s, companion)
+            there = failure is not None or archive.exists(companion.path)
+            beside = _fetch(p, s, companion) if there else None
+            digest = str(beside.notes["sha256"]) if beside else None
+            failure = _trouble(p, s, companion)
+            if digest is None and failure and failure.kind == "defer":
                 # nobody knows yet what is in it: that is no null
                 _hold(p, s, file, region_cells)
                 inputs = {}
@@ -308,12 +351,7 @@ def _read(p: _Planner, s: Survey, region_cells: list[int]) -> dict[int, list[dic
                 p.plan.lost.setdefault(f"{s.name}/{companion.path}", LOST)
         if not inputs:
             continue
-        try:
-            n = s.n_rows(archive.local(file.path))
-        except (ValueError, OSError) as error:
-            p.plan.held_back[f"{s.name}/{file.path}"] = str(error)
-            _hold(p, s, file, region_cells)
-            continue
+        n = fetched.notes["rows"]
         slices: list[list[int] | None] = [None]
         if n is not None and n > SLICE_ROWS:
             slices = [[a, min(a + SLICE_ROWS, n)] for a in range(0, n, SLICE_ROWS)]
@@ -348,17 +386,23 @@ def _hold(p: _Planner, s: Survey, file: RemoteFile, region_cells: list[int]) -> 
         p.plan.held_cells |= {int(c) for c in rings(WORK_ORDER, np.array(sorted(lost), dtype=np.int64), 1)}
 
 
+def _hold_all(p: _Planner, region_cells: list[int]) -> None:
+    """Hold back everything: no one knows which cells a survey may have sources in."""
+    p.plan.lost_cells |= set(region_cells)
+    p.plan.held_cells |= set(region_cells)
+
+
 def _touched(s: Survey, p: _Planner, file: RemoteFile, region_cells: list[int]) -> set[int]:
     """The cells that a file may hold sources of."""
     archive = p.ctx.archive(s.name)
 
     def own_of(some: list[int]) -> list[int]:
-        if not any(f.path == file.path for f in s.catalog_files(archive, some)):
+        if not any(f.path == file.path for f in archive.catalog_files(s, some)):
             return []
         half = len(some) // 2
         return some if len(some) == 1 else own_of(some[:half]) + own_of(some[half:])
 
-    if len(s.catalog_files(archive, region_cells)) == 1:
+    if len(p.memory.files[s.name]) == 1:
         return set(region_cells)
     return set(own_of(region_cells))
 
@@ -508,24 +552,39 @@ Files = dict[str, dict[int, tuple[list[dict[str, list[Any]]], dict[str, list[Any
 def _payload_files(p: _Planner, s: Survey, wanted: Mapping[int, Receipt]) -> Files:
     """The files that payload is cut out of, each held against its digest."""
     out: Files = {}
+    archive = p.ctx.archive(s.name)
+    lists = {v[1] for w in wanted.values() for g in w.notes["groups"].values() for group in g for v in group.values()}
+    archive.expect(sorted(lists - {None}))
     for m in (m for m in s.modalities if m.payload):
         out[m.name] = {}
         for cell, w in wanted.items():
             groups = w.notes["groups"].get(m.name, [])
             if not groups:
                 continue
+            label = f"{m.name} cell {cell}"
             looked = f"{m.name} {w.outputs['wanted'].content_id}"
+            of_groups = {v[0]: file_from_json(list(v)) for group in groups for v in group.values()}
             if looked not in p.memory.payload_files:
+                # a list, so that all of them are asked for
+                if not all([p.arrived(s, file) for file in of_groups.values()]):
+                    continue
+                late = [t for f in of_groups.values() if (t := _trouble(p, s, f)) and t.kind == "defer"]
+                if late:
+                    p.plan.held_back[f"fetch payload {label}"] = late[0].reason
+                    p.plan.held_cells |= set(_around(cell))
+                    continue
                 p.memory.payload_files[looked] = payload_files(p.ctx, s.name, groups)
             files = p.memory.payload_files[looked]
             settings = {"survey": s.name, "files": files}
-            fetched = p.need("fetch payload", f"{m.name} cell {cell}", settings, {}, {"survey": s.name})
+            fetched = p.need("fetch payload", label, settings, {}, {"survey": s.name})
             if fetched is None:
                 continue
             states = file_states(p.ctx, s.name, groups, fetched.notes)
-            for path, reason in fetched.notes["damaged"].items():
+            damaged = dict(fetched.notes["damaged"])
+            damaged |= {path: str(error) for path in of_groups if (error := archive.failed(path))}
+            for path, reason in damaged.items():
                 p.plan.held_back[f"{s.name}/{path}"] = reason
-            known = {path: [sha256, *stat] for path, _, stat in files if (sha256 := fetched.notes["sha256"].get(path))}
+            known = {path: [sha256, *state] for path, _, state in files if (sha256 := fetched.notes["sha256"].get(path))}
             out[m.name][cell] = states, known
     return out
 
@@ -617,12 +676,16 @@ def _fit(
     wanted: Mapping[int, Receipt],
     samples: Mapping[str, Receipt],
     payload: Kept,
+    whole: bool,
 ) -> None:
+    """`whole`: all the payload is there that codecs are fitted on."""
     locked = _locked(p)
     codecs = p.ctx.recipe.codecs
     for m in s.modalities:
         if m.name in locked:
             p.plan.codecs[m.name] = {"content_id": locked[m.name], "parts": _locked_parts(p, locked[m.name])}
+            continue
+        if m.payload and not whole:
             continue
         if s.name not in samples:
             if m.name in p.refit:
@@ -680,7 +743,7 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
             if receipt is not None:
                 found |= receipt.outputs
         for m in s.modalities:
-            if not m.payload or cell not in payload[m.name]:
+            if not m.payload or cell not in payload[m.name] or m.name not in p.plan.codecs:
                 continue
             made = payload[m.name][cell]
             codec = p.plan.codecs[m.name]

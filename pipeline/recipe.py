@@ -22,6 +22,12 @@ from skycairn.catalogs.survey import Survey, first_failed
 from skycairn.pipeline.region import Region, from_settings
 
 SPLITS = ("train", "validation", "test")
+SOURCES = {
+    "root": "files below `root`, laid out as the archive is",
+    "archive": "the archive's own files, over HTTPS",
+    "query": "the archive's catalogue service, a work cell at a time; pixels and spectra from its files",
+    "hats": "a HATS collection for the catalogue; pixels and spectra from the archive's files",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class SurveyChoice:
     profile: str
     root: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    "where its files come from, one of `SOURCES`; `root` where a root is named"
+    url: str = ""
+    "another address than the archive's own: of a mirror with the same layout, or of a HATS collection"
 
     def survey(self) -> Survey:
         """The survey itself."""
@@ -101,6 +111,20 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class Download:
+    """How files of archives far away are had; no part of the content."""
+
+    cache: str = ""
+    "folder that the workers see too; $SKYCAIRN_CACHE, else ~/.cache/skycairn"
+    limit_bytes: int = 100_000_000_000
+    "what the cache may hold; what was used longest ago goes first"
+    contact: str = ""
+    "an e-mail address that archives may write to, sent along with each request"
+    mirror: str = ""
+    "address that serves every archive below its host's name: http://127.0.0.1:8000 for .../cdn.gea.esac.esa.int/Gaia"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that decides a pile."""
 
@@ -112,6 +136,7 @@ class Recipe:
     payload: Payload = Payload()
     codecs: Codecs = Codecs()
     shards: Shards = Shards()
+    download: Download = Download()
 
     def choice(self, name: str) -> SurveyChoice:
         """The choice of the survey of this name."""
@@ -129,22 +154,31 @@ class Recipe:
 
     def at(self, root: Path) -> Recipe:
         """The same recipe with each survey's root in a folder of its name below `root`."""
-        moved = tuple(c if c.root else replace(c, root=str(root / c.name)) for c in self.surveys)
+        moved = tuple(
+            c if c.root or c.source not in ("", "root") else replace(c, root=str(root / c.name), source="root")
+            for c in self.surveys
+        )
         return replace(self, surveys=moved)
 
     def rootless(self) -> dict[str, Any]:
         """The settings less where files lie, as a snapshot holds them: it names no place."""
         settings = self.settings()
         for chosen in settings["surveys"].values():
-            chosen.pop("root")
+            for place in PLACE:
+                chosen.pop(place)
         settings["codecs"].pop("lock")
+        settings.pop("download")
         plain: dict[str, Any] = json.loads(canonical(settings))
         return plain
 
     def settings(self) -> dict[str, Any]:
         """As `parse` takes it."""
         surveys = {
-            c.name: {"release": c.release, "profile": c.profile, "root": c.root, **c.options} for c in self.surveys
+            c.name: {
+                **{"release": c.release, "profile": c.profile, **c.options},
+                **{place: getattr(c, place) for place in PLACE},
+            }
+            for c in self.surveys
         }
         return {
             "name": self.name,
@@ -155,9 +189,13 @@ class Recipe:
             "payload": dict(vars(self.payload)),
             "codecs": dict(vars(self.codecs)),
             "shards": dict(vars(self.shards)),
+            "download": dict(vars(self.download)),
         }
 
 
+SECTIONS = ("match", "split", "payload", "codecs", "shards", "download")
+PLACE = ("root", "source", "url")
+"""Keys of a survey that say where its files lie, and nothing of what is in them."""
 ALL_SKY = {"kind": "cells", "order": 0, "cells": list(range(12))}
 MOCK: dict[str, Any] = {
     "name": "mock",
@@ -207,12 +245,12 @@ def load(name_or_path: str) -> Recipe:
 
 def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Recipe:
     """A recipe from plain values; ValueError names the key at fault and the keys that exist."""
-    _known(settings, ("name", "region", "surveys", "match", "split", "payload", "codecs", "shards"), where)
+    _known(settings, ("name", "region", "surveys", *SECTIONS), where)
     for key in ("region", "surveys"):
         if not settings.get(key):
             raise ValueError(f"{where}: the recipe says nothing of {key!r}; add it")
     region = dict(_table(settings["region"], f"{where}: region"))
-    for key in ("surveys", "match", "split", "payload", "codecs", "shards"):
+    for key in ("surveys", *SECTIONS):
         _table(settings.get(key, {}), f"{where}: {key}")
     surveys = [
         _choice(name, chosen, f"{where}: surveys.{name}", folder) for name, chosen in settings["surveys"].items()
@@ -231,6 +269,7 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
         payload=_section(Payload, settings.get("payload", {}), f"{where}: payload"),
         codecs=_section(Codecs, settings.get("codecs", {}), f"{where}: codecs"),
         shards=_section(Shards, settings.get("shards", {}), f"{where}: shards"),
+        download=_section(Download, settings.get("download", {}), f"{where}: download"),
     )
     if recipe.codecs.lock:
         lock = str((folder / recipe.codecs.lock).resolve())
@@ -248,13 +287,15 @@ def with_survey(recipe: Recipe, name: str, release: str, profile: str, root: Pat
     old = settings["surveys"].get(name, {})
     place = str(root / name) if root else ""
     given = {k: v for k, v in (("release", release), ("profile", profile), ("root", place)) if v}
+    if place:
+        given["source"] = "root"
     if old and release and release != old["release"]:
         # options belong to a release
-        old = {k: v for k, v in old.items() if k in ("release", "profile", "root")}
+        old = {k: v for k, v in old.items() if k in ("release", "profile", *PLACE)}
     settings["surveys"] = {**settings["surveys"], name: {**old, **given}}
     made = parse(settings, "the pile's recipe")
     made = made.at(root) if root else made
-    if lacking := [c.name for c in made.surveys if not c.root]:
+    if lacking := [c.name for c in made.surveys if not c.source]:
         raise ValueError(
             f"where the files of {', '.join(lacking)} lie is not known here; give --root, the folder with a copy of "
             "each survey's archive"
@@ -273,7 +314,7 @@ def _targets(table: Path) -> SurveyChoice:
     """The user's own table of targets, as one more survey."""
     if not table.is_file():
         raise ValueError(f"region: {table}: no such table of targets")
-    return SurveyChoice("targets", "user", "all", str(table.resolve().parent), {"files": [table.name]})
+    return SurveyChoice("targets", "user", "all", str(table.resolve().parent), {"files": [table.name]}, "root")
 
 
 def _positions(targets: SurveyChoice) -> dict[str, Any]:
@@ -294,15 +335,20 @@ def _choice(name: str, chosen: Mapping[str, Any], where: str, folder: Path) -> S
     rest = dict(_table(chosen, where))
     release = str(rest.pop("release", SURVEYS[name].releases[0]))
     profile = str(rest.pop("profile", "aion"))
-    root = str(rest.pop("root", ""))
+    root, source, url = (str(rest.pop(place, "")) for place in PLACE)
     # a worker may run in another folder
     root = str((folder / root).resolve()) if root else ""
-    made = SurveyChoice(name, release, profile, root, rest)
+    source = source or ("root" if root else "")
+    if source and source not in SOURCES:
+        raise ValueError(f"{where}: source is {source!r}; choose {', '.join(SOURCES)}")
+    if source != "root" and root:
+        raise ValueError(f"{where}: a root is named, and the source is {source!r}; give one of the two")
+    made = SurveyChoice(name, release, profile, root, rest, source, url)
     taken = inspect.signature(SURVEYS[name].__init__).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in taken.values()) and (unknown := sorted(set(rest) - set(taken))):
         options = [o for o in taken if o not in ("self", "release")]
         raise ValueError(
-            f"{where}: there is no option {unknown[0]!r}; there are release, profile, root, {', '.join(options)}"
+            f"{where}: there is no option {unknown[0]!r}; there are release, profile, {', '.join([*PLACE, *options])}"
         )
     try:
         profiles = made.survey().select

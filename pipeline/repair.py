@@ -42,7 +42,7 @@ def repair(pile: Pile, found: Verification, engine: Engine, progress: Progress |
         parts = {p.part.sha256: p.part for p in found.problems if p.part is not None}
         head = pile.head()
         recipe = Journal(pile).recipe(head)
-        if recipe is None or any(not c.root for c in recipe.surveys):
+        if recipe is None or any(not c.source for c in recipe.surveys):
             reason = "where the survey files lie is not known here; build once with --root, then repair"
             return Repaired((), dict.fromkeys(parts, reason), moved)
         ctx, parent, memory, failed = Context(pile, recipe), Parent(pile, head), Memory(), dict[str, Failure]()

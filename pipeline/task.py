@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.archives.files import RootArchive
+from skycairn.archives.files import SurveyArchive
+from skycairn.archives.sources import open_archive
 from skycairn.catalogs.survey import RemoteFile, Survey
 from skycairn.pile.store import Part, Pile
 from skycairn.pipeline import recipe as recipes
+from skycairn.pipeline.recipe import SOURCES
 
 
 class Unclosed(Exception):
@@ -57,19 +59,25 @@ class Context:
         return {c.name: c.survey() for c in self.recipe.surveys}
 
     @functools.cached_property
-    def _archives(self) -> dict[str, RootArchive]:
-        return {c.name: RootArchive(Path(c.root)) for c in self.recipe.surveys}
+    def _archives(self) -> dict[str, SurveyArchive]:
+        return {}
 
     def survey(self, name: str) -> Survey:
         """The survey of this name, of the recipe's release."""
         return self._surveys[name]
 
-    def archive(self, name: str) -> RootArchive:
-        """Where the survey's files lie."""
-        if not self.recipe.choice(name).root:
-            raise ValueError(
-                f"recipe {self.recipe.name}: no root for {name}; set surveys.{name}.root, or give --root, the folder "
-                "that holds a copy of each survey's archive"
+    def archive(self, name: str) -> SurveyArchive:
+        """Where the survey's files come from."""
+        if name not in self._archives:
+            choice = self.recipe.choice(name)
+            if not choice.source:
+                raise ValueError(
+                    f"recipe {self.recipe.name}: where the files of {name} come from is not said; give --root, the "
+                    f"folder that holds a copy of each survey's archive, or set surveys.{name}.source to one of "
+                    f"{', '.join(SOURCES)}"
+                )
+            self._archives[name] = open_archive(
+                self.survey(name), choice.source, choice.root, choice.url, self.recipe.download
             )
         return self._archives[name]
 
@@ -85,6 +93,16 @@ def context(pile: str, recipe: str) -> Context:
     import json
 
     return Context(Pile.open(Path(pile)), recipes.parse(json.loads(recipe), "recipe"))
+
+
+def files_of(task: Task) -> dict[str, list[str]]:
+    """Paths of the survey files that a task reads, by survey."""
+    known, survey = task.args.get("known", {}), task.args.get("survey")
+    if task.step == "fetch":
+        return {task.args["survey"]: [task.settings["path"]]}
+    if task.step == "fetch payload":
+        return {task.args["survey"]: [path for path, _, _ in task.settings["files"]]}
+    return {survey: list(known)} if survey else {name: list(paths) for name, paths in known.items()}
 
 
 def file_as_json(file: RemoteFile) -> list[Any]:

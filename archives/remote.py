@@ -1,0 +1,250 @@
+"""A survey's archive far away: its files come through the cache, each brought once and verified before it is there.
+
+The builder brings files, workers only read them: an archive without a client knows what the cache holds and no more. A
+file that was had once is not asked for again; what the archive lists and did not give is asked for in each build.
+
+Where no published digest vouches for a file and it did not come over TLS, it is fetched until two replies agree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from skycairn.archives.cache import Cache, Entry
+from skycairn.archives.client import Client
+from skycairn.archives.credentials import basic_auth, credential
+from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused
+from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
+from skycairn.archives.service import Service
+from skycairn.archives.structure import check_structure
+from skycairn.catalogs.survey import RemoteFile, Survey
+
+AGREE = 6
+"""How often an unvouched file is fetched at most, till two replies are the same."""
+ACCOUNTS = {"hsc-release.mtk.nao.ac.jp": "hsc"}
+"""Hosts whose files want an account, and its name."""
+
+
+class RemoteArchive(SurveyArchive):
+    """An archive's files over HTTP, and its services' replies."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        url: str,
+        cache: Cache,
+        services: Sequence[Service] = (),
+        mirror: str = "",
+        client: Client | None = None,
+    ) -> None:
+        super().__init__()
+        self.survey, self.url, self.cache, self.services = survey, url.rstrip("/"), cache, services
+        self.mirror, self.client = mirror.rstrip("/"), client
+        self._failed: dict[str, FetchError] = {}
+        self._refused: Refused | None = None
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def where(self, path: str) -> str:
+        """The file's address, or the question that a service is asked."""
+        service = self._service(path)
+        return f"{self.url}/{inside(path)}" if service is None else f"{self.survey.name} {path}"
+
+    def address(self, path: str) -> str:
+        """Where the file is fetched from: its address, on the mirror if there is one."""
+        url = f"{self.url}/{quote(str(inside(path)), safe='/,+:@!$&()*;=~')}"
+        if not self.mirror:
+            return url
+        parts = urlsplit(url)
+        return f"{self.mirror}/{parts.netloc}{parts.path}"
+
+    # --- what is known ------------------------------------------------------------------------------------------------
+
+    def decided(self, file: RemoteFile) -> bool:
+        """See `SurveyArchive.decided`; what the cache holds decides, if the archive still publishes the same digest."""
+        if file.path in self.looked or self.failed(file.path):
+            return True
+        entry = self.cache.look(self._name(file.path))
+        if entry is None or entry.state == "damaged":
+            return False
+        listed = self.listed(file)
+        if entry.state == "missing":
+            if listed is not None:
+                return False
+            self.looked[file.path] = None
+            return True
+        if listed is not None and listed != entry.published:
+            return False
+        self.looked[file.path] = _state(entry)
+        return True
+
+    def failed(self, path: str) -> FetchError | None:
+        """See `SurveyArchive.failed`; where the account was refused, nothing more is asked."""
+        return self._failed.get(path) or (self._refused if path not in self.looked else None)
+
+    def state(self, path: str) -> State | None:
+        """SHA-256 and size of the file, which is brought first where need be; FetchError where that fails."""
+        if path not in self.looked:
+            self.bring(RemoteFile(path))
+            if error := self.failed(path):
+                raise error
+        return self.looked[path]
+
+    def local(self, path: str) -> Path:
+        """The file in the cache; brought again by the builder where it was dropped."""
+        if self.state(path) is None:
+            raise NotPublished(f"{self.where(path)}: the archive has no such file")
+        found = self._cached(path)
+        if found is None and self.client is not None:
+            self._bring_again(path)
+            found = self._cached(path)
+        if found is None:
+            raise Changed(f"{self.where(path)}: was dropped from the cache meanwhile; build again")
+        return found
+
+    def there(self, path: str) -> bool:
+        """Whether the file's bytes are in the cache now."""
+        return self._cached(path) is not None
+
+    def verify(self, path: str, listed: str | None) -> str:
+        """See `SurveyArchive.verify`."""
+        return verify(self.local(path), listed)
+
+    def check_unchanged(self, path: str, known: Sequence[Any]) -> None:
+        """Changed unless the cache holds the bytes that are known; its files never change, they only go."""
+        entry = self.cache.look(self._name(path))
+        if entry is None or entry.sha256 != known[0]:
+            raise Changed(f"{self.where(path)}: another build fetched it anew; build again")
+        self.local(path)
+
+    def as_noted(self, looked: Mapping[str, State | None]) -> bool:
+        """See `SurveyArchive.as_noted`; False where a listed file was not had: the archive is asked for it again."""
+        for path, state in looked.items():
+            entry = self.cache.look(self._name(path))
+            if entry is None or _state(entry) != state or (state is None and entry.published):
+                return False
+        return True
+
+    def look_again(self) -> None:
+        """See `SurveyArchive.look_again`."""
+        super().look_again()
+        self._failed.clear()
+        self._refused = None
+
+    def catalog_files(self, survey: Survey, cells: Iterable[int]) -> list[RemoteFile]:
+        """Of the services where they name any, else of the survey's own layout."""
+        wanted = list(cells)
+        for service in self.services:
+            if (found := service.catalog_files(wanted)) is not None:
+                return found
+        return survey.catalog_files(self, wanted)
+
+    # --- what is brought ----------------------------------------------------------------------------------------------
+
+    def expect(self, checksum_lists: Iterable[str]) -> None:
+        """See `SurveyArchive.expect`."""
+        unknown = [path for path in checksum_lists if path not in self.looked]
+        if unknown and self.client is not None:
+            with ThreadPoolExecutor(4, thread_name_prefix="lists") as pool:
+                list(pool.map(lambda path: self.bring(RemoteFile(path)), unknown))
+
+    def bring(self, file: RemoteFile) -> None:
+        """Have the file in the cache, or know why not: `state`, `failed` and `local` tell then. Raises nothing of these.
+
+        Safe to call from several threads.
+        """
+        with self._lock:
+            lock = self._locks.setdefault(file.path, threading.Lock())
+        with lock:
+            if file.path in self.looked or self.failed(file.path):
+                return
+            try:
+                if not self.decided(file):
+                    self.looked[file.path] = self._bring(file, self.listed(file))
+            except Refused as error:
+                self._refused = error
+            except FetchError as error:
+                self._failed[file.path] = error
+
+    def _bring_again(self, path: str) -> None:
+        entry = self.cache.look(self._name(path))
+        if entry is not None:
+            self._publish(path, entry.published)
+
+    def _bring(self, file: RemoteFile, listed: str | None) -> State | None:
+        if self.client is None:
+            raise Changed(f"{self.where(file.path)}: is not in the cache of this worker; do all see the same folder?")
+        try:
+            return self._publish(file.path, listed)
+        except NotPublished:
+            self.cache.note(Entry.missing(self._name(file.path), published=listed))
+            return None
+        except ChecksumMismatch as error:
+            if file.checksum_list is not None and listed is not None:
+                # the list may be older than the file, or the file than the list
+                newer = self._list_anew(file)
+                if newer is not None and newer != listed:
+                    return self._publish(file.path, newer)
+            self.cache.note(Entry.damaged(self._name(file.path), published=listed))
+            raise error
+
+    def _list_anew(self, file: RemoteFile) -> str | None:
+        path = str(file.checksum_list)
+        self.looked[path] = self._publish(path, None)
+        self._lists.pop(path, None)
+        return self.listed(file)
+
+    def _publish(self, path: str, listed: str | None) -> State:
+        name = self._name(path)
+        service = self._service(path)
+        into = self.cache.incoming(name)
+        found = self._download(path, service, listed, into)
+        url = self.address(path)
+        if listed is None and urlsplit(url).scheme != "https":
+            seen = {found: 1}
+            for _ in range(AGREE - 1):
+                found = self._download(path, service, listed, into)
+                seen[found] = seen.get(found, 0) + 1
+                if seen[found] > 1:
+                    break
+            else:
+                into.unlink(missing_ok=True)
+                raise Busy(f"{self.where(path)}: {AGREE} replies, and no two of them the same; build again")
+        entry = Entry.there(name, sha256=found, size=into.stat().st_size, published=listed)
+        self.cache.publish(into, entry, path.rsplit("/", 1)[1])
+        return _state(entry)
+
+    def _download(self, path: str, service: Service | None, listed: str | None, into: Path) -> str:
+        """Fetch the file to `into`; its SHA-256."""
+        into.unlink(missing_ok=True)
+        if service is not None:
+            service.fetch(path, into, self.local)
+            return digests(into, "sha256")["sha256"]
+        assert self.client is not None
+        account = ACCOUNTS.get(urlsplit(self.url).netloc)
+        headers = {"Authorization": basic_auth(credential(account))} if account else {}
+        check = partial(check_structure, name=path.rsplit("/", 1)[1])
+        got = self.client.download(self.address(path), into, digest=listed, check=check, headers=headers)
+        return got.sha256
+
+    def _cached(self, path: str) -> Path | None:
+        entry = self.cache.look(self._name(path))
+        return self.cache.path(entry) if entry is not None and entry.state == "there" else None
+
+    def _name(self, path: str) -> str:
+        """What the file is called in the cache."""
+        service = self._service(path)
+        return self.where(path) if service is None else f"{self.where(path)}: {service.question(path)}"
+
+    def _service(self, path: str) -> Service | None:
+        return next((s for s in self.services if path.startswith(s.prefix)), None)
+
+
+def _state(entry: Entry) -> State | None:
+    return [entry.sha256, entry.size] if entry.state == "there" else None
