@@ -9,8 +9,9 @@ Where no published digest vouches for a file and it did not come over TLS, it is
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,10 +173,30 @@ class RemoteArchive(SurveyArchive):
             except FetchError as error:
                 self._failed[file.path] = error
 
+    def bring_whole(self, file: RemoteFile) -> None:
+        """`bring`, and bring again what was dropped from the cache since."""
+        self.bring(file)
+        if self.failed(file.path) or self.looked[file.path] is None or self.there(file.path):
+            return
+        try:
+            self._bring_again(file.path)
+        except Refused as error:
+            self._refused = error
+        except FetchError as error:
+            self._failed[file.path] = error
+
     def _bring_again(self, path: str) -> None:
         entry = self.cache.look(self._name(path))
-        if entry is not None:
-            self._publish(path, entry.published)
+        before = self.looked[path]
+        if entry is not None and self._publish(path, entry.published) != before:
+            self._failed[path] = Changed(f"{self.where(path)}: is another than it was when this build began")
+
+    @contextmanager
+    def keep(self, paths: Iterable[str]) -> Iterator[None]:
+        """Those of the files that the cache holds stay in it."""
+        entries = [e for path in paths if (e := self.cache.look(self._name(path))) and e.state == "there"]
+        with self.cache.pin([e.sha256 for e in entries]):
+            yield
 
     def _bring(self, file: RemoteFile, listed: str | None) -> State | None:
         if self.client is None:
@@ -238,9 +259,10 @@ class RemoteArchive(SurveyArchive):
         return self.cache.path(entry) if entry is not None and entry.state == "there" else None
 
     def _name(self, path: str) -> str:
-        """What the file is called in the cache."""
+        """What the file is called in the cache; what a mirror serves must never pass for what the archive does."""
         service = self._service(path)
-        return self.where(path) if service is None else f"{self.where(path)}: {service.question(path)}"
+        name = self.where(path) if service is None else f"{self.where(path)}: {service.question(path)}"
+        return f"mirror of {name}" if self.mirror else name
 
     def _service(self, path: str) -> Service | None:
         return next((s for s in self.services if path.startswith(s.prefix)), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,12 +26,29 @@ SmallSplits = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and why; do nothing")]
 Rehash = Annotated[bool, typer.Option("--rehash", help="read every byte of every survey file, whatever its date")]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),
+]
+Cache = Annotated[Path | None, typer.Option(help="folder for what is downloaded, which all workers see")]
+CacheLimit = Annotated[float, typer.Option(help="GB that the cache may hold; 0: what the recipe says")]
+Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so that archives can write to you")]
 
 
 def build(
     recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
     pile: PileFolder,
     root: Root = None,
+    source: Source = None,
+    via_http: Annotated[
+        bool, typer.Option("--via-http", help="fetch what lies below --root through a mirror on this machine")
+    ] = False,
+    mirror_faults: Annotated[
+        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly")
+    ] = 0.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 0.0,
+    contact: Contact = "",
     workers: Workers = 2,
     scheduler: Scheduler = "",
     cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
@@ -47,8 +65,17 @@ def build(
 ) -> None:
     """Build a pile, or bring it up to date. Exit code 3: something is held back."""
     with errors():
-        chosen = _recipe(recipe, root, cone, targets, codecs_from)
-        _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run, new_split)
+        from skycairn.cli import fetching
+        from skycairn.pipeline import recipe as recipes
+
+        settings = _settings(recipe, cone, targets, codecs_from)
+        fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)
+        with ExitStack() as stack:
+            if via_http:
+                root = stack.enter_context(fetching.mirrored(settings, root, pile, mirror_faults))
+            chosen = recipes.parse(*settings)
+            chosen = chosen.at(root.resolve()) if root is not None else chosen
+            _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run, new_split)
 
 
 def ingest(
@@ -138,14 +165,17 @@ def _run(
     refit: Iterable[str] = (),
     codecs_from: Path | None = None,
 ) -> None:
+    from skycairn.cli.fetching import print_amounts
     from skycairn.cli.show import Bars, print_plan, print_report
     from skycairn.pipeline import drift, run
     from skycairn.pipeline.engine import Engine
 
     if dry_run:
+        print_amounts(recipe)
         print_plan(*run.dry_run(recipe, pile, rehash, refit))
         return
     engine = Engine(workers, scheduler, deadline, round(memory * 1e9))
+    print_amounts(recipe)
     with Bars() as bars:
         built = run.build(
             recipe,
@@ -163,21 +193,17 @@ def _run(
         raise typer.Exit(PARTIAL)
 
 
-def _recipe(
-    name: str,
-    root: Path | None,
-    cone: tuple[float, float, float] | None,
-    targets: Path | None,
-    codecs_from: Path | None,
-) -> Recipe:
-    from skycairn.pipeline import recipe as recipes
+def _settings(
+    name: str, cone: tuple[float, float, float] | None, targets: Path | None, codecs_from: Path | None
+) -> tuple[dict[str, Any], str, Path]:
+    """As `recipe.parse` takes them."""
+    from skycairn.pipeline.recipe import settings_of
 
-    settings, where, folder = recipes.settings_of(name)
+    settings, where, folder = settings_of(name)
     if cone is not None:
         settings["region"] = {"kind": "cone", "ra": cone[0], "dec": cone[1], "radius_deg": cone[2]}
     if targets is not None:
         settings["region"] = {"kind": "targets", "table": str(targets.resolve()), "radius_arcsec": 60.0}
     if codecs_from is not None:
         settings["codecs"] = {**settings.get("codecs", {}), "lock": str(codecs_from.resolve())}
-    made = recipes.parse(settings, where, folder)
-    return made.at(root.resolve()) if root is not None else made
+    return settings, where, folder

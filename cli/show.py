@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -87,6 +88,8 @@ def print_plan(plan: Plan, parent: Parent) -> None:
             )
         else:
             console.print("Nothing to do: every output is there under its key, and the head is made of them.")
+    for survey, files in plan.downloads.items():
+        console.print(f"{survey}: {len(files):,} files to fetch first", highlight=False)
     reasons = Counter((t.step, t.why) for t in plan.todo)
     if reasons:
         table = Table("step", "tasks", "why", title="To do next")
@@ -144,6 +147,9 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if built.asked:
+        told = ", ".join(f"{what} {n:,}" for what, n in sorted(built.asked.items()))
+        console.print(f"asked of archives: {told}", highlight=False, soft_wrap=True)
     if became := built.snapshot.stats.get("lineage"):
         told = ", ".join(f"{what} {n:,}" for what, n in sorted(became.items()))
         if built.n_tasks and built.parent != built.snapshot.number:
@@ -213,6 +219,36 @@ def print_status(pile: Pile) -> bool:
         console.print("The next build tries again what is held back.")
         return False
     return True
+
+
+def print_history(pile: Pile) -> None:
+    """The snapshots, newest first; the time is that of the snapshot's file here."""
+    table = Table("snapshot", "made", "objects", "against its parent", "tags", "held by", "content")
+    readers = [lease for lease in pile.leases() if lease.alive]
+    for version in pile.history():
+        held = "\n".join(f"process {r.pid} on {r.host}" for r in readers if r.snapshot == version.number)
+        number = str(version.number) if version.parent is None else f"{version.number} of {version.parent}"
+        if version.damage:
+            table.add_row(number, "", "", version.damage, ", ".join(version.tags), held, "")
+            continue
+        snapshot = pile.snapshot(version.number)
+        made = datetime.fromtimestamp(pile.snapshot_path(version.number).stat().st_mtime)
+        table.add_row(
+            *(number, made.strftime("%Y-%m-%d %H:%M"), f"{sum(e.part.n_rows for e in snapshot.entries('objects')):,}"),
+            *(_against_parent(pile, snapshot), ", ".join(version.tags), held, version.content_id[:12]),
+        )
+    Console(width=max(120, Console().width)).print(table)
+
+
+def _against_parent(pile: Pile, snapshot: Snapshot) -> str:
+    """What differs in the recipe, and what became of the objects."""
+    surveys = ", ".join(f"{name} {chosen['release']}" for name, chosen in snapshot.recipe["surveys"].items())
+    if snapshot.parent is None or snapshot.parent not in pile.snapshots():
+        return surveys
+    before = pile.snapshot(snapshot.parent)
+    told = [f"{where}: {was} -> {now}" for where, was, now in _differences(before.recipe, snapshot.recipe)]
+    told += [f"{what} {n:,}" for what, n in sorted(snapshot.stats.get("lineage", {}).items())]
+    return "\n".join(told) or ("survey files changed" if before.content_id != snapshot.content_id else "the same")
 
 
 def print_diff(pile: Pile, old: Snapshot, new: Snapshot, out: Path | None) -> None:

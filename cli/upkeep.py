@@ -25,21 +25,12 @@ def status(pile: PileArgument) -> None:
 
 
 def history(pile: PileArgument) -> None:
-    """List the snapshots, newest first, with their tags and who holds them."""
+    """List the snapshots, newest first: when they were made, what differs from the one before, who holds them."""
     with errors():
-        from rich.console import Console
-        from rich.table import Table
-
+        from skycairn.cli.show import print_history
         from skycairn.pile.store import Pile
 
-        opened = Pile.open(pile)
-        table = Table("snapshot", "parent", "content", "tags", "held by")
-        readers = [lease for lease in opened.leases() if lease.alive]
-        for state in opened.history():
-            held = "\n".join(f"process {r.pid} on {r.host}" for r in readers if r.snapshot == state.number)
-            parent = "" if state.parent is None else str(state.parent)
-            table.add_row(str(state.number), parent, state.content_id or state.damage, ", ".join(state.tags), held)
-        Console(width=max(120, Console().width)).print(table)
+        print_history(Pile.open(pile))
 
 
 def tag(

@@ -233,6 +233,7 @@ class _Cluster:
 
     def run(self, todo: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
         """See `Run`."""
+        self.stop.check()
         waiting = deque((task, 1) for task in todo)
         flying: dict[str, _Flight] = {}
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from skycairn.archives.errors import Busy, Refused
+from skycairn.archives.errors import Busy, ChecksumMismatch, Refused, Unsafe
 from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
 from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
@@ -260,7 +260,7 @@ def _fetch(p: _Planner, s: Survey, file: RemoteFile, catalogue: bool = False) ->
 def _trouble(p: _Planner, s: Survey, file: RemoteFile) -> Failure | None:
     """Why a file could not be had in this run."""
     if error := p.ctx.archive(s.name).failed(file.path):
-        return Failure(str(error), kind="defer" if isinstance(error, Busy | Refused) else "file")
+        return Failure(str(error), kind="file" if isinstance(error, ChecksumMismatch | Unsafe) else "defer")
     return p.failed.get(f"fetch {s.name} {file.path}")
 
 

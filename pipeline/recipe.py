@@ -17,17 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import Survey, first_failed
 from skycairn.pipeline.region import Region, from_settings
 
 SPLITS = ("train", "validation", "test")
-SOURCES = {
-    "root": "files below `root`, laid out as the archive is",
-    "archive": "the archive's own files, over HTTPS",
-    "query": "the archive's catalogue service, a work cell at a time; pixels and spectra from its files",
-    "hats": "a HATS collection for the catalogue; pixels and spectra from the archive's files",
-}
 
 
 @dataclass(frozen=True)
@@ -108,20 +103,6 @@ class Shards:
     row_group_rows: int = 8_192
     order: int = 3
     "HEALPix order of the cells whose objects share a shard"
-
-
-@dataclass(frozen=True)
-class Download:
-    """How files of archives far away are had; no part of the content."""
-
-    cache: str = ""
-    "folder that the workers see too; $SKYCAIRN_CACHE, else ~/.cache/skycairn"
-    limit_bytes: int = 100_000_000_000
-    "what the cache may hold; what was used longest ago goes first"
-    contact: str = ""
-    "an e-mail address that archives may write to, sent along with each request"
-    mirror: str = ""
-    "address that serves every archive below its host's name: http://127.0.0.1:8000 for .../cdn.gea.esac.esa.int/Gaia"
 
 
 @dataclass(frozen=True)
@@ -274,6 +255,10 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     if recipe.codecs.lock:
         lock = str((folder / recipe.codecs.lock).resolve())
         recipe = replace(recipe, codecs=replace(recipe.codecs, lock=lock))
+    if any(c.source != "root" for c in recipe.surveys):
+        # workers have homes and environments of their own
+        cache = Path(recipe.download.cache).expanduser() if recipe.download.cache else default_cache(recipe.download.mirror)
+        recipe = replace(recipe, download=replace(recipe.download, cache=str((folder / cache).resolve())))
     _check(recipe, where)
     return recipe
 
@@ -412,6 +397,7 @@ def _check(recipe: Recipe, where: str) -> None:
     want(c.fit_on in ("train", "any"), f"codecs.fit_on is {c.fit_on!r}; choose train or any")
     want(0 <= s.least <= 1, f"split.least is {s.least}; wanted 0 to 1")
     least = {"payload.sample": p.sample, "payload.limit_bytes": p.limit_bytes}
+    least["download.limit_bytes"] = recipe.download.limit_bytes
     for name, n in least.items():
         want(n >= 0, f"{name} is {n}; wanted 0 or more")
     most = {"codecs.fit_rows": c.fit_rows, "codecs.fit_payload_rows": c.fit_payload_rows}

@@ -14,6 +14,7 @@ from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
+from skycairn.pipeline.downloads import Downloads
 from skycairn.pipeline.encode import codec_of, codec_of_parts
 from skycairn.pipeline.engine import Engine, Run
 from skycairn.pipeline.journal import Journal
@@ -54,6 +55,8 @@ class Built:
     "number of the snapshot that was the head before"
     done: Mapping[str, int] = field(default_factory=dict)
     "tasks by step"
+    asked: Mapping[str, int] = field(default_factory=dict)
+    "what was asked of archives far away: requests, retries, bytes"
 
 
 def build(
@@ -93,8 +96,9 @@ def build(
         parent, memory = Parent(pile, head), Memory()
         failed: dict[str, Failure] = {}
         n_tasks: Counter[str] = Counter()
+        asked: Counter[str] = Counter()
         with engine.start(ctx) as run:
-            p = rounds(ctx, run, parent, memory, failed, progress, n_tasks, rehash, refit)
+            p = rounds(ctx, run, parent, memory, failed, progress, n_tasks, rehash, refit, asked)
             _check_whole(recipe, p)
             done = report(ctx, p)
             if not small_splits:
@@ -111,7 +115,9 @@ def build(
         snapshot = _commit(pile, _draft(ctx, parent, p, done, memory), head)
         journal.write(ctx, snapshot, p, partial)
         number = None if head is None else head.number
-        return Built(snapshot, done, sum(n_tasks.values()), p.held_back, p.lost, partial, number, dict(n_tasks))
+        return Built(
+            snapshot, done, sum(n_tasks.values()), p.held_back, p.lost, partial, number, dict(n_tasks), dict(asked)
+        )
 
 
 def dry_run(recipe: Recipe, pile_root: Path, rehash: bool = False, refit: Iterable[str] = ()) -> tuple[Plan, Parent]:
@@ -132,12 +138,22 @@ def rounds(
     n_tasks: Counter[str] | None = None,
     rehash: bool = False,
     refit: Iterable[str] = (),
+    asked: Counter[str] | None = None,
 ) -> Plan:
-    """Plan and do, until nothing is left but what failed; the plan of that. `n_tasks` counts by step what was done."""
+    """Plan and do, until nothing is left but what failed; the plan of that.
+
+    `n_tasks` counts by step what was done, `asked` what was asked of archives far away.
+    """
     counts: Counter[str] = Counter() if n_tasks is None else n_tasks
-    while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
-        _check_space(ctx, p)
-        _round(ctx.pile, run, p.todo, memory, failed, progress, counts)
+    with Downloads(ctx, progress) as downloads:
+        while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
+            _check_space(ctx, p)
+            todo = downloads.ready(p)
+            _round(ctx.pile, run, todo, memory, failed, progress, counts)
+            if not todo:
+                downloads.wait()
+        if asked is not None:
+            asked.update(downloads.counts())
     return p
 
 

@@ -13,11 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.archives.files import SurveyArchive
-from skycairn.archives.sources import open_archive
+from skycairn.archives.sources import SOURCES, open_archive
 from skycairn.catalogs.survey import RemoteFile, Survey
 from skycairn.pile.store import Part, Pile
 from skycairn.pipeline import recipe as recipes
-from skycairn.pipeline.recipe import SOURCES
 
 
 class Unclosed(Exception):
