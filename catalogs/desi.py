@@ -36,11 +36,12 @@ import pyarrow as pa
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skycairn.catalogs.columns import own_columns
+from skycairn.catalogs.columns import Fetch, own_columns
 from skycairn.catalogs.desicatalog import healpix_of_file, redrock_columns, survey_and_program, table_columns
 from skycairn.catalogs.desicoadd import N_PIXELS, WAVELENGTH_START, WAVELENGTH_STEP, opened, read_spectra
 from skycairn.catalogs.desicolumns import COLUMNS
 from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, pack_key
+from skycairn.catalogs.queryfile import LACKS, is_query, query_columns, query_rows, query_units
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
     WORK_ORDER,
@@ -246,7 +247,9 @@ class Desi(Survey):
         return out
 
     def n_rows(self, path: Path) -> int | None:
-        """Rows of the redshift catalogue; None for a redrock file, which is small and read whole."""
+        """Rows of the redshift catalogue or query table; None for a redrock file, which is small and read whole."""
+        if is_query(path):
+            return query_rows(path)
         with opened(path) as hdus:
             return int(hdus["ZCATALOG"].header["NAXIS2"]) if "ZCATALOG" in hdus else None
 
@@ -257,11 +260,16 @@ class Desi(Survey):
         companions: Mapping[str, Path | None] | None = None,
         needed: Iterable[str] = (),
     ) -> pa.Table:
-        """Read a redshift catalogue (`zall-pix`, `zpix`) or a redrock file, by healpix or by tile.
+        """Read a redshift catalogue (`zall-pix`, `zpix`), a redrock file by healpix or by tile, or a query table.
 
-        A tile's survey and program are told by its headers, its name, or `tiles-<specprod>.csv` beside it.
+        A tile's survey and program are told by its headers, its name, or `tiles-<specprod>.csv` beside it. A query
+        table (queryfile.py) has the columns of a redshift catalogue.
         """
         where = f"desi {self.release}: {path}"
+        if is_query(path):
+            found, n, start = query_columns(path, rows)
+            by_name = {name.lower(): fetch for name, fetch in found.items()}
+            return self._table(by_name, query_units(path), (start, n), None, needed, where, LACKS)
         reason = f"is this a file of another release than {self.release} ({self.production.specprod})?"
         with opened(path) as hdus:
             if "ZCATALOG" in hdus:
@@ -272,32 +280,44 @@ class Desi(Survey):
                 available, n = redrock_columns(hdus, path)
                 start = 0
                 reason = "redrock files do not tell it; read the redshift catalogue (catalog='zcatalog')"
-            found = {c.name: c.unit for h in hdus if isinstance(h, fits.BinTableHDU) for c in h.columns if c.unit}
-            refuse_wrong_units(found, {**units_of(self.columns), **UNITS}, where, reason)
+            units = {c.name: c.unit for h in hdus if isinstance(h, fits.BinTableHDU) for c in h.columns if c.unit}
             by_name = {name.lower(): fetch for name, fetch in available.items()}
             if not {"survey", "program"} <= by_name.keys():
                 survey, program = survey_and_program(hdus, path, self.production.specprod)
                 by_name["survey"] = lambda: np.full(n, survey)
                 by_name["program"] = lambda: np.full(n, program)
-            values: dict[str, NDArray[Any]] = {}
-            for column in ("target_ra", "target_dec", "pmra", "pmdec", "ref_epoch", "z", "zwarn", "deltachi2"):
-                if column not in by_name:
-                    raise MissingColumn(f"{where} has no column {column.upper()!r}: {reason}")
-                values[column] = np.ma.filled(by_name[column](), -1).astype(
-                    np.float64 if column != "zwarn" else np.int64
-                )
-            values["target_ra"] = np.where(values["target_ra"] == 360, 0.0, values["target_ra"])
-            good = (values["zwarn"] == 0) & (values["deltachi2"] > DELTACHI2_GOOD) & np.isfinite(values["z"])
-            by_name["good_z"] = lambda: good
-            by_name["z_good"] = lambda: np.where(good, values["z"], np.nan)
-            if "healpix" not in by_name:
-                pixel = healpix_of_file(hdus, path)
-                by_name["healpix"] = lambda: (
-                    _healpix(values["target_ra"], values["target_dec"]) if pixel is None else np.full(n, pixel)
-                )
-            # `repeats` finds the primary without it, as it must where the file does not say
-            demanded = set(needed) - {"zcat_primary"}
-            own = own_columns(by_name, self.columns, n, demanded, where, reason)
+            pixel = healpix_of_file(hdus, path) if "healpix" not in by_name else None
+            return self._table(by_name, units, (start, n), pixel, needed, where, reason)
+
+    def _table(
+        self,
+        by_name: dict[str, Fetch],
+        units: Mapping[str, str],
+        rows: tuple[int, int],
+        pixel: int | None,
+        needed: Iterable[str],
+        where: str,
+        reason: str,
+    ) -> pa.Table:
+        """From columns by lower-case name; `rows`: the first one's number in the file, and how many there are."""
+        start, n = rows
+        refuse_wrong_units(units, {**units_of(self.columns), **UNITS}, where, reason)
+        values: dict[str, NDArray[Any]] = {}
+        for column in ("target_ra", "target_dec", "pmra", "pmdec", "ref_epoch", "z", "zwarn", "deltachi2"):
+            if column not in by_name:
+                raise MissingColumn(f"{where} has no column {column.upper()!r}: {reason}")
+            values[column] = np.ma.filled(by_name[column](), -1).astype(np.float64 if column != "zwarn" else np.int64)
+        values["target_ra"] = np.where(values["target_ra"] == 360, 0.0, values["target_ra"])
+        good = (values["zwarn"] == 0) & (values["deltachi2"] > DELTACHI2_GOOD) & np.isfinite(values["z"])
+        by_name["good_z"] = lambda: good
+        by_name["z_good"] = lambda: np.where(good, values["z"], np.nan)
+        if "healpix" not in by_name:
+            by_name["healpix"] = lambda: (
+                _healpix(values["target_ra"], values["target_dec"]) if pixel is None else np.full(n, pixel)
+            )
+        # `repeats` finds the primary without it, as it must where the file does not say
+        demanded = set(needed) - {"zcat_primary"}
+        own = own_columns(by_name, self.columns, n, demanded, where, reason)
         wide = pa.Table.from_arrays(own, schema=pa.schema([c.field() for c in self.columns]))
         return self._with_standard(wide, values, start, where)
 

@@ -16,6 +16,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skycairn.catalogs.bounds import check_gzip, refuse_large_image, refuse_many_columns
+from skycairn.catalogs.queryfile import is_query, query_columns, query_rows, query_units
 
 BLOCK = 2880
 """Every part of a FITS file is a whole number of these bytes (FITS standard 4.0, section 3.1)."""
@@ -92,6 +93,8 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
 
 def table_rows(path: Path, holding: str = "") -> int:
     """Rows of the table that `read_columns` reads, from its header alone."""
+    if is_query(path):
+        return query_rows(path)
     headers = check_whole(path)
     tables = [h for h in headers if h.get("XTENSION", "").strip() == "BINTABLE" and not h.get("ZIMAGE", False)]
     names = [{str(v).strip().lower() for v in h["TTYPE*"].values()} for h in tables]
@@ -105,8 +108,10 @@ def read_columns(
 
     It is the first table with a column `holding` (in any case), else the first: what lies before it is not in the way.
     Of the half-open range `rows` alone where it is given. Values are as stored: big-endian, strings padded; masked
-    where they are the column's TNULL.
+    where they are the column's TNULL. Of a query table (queryfile.py) they are native.
     """
+    if is_query(path):
+        return query_columns(path, rows)[:2]
     with opened(path) as hdus:
         table = _table_of(path, hdus, holding)
         n_rows = int(table.header["NAXIS2"])
@@ -130,6 +135,8 @@ def read_columns(
 
 def column_units(path: Path, holding: str = "") -> dict[str, str]:
     """Units of the columns of the table that `read_columns` reads, of those that have one, as the file spells them."""
+    if is_query(path):
+        return query_units(path)
     with opened(path) as hdus:
         return {c.name: c.unit for c in _table_of(path, hdus, holding).columns if c.unit}
 

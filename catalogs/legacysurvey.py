@@ -34,6 +34,7 @@ from skycairn.catalogs.fitsfile import column_units, read_columns, table_rows
 from skycairn.catalogs.legacycolumns import COLUMNS, SELECT, VALID, WISE, pack_key
 from skycairn.catalogs.legacyfiles import BANDS, LAYOUTS, sweep_box
 from skycairn.catalogs.legacyimage import cut_brick, roles
+from skycairn.catalogs.queryfile import LACKS, is_query
 from skycairn.catalogs.skybox import Boxes, cell_boxes, holding, touching
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
@@ -258,7 +259,7 @@ class LegacySurvey(Survey):
         companions: Mapping[str, Path | None] | None = None,
         needed: Iterable[str] = (),
     ) -> pa.Table:
-        """Read a sweep or a tractor file; see `Survey.read`."""
+        """Read a sweep, a tractor file, or a query table with their columns (queryfile.py); see `Survey.read`."""
         where = f"legacysurvey {self.release}: {path.name}"
         found, n = read_columns(path, rows, HOLDING)
         available = {name.lower(): fetch for name, fetch in found.items()}
@@ -271,7 +272,7 @@ class LegacySurvey(Survey):
         own = dict(
             zip(
                 (c.name for c in self.columns),
-                own_columns(available, self.columns, n, needed, where, self.layout.lacks),
+                own_columns(available, self.columns, n, needed, where, LACKS if is_query(path) else self.layout.lacks),
                 strict=True,
             )
         )

@@ -34,6 +34,7 @@ from scipy.spatial import cKDTree
 
 from skycairn.catalogs.columns import Fetch, own_columns
 from skycairn.catalogs.fitsfile import column_units, opened, read_columns, table_rows
+from skycairn.catalogs.queryfile import LACKS, is_query
 from skycairn.catalogs.sdsscolumns import COLUMNS, SELECT, VALID
 from skycairn.catalogs.sdsskey import pack_key
 from skycairn.catalogs.sdssspectra import LOGLAM_START, LOGLAM_STEP, N_PIXELS, Spectra, read_plate, read_spec
@@ -129,13 +130,13 @@ class Sdss(Survey):
         companions: Mapping[str, Path | None] | None = None,
         needed: Iterable[str] = (),
     ) -> pa.Table:
-        """Read specObj, or the SPECOBJ or SPALL row of a spec file; see `Survey.read`."""
+        """Read specObj, a query table (queryfile.py), or the SPECOBJ or SPALL row of a spec file; see `Survey.read`."""
         where = f"sdss {self.release}: {path.name}"
         single = path.name.startswith("spec-")
         found, n = _spec_row(path, rows) if single else read_columns(path, rows, HOLDING)
         by_name = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
-        reason = "is it a table of SDSS spectra (specObj, SPECOBJ, SPALL)?"
+        reason = LACKS if is_query(path) else "is it a table of SDSS spectra (specObj, SPECOBJ, SPALL)?"
         for name in ("plug_ra", "plug_dec", "z", "zwarning"):
             if name not in by_name:
                 raise MissingColumn(f"{where} has no column {name.upper()!r}: {reason}")
