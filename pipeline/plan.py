@@ -175,12 +175,14 @@ def plan(
     memory: Memory | None = None,
     rehash: bool = False,
     refit: Iterable[str] = (),
+    catalogues_only: bool = False,
 ) -> Plan:
     """The plan of this recipe for this pile.
 
     `failed` names tasks (by label) that failed in this run; `parent` is the head, to tell why a task is to be done
     again and what of its earlier outcome stands; `memory` spares the next call to look again; `rehash` trusts no size
-    and time of a survey's file; `refit` names modalities whose locked codecs are to be fitted anew.
+    and time of a survey's file; `refit` names modalities whose locked codecs are to be fitted anew; `catalogues_only`
+    ends where it is known which payload files are wanted.
     """
     memory = memory or Memory()
     parent = parent or Parent(ctx.pile, None)
@@ -205,6 +207,8 @@ def plan(
     for s in surveys:
         _coverage(p, s, parts[s.name], known[s.name])
     wanted = {s.name: _want(p, s, parts, members, known[s.name]) for s in surveys}
+    if catalogues_only:
+        return p.plan
     samples = _samples(p, surveys, parts)
     if p.plan.todo:
         return p.plan
