@@ -82,11 +82,11 @@ def serve(
     until: threading.Event | None = None,
 ) -> None:
     """Serve the sky until `until` is set, or Control-C; says where each survey's root is."""
-    with mirror_of(sky, faults, services, accounts, port) as mirror:
-        for name, url in mirror.archives.items():
-            account = f"  (account of {mirror.accounts[host(url)][0]})" if host(url) in mirror.accounts else ""
-            say(f"{name:13} {RELEASES[name]:10} {mirror.root(name)}{account}")
-        try:
+    try:
+        with mirror_of(sky, faults, services, accounts, port) as mirror:
+            for name, url in mirror.archives.items():
+                account = f"  (account of {mirror.accounts[host(url)][0]})" if host(url) in mirror.accounts else ""
+                say(f"{name:13} {RELEASES[name]:10} {mirror.root(name)}{account}")
             (until or threading.Event()).wait()
-        except KeyboardInterrupt:
-            pass
+    except KeyboardInterrupt:
+        pass

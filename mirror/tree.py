@@ -111,17 +111,20 @@ def _index(folder: Path, path: str, root: Path) -> Reply:
     """A page of links, as web servers make of a folder."""
     title = html.escape(f"Index of {path}".encode(errors="replace").decode())
     rows = [] if folder == root else ['<a href="../">../</a>']
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            inside = not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(root)
-            if not inside or not (entry.is_dir() or entry.is_file()):
-                continue
-            found = entry.stat()
-            name, size = (f"{entry.name}/", "-") if entry.is_dir() else (entry.name, str(found.st_size))
-            when = datetime.fromtimestamp(found.st_mtime, UTC).strftime("%Y-%m-%d %H:%M")
-            shown = html.escape(name.encode(errors="replace").decode())
-            # `./`, or a name such as `a:b` would be taken for an address
-            rows.append(f'<a href="./{html.escape(quoted(name))}">{shown}</a>  {when}  {size}')
+    for name in sorted(os.listdir(folder)):
+        there = Path(os.path.realpath(folder / name))
+        try:
+            found = there.stat()
+        except OSError:  # gone meanwhile, or a link to nowhere
+            continue
+        is_folder = stat.S_ISDIR(found.st_mode)
+        if not there.is_relative_to(root) or not (is_folder or stat.S_ISREG(found.st_mode)):
+            continue
+        name, size = (f"{name}/", "-") if is_folder else (name, str(found.st_size))
+        when = datetime.fromtimestamp(found.st_mtime, UTC).strftime("%Y-%m-%d %H:%M")
+        shown = html.escape(name.encode(errors="replace").decode())
+        # `./`, or a name such as `a:b` would be taken for an address
+        rows.append(f'<a href="./{html.escape(quoted(name))}">{shown}</a>  {when}  {size}')
     page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1><pre>\n"
     page += "\n".join(rows) + "\n</pre></body></html>\n"
     return Reply(200, page.encode(), {"Content-Type": "text/html; charset=utf-8"})

@@ -157,12 +157,14 @@ def _send(connection: socket.socket, wire: Wire, head_only: bool, keep: bool, wa
             return True
         if wire.stream is not None:
             connection.sendall(head)
+            sent = 0
             for item in wire.stream(_blocks(source, first, n), n):
                 if isinstance(item, float):
                     wait(item)
                 else:
                     connection.sendall(item)
-            return True
+                    sent += len(item)
+            return sent == n
         if n <= SMALL or isinstance(source, io.BytesIO):
             source.seek(first)
             body = source.read(n)
