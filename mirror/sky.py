@@ -1,0 +1,92 @@
+"""A mock sky as its archives would serve it, each under its own address."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from skycairn.catalogs.registry import survey
+from skycairn.mirror.server import Mirror, Service, Spoiler
+
+RELEASES = {"legacysurvey": "dr10", "hsc": "pdr3-wide", "gaia": "dr3", "desi": "dr1", "sdss": "dr17"}
+"""What each folder of a mock sky is the root of."""
+NOT_FILES = {"hsc": ("sql",)}
+"""Folders of a root that the archive has not: what its database gave, which a service gives."""
+HSC_ACCOUNT = ("mock", "mock")
+"""User and password that the mirror's HSC wants for its files, unless it is told others."""
+
+
+class SkyMirror(Mirror):
+    """A mirror that knows the root of each survey."""
+
+    def __init__(
+        self,
+        sky: Path,
+        services: Mapping[str, Sequence[Service]] | None = None,
+        faults: Spoiler | None = None,
+        accounts: Mapping[str, tuple[str, str]] | None = None,
+        port: int = 0,
+    ) -> None:
+        self.archives = {name: survey(name, release).url for name, release in RELEASES.items() if (sky / name).is_dir()}
+        "address of the archive's own root, by survey"
+        if not self.archives:
+            raise ValueError(
+                f"{sky}: holds no survey's folder ({', '.join(RELEASES)}); make a sky there with `skycairn mock`"
+            )
+        folders = {}
+        for name, url in self.archives.items():
+            parts = urlsplit(url)
+            root, left_out = parts.netloc + parts.path, NOT_FILES.get(name, ())
+            shown = {f"{root}/{p.name}": p for p in sorted((sky / name).iterdir()) if p.name not in left_out}
+            folders.update(shown if left_out else {root: sky / name})
+        if accounts is None and "hsc" in self.archives:
+            accounts = {host(self.archives["hsc"]): HSC_ACCOUNT}
+        super().__init__(folders, services, faults, accounts, port)
+
+    def root(self, name: str) -> str:
+        """The address that stands for the survey's root."""
+        if name not in self.archives:
+            raise ValueError(f"this mirror has no survey {name!r}; it has {', '.join(self.archives)}")
+        return self.of(self.archives[name])
+
+
+def host(url: str) -> str:
+    """The archive's host, by which services and accounts are named."""
+    return urlsplit(url).netloc
+
+
+def mirror_of(
+    sky: Path,
+    faults: Spoiler | None = None,
+    services: Mapping[str, Sequence[Service]] | None = None,
+    accounts: Mapping[str, tuple[str, str]] | None = None,
+    port: int = 0,
+) -> SkyMirror:
+    """The sky that `skycairn mock` wrote, as its archives would serve it.
+
+    `services` and `accounts`: by host. Without `accounts`, HSC's files want `HSC_ACCOUNT`; with `{}`, none.
+    ValueError where no survey's folder is there.
+    """
+    return SkyMirror(sky, services, faults, accounts, port)
+
+
+def serve(
+    sky: Path,
+    port: int = 0,
+    faults: Spoiler | None = None,
+    services: Mapping[str, Sequence[Service]] | None = None,
+    accounts: Mapping[str, tuple[str, str]] | None = None,
+    say: Callable[[str], None] = print,
+    until: threading.Event | None = None,
+) -> None:
+    """Serve the sky until `until` is set, or Control-C; says where each survey's root is."""
+    try:
+        with mirror_of(sky, faults, services, accounts, port) as mirror:
+            for name, url in mirror.archives.items():
+                account = f"  (account of {mirror.accounts[host(url)][0]})" if host(url) in mirror.accounts else ""
+                say(f"{name:13} {RELEASES[name]:10} {mirror.root(name)}{account}")
+            (until or threading.Event()).wait()
+    except KeyboardInterrupt:
+        pass
