@@ -54,12 +54,11 @@ from skycairn.catalogs.hscfiles import (
     neighbour,
     read_patches,
     tract_of,
+    tracts_touching,
 )
 from skycairn.catalogs.hscimage import KNOWN_PLANES, PLANES, ZERO_POINT, cut_patch, role
-from skycairn.catalogs.skybox import cell_boxes, touching
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
-    WORK_ORDER,
     Archive,
     MissingColumn,
     Modality,
@@ -200,10 +199,8 @@ class Hsc(Survey):
                 f"{SQL_LIST}: names {forced_path(strange[0])}, but {where} has no tract {strange[0]}; "
                 "is it the list of another layer?"
             )
-        touched = touching(np.array([boxes[t] for t in there], dtype=np.float64), cell_boxes(cells, WORK_ORDER))
-        return [
-            RemoteFile(forced_path(t), SQL_LIST, "sha256") for t, touches in zip(there, touched, strict=True) if touches
-        ]
+        touched = tracts_touching({t: boxes[t] for t in there}, cells)
+        return [RemoteFile(forced_path(t), SQL_LIST, "sha256") for t in touched]
 
     def n_rows(self, path: Path) -> int:
         """Rows of the file's table, from its header."""

@@ -8,13 +8,16 @@ as 405. The form of the list's lines is not verified against the archive: what c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+from skycairn.catalogs.skybox import cell_boxes, touching
+from skycairn.catalogs.survey import WORK_ORDER
 
 ROOT = "https://hsc-release.mtk.nao.ac.jp"
 BANDS = ("g", "r", "i", "z", "y")
@@ -56,11 +59,14 @@ def neighbour(patch: int, dx: int, dy: int) -> int | None:
     return p1 * 100 + p2 if 0 <= p1 < 100 and 0 <= p2 < 100 else None
 
 
+Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Patches:
     """The list of tracts and patches."""
 
-    boxes: dict[int, tuple[float, float, float, float]]
+    boxes: dict[int, Box]
     "ra_min, ra_max, dec_min, dec_max of each tract in degrees; `ra_min` may exceed `ra_max`"
     tract: NDArray[np.int64]
     "of each patch"
@@ -80,6 +86,14 @@ class Patches:
             apart, nearest = cKDTree(self.centre).query(points[seen])
             out[seen] = np.where(apart <= self.reach[nearest], nearest, -1)
         return out
+
+
+def tracts_touching(boxes: Mapping[int, Box], cells: Iterable[int]) -> list[int]:
+    """Tracts whose boxes touch these work cells, in order; the boxes by tract, as of `Patches`."""
+    tracts = sorted(boxes)
+    limits = np.array([boxes[t] for t in tracts], dtype=np.float64).reshape(-1, 4)
+    touched = touching(limits, cell_boxes(cells, WORK_ORDER))
+    return [t for t, touches in zip(tracts, touched, strict=True) if touches]
 
 
 def read_patches(path: Path) -> Patches:
@@ -131,7 +145,7 @@ def _patches(path: Path, points: dict[tuple[int, int], dict[str, tuple[float, fl
     return Patches(boxes, numbers[:, 0], numbers[:, 1], np.array(centres), np.array(reaches))
 
 
-def _box(points: Iterable[tuple[float, float]]) -> tuple[float, float, float, float]:
+def _box(points: Iterable[tuple[float, float]]) -> Box:
     """Box about points that lie within 180 degrees of RA."""
     ra, dec = np.array(list(points)).T
     off = (ra - ra[0] + 180) % 360 - 180
