@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ class Client:
         self._agent = f"skycairn/{_version()}{f' ({contact})' if contact else ''}"
         self._gates: dict[str, Gate] = {}
         self._lock = threading.Lock()
+        self._counted: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +176,15 @@ class Client:
         """End what other threads have under way, too: each gets Busy at its next byte, or from its sleep."""
         self._closed.set()
         self._transport.close()
+
+    def counts(self) -> Counter[str]:
+        """How often hosts were asked, and what of it was asked again."""
+        with self._lock:
+            return Counter(self._counted)
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counted[what] += 1
 
     def download(
         self,
@@ -386,6 +397,7 @@ class Client:
             with gate.turn():
                 self._stop_if_closed()
                 call.n_requests += 1
+                self._count("requests")
                 try:
                     with self._exchange(method, url, {**plain, **auth, **more}, content, limits) as reply:
                         found = _another(url, reply)

@@ -18,8 +18,8 @@ DIGEST_LENGTH = {"md5": 32, "sha1": 40, "sha256": 64}
 
 
 State = list[Any]
-"""How a file is known again. Below a root: size in bytes, time of change in nanoseconds, inode; a file of which none has
-changed is taken to be the same. Of an archive far away: the file's own SHA-256 and size."""
+"""How a file is known again. Below a root: size in bytes, time of change in nanoseconds, inode; a file of which none
+has changed is taken to be the same. Of an archive far away: the file's own SHA-256 and size."""
 
 
 def stat_of(path: Path) -> State | None:
@@ -71,7 +71,7 @@ class SurveyArchive(ABC):
     def as_noted(self, looked: Mapping[str, State | None]) -> bool:
         """Whether each file is still in the state that an earlier build found it in, as far as is known at once."""
 
-    def expect(self, checksum_lists: Iterable[str]) -> None:
+    def expect(self, checksum_lists: Iterable[str]) -> None:  # noqa: B027
         """These lists will be asked for: time to have them together."""
 
     def catalog_files(self, survey: Survey, cells: Iterable[int]) -> list[RemoteFile]:

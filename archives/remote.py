@@ -9,7 +9,7 @@ Where no published digest vouches for a file and it did not come over TLS, it is
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -19,13 +19,15 @@ from urllib.parse import quote, urlsplit
 
 from skycairn.archives.cache import Cache, Entry
 from skycairn.archives.client import Client
-from skycairn.archives.credentials import basic_auth, credential
+from skycairn.archives.credentials import basic_auth, credential, how_to_set
 from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
 from skycairn.archives.service import Service
 from skycairn.archives.structure import check_structure
 from skycairn.catalogs.survey import RemoteFile, Survey
 
+Services = Callable[["RemoteArchive"], Sequence[Service]]
+"""The services of an archive, which may ask by its client and want its files."""
 AGREE = 6
 """How often an unvouched file is fetched at most, till two replies are the same."""
 ACCOUNTS = {"hsc-release.mtk.nao.ac.jp": "hsc"}
@@ -40,13 +42,13 @@ class RemoteArchive(SurveyArchive):
         survey: Survey,
         url: str,
         cache: Cache,
-        services: Sequence[Service] = (),
         mirror: str = "",
-        client: Client | None = None,
+        services: Services = lambda archive: [],
     ) -> None:
         super().__init__()
-        self.survey, self.url, self.cache, self.services = survey, url.rstrip("/"), cache, services
-        self.mirror, self.client = mirror.rstrip("/"), client
+        self.survey, self.url, self.cache, self.mirror = survey, url.rstrip("/"), cache, mirror.rstrip("/")
+        self.client: Client | None = None
+        self._services_of, self.services = services, services(self)
         self._failed: dict[str, FetchError] = {}
         self._refused: Refused | None = None
         self._lock = threading.Lock()
@@ -59,11 +61,12 @@ class RemoteArchive(SurveyArchive):
 
     def address(self, path: str) -> str:
         """Where the file is fetched from: its address, on the mirror if there is one."""
-        url = f"{self.url}/{quote(str(inside(path)), safe='/,+:@!$&()*;=~')}"
-        if not self.mirror:
-            return url
-        parts = urlsplit(url)
-        return f"{self.mirror}/{parts.netloc}{parts.path}"
+        return mirrored(f"{self.url}/{quote(str(inside(path)), safe='/,+:@!$&()*;=~')}", self.mirror)
+
+    def connect(self, client: Client | None) -> None:
+        """Ask by this client from now on; without one, know what the cache holds and no more."""
+        self.client = client
+        self.services = self._services_of(self)
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
@@ -80,7 +83,7 @@ class RemoteArchive(SurveyArchive):
                 return False
             self.looked[file.path] = None
             return True
-        if listed is not None and listed != entry.published:
+        if listed is not None and listed != entry.digest:
             return False
         self.looked[file.path] = _state(entry)
         return True
@@ -128,7 +131,7 @@ class RemoteArchive(SurveyArchive):
         """See `SurveyArchive.as_noted`; False where a listed file was not had: the archive is asked for it again."""
         for path, state in looked.items():
             entry = self.cache.look(self._name(path))
-            if entry is None or _state(entry) != state or (state is None and entry.published):
+            if entry is None or _state(entry) != state or (state is None and entry.digest):
                 return False
         return True
 
@@ -156,9 +159,9 @@ class RemoteArchive(SurveyArchive):
                 list(pool.map(lambda path: self.bring(RemoteFile(path)), unknown))
 
     def bring(self, file: RemoteFile) -> None:
-        """Have the file in the cache, or know why not: `state`, `failed` and `local` tell then. Raises nothing of these.
+        """Have the file in the cache, or know why not: `state`, `failed` and `local` tell then.
 
-        Safe to call from several threads.
+        Raises none of the errors that `failed` tells. Safe to call from several threads.
         """
         with self._lock:
             lock = self._locks.setdefault(file.path, threading.Lock())
@@ -188,15 +191,15 @@ class RemoteArchive(SurveyArchive):
     def _bring_again(self, path: str) -> None:
         entry = self.cache.look(self._name(path))
         before = self.looked[path]
-        if entry is not None and self._publish(path, entry.published) != before:
+        if entry is not None and self._publish(path, entry.digest) != before:
             self._failed[path] = Changed(f"{self.where(path)}: is another than it was when this build began")
 
     @contextmanager
-    def keep(self, paths: Iterable[str]) -> Iterator[None]:
-        """Those of the files that the cache holds stay in it."""
-        entries = [e for path in paths if (e := self.cache.look(self._name(path))) and e.state == "there"]
-        with self.cache.pin([e.sha256 for e in entries]):
-            yield
+    def keep(self, paths: Iterable[str]) -> Iterator[int]:
+        """Those of the files that the cache holds stay in it; gives their bytes."""
+        entries = [e for path in paths if (e := self.cache.look(self._name(path))) and self.cache.path(e)]
+        with self.cache.pin([str(e.sha256) for e in entries]):
+            yield sum(e.size or 0 for e in entries)
 
     def _bring(self, file: RemoteFile, listed: str | None) -> State | None:
         if self.client is None:
@@ -204,16 +207,16 @@ class RemoteArchive(SurveyArchive):
         try:
             return self._publish(file.path, listed)
         except NotPublished:
-            self.cache.note(Entry.missing(self._name(file.path), published=listed))
+            self.cache.note(self._name(file.path), Entry(digest=listed, state="missing"))
             return None
-        except ChecksumMismatch as error:
+        except ChecksumMismatch:
             if file.checksum_list is not None and listed is not None:
-                # the list may be older than the file, or the file than the list
+                # the list may be older than the file
                 newer = self._list_anew(file)
                 if newer is not None and newer != listed:
                     return self._publish(file.path, newer)
-            self.cache.note(Entry.damaged(self._name(file.path), published=listed))
-            raise error
+            self.cache.note(self._name(file.path), Entry(digest=listed, state="damaged"))
+            raise
 
     def _list_anew(self, file: RemoteFile) -> str | None:
         path = str(file.checksum_list)
@@ -222,37 +225,40 @@ class RemoteArchive(SurveyArchive):
         return self.listed(file)
 
     def _publish(self, path: str, listed: str | None) -> State:
-        name = self._name(path)
-        service = self._service(path)
-        into = self.cache.incoming(name)
-        found = self._download(path, service, listed, into)
-        url = self.address(path)
-        if listed is None and urlsplit(url).scheme != "https":
-            seen = {found: 1}
-            for _ in range(AGREE - 1):
-                found = self._download(path, service, listed, into)
-                seen[found] = seen.get(found, 0) + 1
-                if seen[found] > 1:
+        """Fetch the file and put it into the cache; it and what is not the same twice never come there."""
+        name, url = self._name(path), self.address(path)
+        vouched = listed is not None or urlsplit(url).scheme == "https"
+        with self.cache.claim(name) as into:
+            entry = self._download(path, into, listed)
+            seen = {entry.sha256}
+            while not vouched:
+                entry = self._download(path, into, listed)
+                if vouched := entry.sha256 in seen:
                     break
-            else:
-                into.unlink(missing_ok=True)
-                raise Busy(f"{self.where(path)}: {AGREE} replies, and no two of them the same; build again")
-        entry = Entry.there(name, sha256=found, size=into.stat().st_size, published=listed)
-        self.cache.publish(into, entry, path.rsplit("/", 1)[1])
-        return _state(entry)
+                seen.add(entry.sha256)
+                if len(seen) == AGREE:
+                    into.unlink(missing_ok=True)
+                    raise Busy(f"{self.where(path)}: {AGREE} replies, and no two of them the same; build again")
+            self.cache.publish(into, name, entry)
+        return [entry.sha256, entry.size]
 
-    def _download(self, path: str, service: Service | None, listed: str | None, into: Path) -> str:
-        """Fetch the file to `into`; its SHA-256."""
+    def _download(self, path: str, into: Path, listed: str | None) -> Entry:
+        """Fetch the file to `into`."""
         into.unlink(missing_ok=True)
-        if service is not None:
+        file = path.rsplit("/", 1)[1]
+        if (service := self._service(path)) is not None:
             service.fetch(path, into, self.local)
-            return digests(into, "sha256")["sha256"]
-        assert self.client is not None
+            return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)
+        if self.client is None:
+            raise Changed(f"{self.where(path)}: is not in the cache of this worker")
         account = ACCOUNTS.get(urlsplit(self.url).netloc)
-        headers = {"Authorization": basic_auth(credential(account))} if account else {}
-        check = partial(check_structure, name=path.rsplit("/", 1)[1])
-        got = self.client.download(self.address(path), into, digest=listed, check=check, headers=headers)
-        return got.sha256
+        auth = {"Authorization": basic_auth(credential(account))} if account else {}
+        check = partial(check_structure, name=file)
+        try:
+            got = self.client.download(self.address(path), into, digest=listed, check=check, auth=auth)
+        except Refused as error:
+            raise Refused(f"{error}; {how_to_set(account)}" if account else str(error)) from None
+        return Entry(got.sha256, got.size, got.etag, got.last_modified, listed, listed is not None, file=file)
 
     def _cached(self, path: str) -> Path | None:
         entry = self.cache.look(self._name(path))
@@ -261,11 +267,24 @@ class RemoteArchive(SurveyArchive):
     def _name(self, path: str) -> str:
         """What the file is called in the cache; what a mirror serves must never pass for what the archive does."""
         service = self._service(path)
-        name = self.where(path) if service is None else f"{self.where(path)}: {service.question(path)}"
+        if service is None:
+            name = self.where(path)
+        else:
+            # the same question, whatever port a mirror has today
+            asked = service.question(path).replace(f"{self.mirror}/", "https://") if self.mirror else ""
+            name = f"{self.where(path)}: {asked or service.question(path)}"
         return f"mirror of {name}" if self.mirror else name
 
     def _service(self, path: str) -> Service | None:
         return next((s for s in self.services if path.startswith(s.prefix)), None)
+
+
+def mirrored(url: str, mirror: str) -> str:
+    """Where a mirror, if there is one, serves what the archive serves at `url`: below the host's name."""
+    if not mirror:
+        return url
+    parts = urlsplit(url)
+    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
 
 
 def _state(entry: Entry) -> State | None:

@@ -1,7 +1,7 @@
 """How much there is to fetch, and how long it may take, told before anything is.
 
-Sizes are typical ones, of the archives' own pages and of files that were looked at; rates are what others saw. All of it
-is rough: it tells an hour from a month.
+Sizes are typical ones, of the archives' own pages and of files that were looked at; rates are what others saw. All of
+it is rough: it tells an hour from a month.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RATES = {
     "portal.nersc.gov": (550.0, 15e9),
     "": (4 * 3600.0, 60e9),
 }
-"""Files and bytes an hour, by host: what was seen of NERSC's portal with two connections, and a guess for the others."""
+"""Files and bytes an hour, by host: what was seen of NERSC's portal with two connections, and a guess for others."""
 
 
 @dataclass(frozen=True)

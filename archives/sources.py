@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
+from skycairn.archives.errors import Refused
 from skycairn.archives.files import RootArchive, SurveyArchive
 from skycairn.archives.hosts import HOSTS
-from skycairn.archives.hscjobs import HscJobs
-from skycairn.archives.remote import RemoteArchive
+from skycairn.archives.hscjobs import HscDatabase, plain_post
+from skycairn.archives.remote import RemoteArchive, mirrored
 from skycairn.archives.service import Service
+from skycairn.catalogs.hscfiles import TRACT_PATCHES
 from skycairn.catalogs.survey import Survey
 
+MOST_TABLE_BYTES = 4 << 30
+"""Of a table that a service sends."""
 SOURCES = {
     "root": "files below `root`, laid out as the archive is",
     "archive": "the archive's own files, over HTTPS",
@@ -49,14 +56,26 @@ def open_archive(survey: Survey, source: str, root: str, url: str, download: Dow
     if source == "root":
         return RootArchive(Path(root))
     cache = Cache(Path(download.cache) if download.cache else default_cache(download.mirror), download.limit_bytes)
-    return RemoteArchive(survey, url or survey.url, cache, services(survey, source, download), download.mirror)
+    return RemoteArchive(survey, url or survey.url, cache, download.mirror, partial(_services, source=source))
 
 
-def services(survey: Survey, source: str, download: Download) -> list[Service]:
+def _services(archive: RemoteArchive, source: str) -> list[Service]:
     """Services that give what the archive does not hold as files."""
+    survey = archive.survey
     if survey.name == "hsc":
-        return [HscJobs(survey.url, mirror=download.mirror)]
+        post = plain_post if archive.client is None else partial(_post, archive.client)
+        tract_list = partial(archive.local, TRACT_PATCHES)
+        return [HscDatabase(mirrored(survey.url, archive.mirror), post=post, tract_list=tract_list)]
     return []
+
+
+def _post(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+    """As the job service wants it; what was submitted twice would run twice."""
+    try:
+        answer = client.send("POST", url, json=body, again=not url.endswith("/submit"), most_bytes=MOST_TABLE_BYTES)
+    except Refused:
+        return 401, {}, b""
+    return answer.status, answer.headers, answer.content
 
 
 def open_client(download: Download) -> Client:

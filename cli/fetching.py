@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 Settings = tuple[dict[str, Any], str, Path]
 """As `recipe.parse` takes them: values, what to call them, the folder they lie in."""
-MIRROR_ACCOUNT = ("mock", "a mirror's own")
 CELL_SQUARE_DEGREES = 41252.96 / (12 * 4**6)
 
 
@@ -28,7 +27,9 @@ def choose(
     for told in source or []:
         name, _, kind = told.rpartition("=")
         if name and name not in values["surveys"]:
-            raise ValueError(f"--source {told}: the recipe has no survey {name!r}; it has {', '.join(values['surveys'])}")
+            raise ValueError(
+                f"--source {told}: the recipe has no survey {name!r}; it has {', '.join(values['surveys'])}"
+            )
         for chosen in [values["surveys"][name]] if name else values["surveys"].values():
             chosen |= {"source": kind, "root": ""}
     silent = [n for n, chosen in values["surveys"].items() if not chosen.get("source") and not chosen.get("root")]
@@ -51,18 +52,23 @@ def choose(
 def mirrored(settings: Settings, root: Path | None, pile: Path, faults: float) -> Iterator[None]:
     """Serve what lies below `root` on this machine, and let the recipe fetch all of it from there."""
     from skycairn.mirror.faults import Faults
-    from skycairn.mirror.sky import mirror_of
+    from skycairn.mirror.hscjobs import HscJobs
+    from skycairn.mirror.sky import HSC_ACCOUNT, mirror_of
 
     if root is None:
         raise ValueError("--via-http serves what lies below --root; name it")
-    os.environ["SSP_PDR_USR"], os.environ["SSP_PDR_PWD"] = MIRROR_ACCOUNT
-    with mirror_of(root, faults=Faults(faults) if faults else None, account=MIRROR_ACCOUNT) as mirror:
+    os.environ["SSP_PDR_USR"], os.environ["SSP_PDR_PWD"] = HSC_ACCOUNT
+    services = {"hsc-release.mtk.nao.ac.jp": [HscJobs(root / "hsc", HSC_ACCOUNT)]}
+    with mirror_of(root, Faults(faults, slow_s=0.5) if faults else None, services) as mirror:
         for chosen in settings[0]["surveys"].values():
             chosen |= {"source": chosen.get("source") or "archive", "root": ""}
         cache = {"cache": str(pile.resolve().parent / f"{pile.name}-cache")}
         settings[0]["download"] = {**cache, **settings[0].get("download", {}), "mirror": mirror.url}
         yield
-        typer.echo(f"the mirror answered {mirror.told()}", err=True)
+        bad = ", ".join(f"{kind} {n:,}" for kind, n in sorted(mirror.requests.by_fault.items()))
+        typer.echo(
+            f"the mirror was asked {mirror.requests.total:,} times{f'; answered badly: {bad}' if bad else ''}", err=True
+        )
 
 
 def print_amounts(recipe: Recipe) -> None:

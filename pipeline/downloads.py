@@ -36,10 +36,11 @@ class Downloads:
         self.n_begun = self.n_ended = 0
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._pinned = ExitStack()
+        self._pinned_bytes = 0
 
     def __enter__(self) -> Self:
         for name, archive in self.archives.items():
-            archive.client = self.client
+            archive.connect(self.client)
             self._pools[name] = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"fetch {name}")
         return self
 
@@ -49,7 +50,7 @@ class Downloads:
         for pool in self._pools.values():
             pool.shutdown(wait=True, cancel_futures=True)
         for archive in self.archives.values():
-            archive.client = None
+            archive.connect(None)
         self._pinned.close()
 
     def ready(self, p: Plan) -> list[Task]:
@@ -81,18 +82,20 @@ class Downloads:
 
     def counts(self) -> Counter[str]:
         """What was asked of the archives."""
-        return Counter() if self.client is None else Counter(self.client.counts)
+        return Counter() if self.client is None else Counter(self.client.counts())
 
     def _keep(self, needed: dict[Name, RemoteFile]) -> None:
         """Nothing that is needed leaves the cache; the rest may."""
         kept = ExitStack()
+        self._pinned_bytes = 0
         for survey, archive in self.archives.items():
-            kept.enter_context(archive.keep(path for name, path in needed if name == survey))
+            paths = [path for name, path in needed if name == survey]
+            self._pinned_bytes += kept.enter_context(archive.keep(paths))
         self._pinned.close()
         self._pinned = kept
 
     def _send_for(self, needed: dict[Name, RemoteFile]) -> None:
-        room = self.limit - sum(archive.cache.pinned_bytes() for archive in list(self.archives.values())[:1])
+        room = self.limit - self._pinned_bytes
         for (survey, path), file in needed.items():
             if (survey, path) in self.under_way:
                 continue

@@ -588,7 +588,9 @@ def _payload_files(p: _Planner, s: Survey, wanted: Mapping[int, Receipt]) -> Fil
             damaged |= {path: str(error) for path in of_groups if (error := archive.failed(path))}
             for path, reason in damaged.items():
                 p.plan.held_back[f"{s.name}/{path}"] = reason
-            known = {path: [sha256, *state] for path, _, state in files if (sha256 := fetched.notes["sha256"].get(path))}
+            known = {
+                path: [sha256, *state] for path, _, state in files if (sha256 := fetched.notes["sha256"].get(path))
+            }
             out[m.name][cell] = states, known
     return out
 

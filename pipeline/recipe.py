@@ -257,7 +257,9 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
         recipe = replace(recipe, codecs=replace(recipe.codecs, lock=lock))
     if any(c.source != "root" for c in recipe.surveys):
         # workers have homes and environments of their own
-        cache = Path(recipe.download.cache).expanduser() if recipe.download.cache else default_cache(recipe.download.mirror)
+        cache = (
+            Path(recipe.download.cache).expanduser() if recipe.download.cache else default_cache(recipe.download.mirror)
+        )
         recipe = replace(recipe, download=replace(recipe.download, cache=str((folder / cache).resolve())))
     _check(recipe, where)
     return recipe
