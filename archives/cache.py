@@ -261,9 +261,13 @@ class Cache:
             )
 
     def _make_room(self, book: _Book, lacking: int, keep: str = "") -> None:
-        """Evict so many bytes, or all that may be evicted."""
+        """Evict so many bytes and a fiftieth of the limit, or all that may be evicted.
+
+        The fiftieth, since to look for what was not used for longest takes a second where there are 20,000 files.
+        """
         if lacking <= 0:
             return
+        lacking += self.limit_bytes // 50
         staying = self._pinned() | {keep}
         used = [(max(s.st_atime_ns for s in files), folder) for folder, files in self._objects() if files]
         for _, folder in sorted(used):

@@ -79,6 +79,8 @@ def test_a_list_is_read_up_to_a_size(client: Client) -> None:
             client.read(f"{server.url}/l", most_bytes=99)
     with BadServer(reply(b"x" * 100, sent=50), reply(b"x" * 100)) as server:
         assert client.read(f"{server.url}/l") == b"x" * 100
+    with BadServer(reply(b"x" * 100, sent=50, length=False)) as server, pytest.raises(FetchError, match="its length"):
+        client.read(f"{server.url}/l")
 
 
 def test_a_service_is_sent_json(client: Client) -> None:
@@ -104,6 +106,10 @@ def test_what_may_have_been_done_is_not_done_twice(client: Client) -> None:
         assert len(server.seen) == 1
         assert client.post_json(f"{server.url}/status", {}, again=True) == {}
     assert len(server.seen) == 3
+    with BadServer(reply(b"{}", Content_Encoding="gzip")) as server:
+        with pytest.raises(ChecksumMismatch, match="fetched once"):
+            client.post_json(f"{server.url}/submit", {})
+    assert len(server.seen) == 1
     for status, kind in ((401, Refused), (403, Refused), (404, NotPublished), (410, NotPublished)):
         with BadServer(reply(b"", status)) as server, pytest.raises(kind):
             client.send("POST", f"{server.url}/submit", form={"a": "1"}, again=True)
@@ -243,7 +249,8 @@ def test_a_client_that_is_closed_lets_its_threads_go(tmp_path: Path) -> None:
 
 def test_a_transport_stands_for_the_net(tmp_path: Path) -> None:
     def say(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=httpx.ByteStream(str(request.url).encode()))
+        said = str(request.url).encode()
+        return httpx.Response(200, headers={"content-length": str(len(said))}, stream=httpx.ByteStream(said))
 
     net = httpx.MockTransport(say)
     with Client(transport=net) as client:
