@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from skycairn.archives import cache as module
 from skycairn.archives.cache import Cache, Entry, NoRoom, file_name
+from skycairn.pile import disk
 
 
 def put(cache: Cache, name: str, data: bytes, **more: object) -> Path:
@@ -201,6 +202,23 @@ def test_after_a_crash_the_bytes_are_counted_anew(tmp_path: Path) -> None:
     for left in (b"", b"99", b"junk\n"):
         (tmp_path / "locks" / "cache").write_bytes(left)
         assert cache.n_bytes() == 4
+
+
+def test_a_publish_that_fails_leaves_the_cache_as_it_is_counted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 10)
+    put(cache, "a", b"aaaa")
+    put(cache, "b", b"bbbb")
+
+    def fail(op: disk.Op) -> None:
+        if op.call == "replace" and op.target is not None and "objects" in op.target.parts:
+            raise OSError(5, "Input/output error")
+
+    with disk.watch(fail), pytest.raises(OSError, match="output error"):
+        put(cache, "c", b"cccc")
+    # what it had evicted is gone, and not counted
+    assert cache.look("c") is None and held(cache, "a") is None and cache.n_bytes() == 4
+    put(cache, "c", b"cccc")
+    assert held(cache, "b") == b"bbbb" and held(cache, "c") == b"cccc"
 
 
 def test_odd_names_go_by_their_hash(tmp_path: Path) -> None:

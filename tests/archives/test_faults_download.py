@@ -233,6 +233,13 @@ def test_fault_26_a_host_that_is_down_is_left_alone_for_a_while(tmp_path: Path, 
         assert client.download(f"{server.url}/f", tmp_path / "f").requests == 1
 
 
+def test_fault_26_failures_that_are_not_in_a_row_close_no_gate(tmp_path: Path, client: Client) -> None:
+    with BadServer(*[*[reply(b"", 500)] * 5, honest(DATA)] * 4) as server:
+        for _ in range(4):
+            client.download(f"{server.url}/f", tmp_path / "f")
+    assert len(server.seen) == 24
+
+
 def test_fault_26_another_host_is_asked_meanwhile(tmp_path: Path, client: Client) -> None:
     with BadServer(reply(b"", 500)) as down, BadServer(honest(DATA)) as up:
         for _ in range(2):
