@@ -261,7 +261,8 @@ class Client:
                 elif reply.status_code != 200:
                     raise self._refusal(call, reply)
                 else:
-                    return Head(_length(reply), reply.headers.get("etag"), reply.headers.get("last-modified"))
+                    size = _length(reply) if _packing(reply) == "identity" else None
+                    return Head(size, reply.headers.get("etag"), reply.headers.get("last-modified"))
             return once()
 
         return self._persist(call, self._limits_of(call.url), once)
@@ -278,7 +279,7 @@ class Client:
     ) -> bytes:
         """A small file, such as a checksum list. Errors as of `download`; a page for people is Busy unless `pages`.
 
-        FetchError where it has more than `most_bytes`.
+        FetchError where it has more than `most_bytes`, or comes without a length: a short list looks like a whole one.
         """
         call = self._call("GET", url, headers, auth, allowed_hosts)
 
@@ -287,6 +288,8 @@ class Client:
                 if reply.status_code != 200:
                     raise self._refusal(call, reply)
                 _refuse_packed(reply)
+                if _length(reply) is None and "transfer-encoding" not in reply.headers:
+                    raise FetchError(f"{call.shown}: comes without its length; nothing tells whether it is whole")
                 content = self._content(call, reply, most_bytes)
                 if not pages and (page := html_page(content[:SNIFF])):
                     raise _Failed(page)
@@ -307,7 +310,8 @@ class Client:
         auth: Mapping[str, str] | None = None,
         allowed_hosts: Collection[str] | None = None,
     ) -> Answer:
-        """Ask a service. What it says is the caller's to judge, a refusal of what was asked (400, 406, ..) too.
+        """Ask a service. What it says is the caller's to judge, a refusal of what was asked (400, 406, ..) too, and
+        whether it is whole where it comes without a length.
 
         `again`: whether the request may be sent twice; by itself only GET and HEAD are, and what never was sent.
         NotPublished for 404 and 410, Refused for 401 and 403, Busy for 408, 425, 429 and 5xx.
@@ -362,7 +366,7 @@ class Client:
 
     def _allowed_from(self, where: httpx.URL) -> set[str]:
         home = place(where)
-        if home in self._limits or where.host in self._limits or (self._loopback and where.host == LOOPBACK):
+        if home in self._limits or (self._loopback and where.host == LOOPBACK):
             return {home, *self._limits_of(where).redirects}
         return set(self._limits)
 
@@ -524,7 +528,7 @@ class Client:
         with self._ask(call, asked) as reply:
             blocks = self._blocks(reply, self._limits_of(call.url), (length or 0) - part.n_bytes if length else None)
             if reply.status_code in (206, 416):
-                self._check_range(part, reply, length, bool(asked))
+                length = self._check_range(part, reply, length, bool(asked))
             elif reply.status_code != 200:
                 raise self._refusal(call, reply)
             if not published:
@@ -546,12 +550,12 @@ class Client:
                     raise _Wrong(f"it has {part.n_bytes:,} bytes, wanted {length:,}")
                 raise _Failed(f"it broke off after {part.n_bytes:,} of {length:,} bytes")
 
-    def _check_range(self, part: Partial, reply: httpx.Response, length: int | None, asked: bool) -> None:
-        """Whether the reply is the rest of what is there; else that is forgotten, and the try has failed."""
+    def _check_range(self, part: Partial, reply: httpx.Response, length: int | None, asked: bool) -> int:
+        """Length of the whole, where the reply is the rest of it; else what is there is forgotten, the try failed."""
         said = reply.headers.get("content-range", "")
         etag = reply.headers.get("etag")
         found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", said.strip())
-        why = ""
+        why, total = "", 0
         if reply.status_code == 416:
             why = "status 416: the file is shorter than what is there of it"
         elif not asked:
@@ -567,6 +571,7 @@ class Client:
         if why:
             part.restart(None)
             raise _Failed(why, ill=False)
+        return total
 
     def _restart(
         self, call: _Call, part: Partial, reply: httpx.Response, size: int | None, checked: bool
@@ -595,9 +600,10 @@ class Client:
                 return once()
             except _Wrong as error:
                 wrong.append(str(error))
-                if len(wrong) > 1:
-                    first = "" if wrong[0] == wrong[1] else f", and the first time {wrong[0]}"
-                    raise ChecksumMismatch(f"{call.shown}: {wrong[1]}{first}; it was fetched twice") from None
+                if len(wrong) > 1 or not again:
+                    first = "" if wrong[0] == wrong[-1] else f", and the first time {wrong[0]}"
+                    often = "twice" if len(wrong) > 1 else "once"
+                    raise ChecksumMismatch(f"{call.shown}: {wrong[-1]}{first}; it was fetched {often}") from None
             except _Failed as failed:
                 failed_s.append(failed.why)
                 if len(failed_s) >= limits.tries or (failed.sent and not again):
@@ -639,9 +645,16 @@ def _another(url: httpx.URL, reply: httpx.Response) -> httpx.URL | None:
 
 
 def _refuse_packed(reply: httpx.Response) -> None:
-    if (packing := reply.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+    if (packing := _packing(reply)) != "identity":
+        if reply.headers.get("content-type", "").lower().startswith("text/html"):
+            raise _Failed("an HTML page, packed")
         # a .gz file that is sent so may be packed twice, or be meant to be unpacked: its bytes do not tell
         raise _Wrong(f"comes with Content-Encoding {packing[:40]!r} though the bytes as they are were asked for")
+
+
+def _packing(reply: httpx.Response) -> str:
+    packing: str = reply.headers.get("content-encoding", "identity")
+    return packing.strip().lower()
 
 
 def _check(check: Callable[[Path], None], path: Path) -> None:

@@ -107,12 +107,8 @@ class BadServer:
         self.script: Sequence[Answer] = script
         self.seen: list[Seen] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    @property
-    def port(self) -> int:
-        port: int = self._socket.getsockname()[1]
-        return port
 
     @property
     def url(self) -> str:

@@ -233,6 +233,13 @@ def test_fault_26_a_host_that_is_down_is_left_alone_for_a_while(tmp_path: Path, 
         assert client.download(f"{server.url}/f", tmp_path / "f").requests == 1
 
 
+def test_fault_26_failures_that_are_not_in_a_row_close_no_gate(tmp_path: Path, client: Client) -> None:
+    with BadServer(*[*[reply(b"", 500)] * 5, honest(DATA)] * 4) as server:
+        for _ in range(4):
+            client.download(f"{server.url}/f", tmp_path / "f")
+    assert len(server.seen) == 24
+
+
 def test_fault_26_another_host_is_asked_meanwhile(tmp_path: Path, client: Client) -> None:
     with BadServer(reply(b"", 500)) as down, BadServer(honest(DATA)) as up:
         for _ in range(2):
@@ -338,6 +345,13 @@ def test_fault_28_chunks_that_break_off_are_noticed(tmp_path: Path, client: Clie
     with BadServer(chunks(DATA[:5000]), chunks(DATA[:5000], DATA[5000:], b"")) as server:
         got = client.download(f"{server.url}/f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == DATA and got.requests == 2
+    # the range tells the length that the chunks did not: the second reply is short too
+    (tmp_path / "f").unlink()
+    first = reply(b"1388\r\n" + DATA[:5000] + b"\r\n", length=False, Transfer_Encoding="chunked", ETag='"1"')
+    short = reply(DATA[5000:], 206, sent=9000, length=False, Content_Range="bytes 5000-49999/50000", ETag='"1"')
+    with BadServer(first, short, honest(DATA)) as server:
+        client.download(f"{server.url}/f", tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == DATA and server.seen[2].headers["range"] == "bytes=14000-"
 
 
 def test_fault_28_without_a_validator_it_begins_anew(tmp_path: Path, client: Client) -> None:
@@ -406,6 +420,11 @@ def test_fault_29_a_page_in_place_of_a_file_is_never_taken(tmp_path: Path, clien
 
 def test_fault_29_a_page_takes_nothing_away_from_a_part(tmp_path: Path, client: Client) -> None:
     with BadServer(reply(DATA, sent=20_000, ETag='"1"'), reply(PAGE, ETag='"9"'), honest(DATA)) as server:
+        client.download(f"{server.url}/f", tmp_path / "f")
+    assert server.seen[2].headers["range"] == "bytes=20000-" and (tmp_path / "f").read_bytes() == DATA
+    (tmp_path / "f").unlink()
+    page = reply(gzip.compress(PAGE), Content_Encoding="gzip", Content_Type="text/html; charset=utf-8")
+    with BadServer(reply(DATA, sent=20_000, ETag='"1"'), page, honest(DATA)) as server:
         client.download(f"{server.url}/f", tmp_path / "f")
     assert server.seen[2].headers["range"] == "bytes=20000-" and (tmp_path / "f").read_bytes() == DATA
 
