@@ -17,12 +17,14 @@ job that is gone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import logging
 import os
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -65,10 +67,13 @@ SCHEMA = "pdr3_wide"
 TABLES = ("forced", "forced2", "forced3")
 COLUMNS = ("object_id", "ra", "dec", *(c.name for c in PUBLISHED if c.name != "object_id"))
 """What is asked for, in this order: all that the survey's reader and cuts know."""
+ALWAYS = ("object_id", "ra", "dec", "tract", "patch", "isprimary")
 TABLE_OF = {
     name: "forced"
     for name in COLUMNS
-    if name == "isprimary" or name.endswith(("_inputcount_value", "_cmodel_flag")) or "_pixelflags_" in name
+    if name in ("tract", "patch", "isprimary")
+    or name.endswith(("_inputcount_value", "_cmodel_flag"))
+    or "_pixelflags_" in name
 }
 """Table with which a column's name is qualified; the names of the others are written without one."""
 FAILED = frozenset({"error", "failed", "aborted", "cancelled", "canceled", "timeout", "killed"})
@@ -97,13 +102,19 @@ def plain_post(url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], 
     """`Post` by httpx, one try; `Busy` where no reply comes."""
     try:
         timeout = httpx.Timeout(60, connect=10)
-        reply = httpx.post(url, json=body, headers={"Accept-Encoding": "identity"}, timeout=timeout)
+        identity = {"Accept-Encoding": "identity"}
+        reply = httpx.post(url, json=body, headers=identity, timeout=timeout, verify=_trusted())
     except httpx.HTTPError as error:
         trouble = f"{type(error).__name__}: {error}"
     else:
         return reply.status_code, reply.headers, reply.content
     # outside of the handler: httpx's error holds the request, and the request the password
     raise Busy(f"{url}: no reply ({trouble}); try later")
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # reads all certificates, each time
 
 
 @dataclass(frozen=True)
@@ -210,6 +221,8 @@ class HscDatabase:
     post: Post = plain_post
     release_version: str = RELEASE_VERSION
     client_version: float = CLIENT_VERSION
+    columns: Sequence[str] = COLUMNS
+    "fewer, should the database not have them all"
     schema: str = SCHEMA
     tables: Sequence[str] = TABLES
     table_of: Mapping[str, str] = field(default_factory=lambda: dict(TABLE_OF))
@@ -241,6 +254,10 @@ class HscDatabase:
                 )
         if not self.tables:
             raise ValueError(f"hsc: no table is named; wanted some, as {', '.join(TABLES)}")
+        if missing := [c for c in ALWAYS if c not in self.columns]:
+            raise ValueError(f"hsc: columns lack {missing[0]!r}; wanted {', '.join(ALWAYS)}, and what else there is")
+        if strange := [c for c in self.columns if c not in COLUMNS]:
+            raise ValueError(f"hsc: columns name {strange[0]!r}; wanted those that the survey's reader knows")
         for name, table in self.table_of.items():
             if name not in COLUMNS or table not in self.tables:
                 raise ValueError(f"hsc: table_of has {name!r} in {table!r}; wanted columns of {', '.join(self.tables)}")
@@ -263,7 +280,7 @@ class HscDatabase:
         if not 0 <= tract < 1 << 31:
             raise ValueError(f"hsc: there is no tract {tract}; wanted 0 or more, below 2^31")
         first, *others = self.tables
-        lines = ["SELECT", ",\n".join(f"  {self._name(c)}" for c in COLUMNS), f"FROM {self.schema}.{first}"]
+        lines = ["SELECT", ",\n".join(f"  {self._name(c)}" for c in self.columns), f"FROM {self.schema}.{first}"]
         lines += [f"LEFT JOIN {self.schema}.{t} USING (object_id)" for t in others]
         lines += [f"WHERE {self._name('isprimary')}", f"AND {self._name('tract')} = {tract:d}"]
         return ["\n".join([*lines, *part]) for part in self._patch_ranges()]
@@ -285,9 +302,10 @@ class HscDatabase:
         return "\n".join([f"POST {self.api}", f"release_version {self.release_version}", *self.sql(_tract(path))])
 
     def fetch(self, path: str, into: Path, have: Have) -> None:
-        """Ask for the tract's table; rows sorted by object_id. NotPublished for what is no table of a tract.
+        """Ask for the tract's table, and write it as `write_sorted` does.
 
-        `Refused` at once where there is no account or the archive does not take it.
+        NotPublished for a path of no tract; `Refused` at once where there is no account, or the archive does not take
+        it; FetchError with the database's own words and the SQL where it refuses that; `Busy` where it has no room.
         """
         tract = _tract(path)
         questions = self.sql(tract)
@@ -296,7 +314,10 @@ class HscDatabase:
         try:
             for sql, reply in zip(questions, replies, strict=True):
                 self._ask(jobs, sql, reply)
-            write_sorted(replies, COLUMNS, into, f"{self.api}, tract {tract}")
+                _check_tract(reply, tract)
+            write_sorted(replies, self.columns, into, f"{self.api}, tract {tract}")
+        except ValueError as error:
+            raise ChecksumMismatch(f"{self.api}: what came for tract {tract} is not its table: {error}") from error
         finally:
             for reply in replies:
                 reply.unlink(missing_ok=True)
@@ -384,6 +405,13 @@ class HscDatabase:
             except ValueError as error:
                 trouble = ChecksumMismatch(f"{jobs.api}/download: the table of job {job} is broken: {error}")
         raise trouble
+
+
+def _check_tract(reply: Path, tract: int) -> None:
+    """ValueError for the table of another question, as a service that counts its jobs anew may give it."""
+    found = {name.lower(): fetch for name, fetch in read_columns(reply, holding="object_id")[0].items()}
+    if "tract" in found and (other := np.setdiff1d(found["tract"](), [tract])).size:
+        raise ValueError(f"it holds rows of tract {other[0]}; ask again")
 
 
 def write_sorted(replies: Sequence[Path], wanted: Sequence[str], into: Path, where: str) -> None:
