@@ -267,11 +267,10 @@ def _astropy(table: pa.Table) -> Table:
     columns = []
     for column_field, column in zip(table.schema, table.columns, strict=True):
         mask = column.is_null().to_numpy()
-        numeric = not pa.types.is_string(column.type)
-        values = column.combine_chunks().fill_null(0 if numeric and not pa.types.is_boolean(column.type) else
-                                                   False if numeric else "")
-        data = values.to_numpy(zero_copy_only=False)
-        data = data if numeric else data.astype(str)
+        text, flag = pa.types.is_string(column.type), pa.types.is_boolean(column.type)
+        filled = column.combine_chunks().fill_null("" if text else False if flag else 0)
+        data = filled.to_numpy(zero_copy_only=False)
+        data = np.char.encode(data.astype(str), "ascii", "replace") if text else data
         columns.append(MaskedColumn(data, name=column_field.name, mask=mask, unit=unit_of(column_field) or None))
     return Table(columns)
 

@@ -79,7 +79,7 @@ def _binary2(table: pa.Table) -> str:
 def _cells(column: Any) -> Sequence[bytes]:
     kind = column.type
     if pa.types.is_string(kind):
-        words = [(text or "").encode() for text in column.to_pylist()]
+        words = [(text or "").encode("ascii", "replace") for text in column.to_pylist()]
         return [len(word).to_bytes(4, "big") + word for word in words]
     if pa.types.is_list(kind):
         code = DATATYPES[kind.value_type][1]
