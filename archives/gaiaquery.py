@@ -111,7 +111,9 @@ class GaiaQuery:
 
     def __post_init__(self) -> None:
         if self.release not in TABLES:
-            raise ValueError(f"gaia: there is no release {self.release!r} to ask for; choose one of {', '.join(TABLES)}")
+            raise ValueError(
+                f"gaia: there is no release {self.release!r} to ask for; choose one of {', '.join(TABLES)}"
+            )
 
     def catalog_files(self, cells: Iterable[int]) -> list[RemoteFile] | None:
         """One table of sources a work cell, with its spectra as companion `xp`."""
@@ -192,7 +194,7 @@ class GaiaQuery:
                 job.save_results()
             finally:
                 with suppress(FetchError, OSError, http.client.HTTPException):
-                    line.execute_tappost("deletejobs", f"JOB_IDS={job.jobid}").read()
+                    line.execute_tappost("deletejobs", f"JOB_IDS={job.jobid}")
             return _table(reply, url)
 
     def _wait(self, job: Any) -> None:
@@ -385,13 +387,15 @@ def _line(url: str, settings: Settings) -> Any:
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
 
     class OneReply(kind):  # type: ignore[misc, valid-type]
-        """A connection that is closed when its reply was read."""
+        """A connection for one reply, closed when that was read."""
 
-        def request(self, method: str, url: str, body: Any = None, headers: Any = None, **rest: Any) -> None:
-            super().request(method, url, body, {**(headers or {}), "Connection": "close"}, **rest)
+        def request(self, *given: Any, **named: Any) -> None:
+            with _closing_on_error(self):
+                super().request(*given, **named)
 
         def getresponse(self) -> Any:
-            return _Body(super().getresponse(), service, settings.reply_s)
+            with _closing_on_error(self):
+                return _Body(super().getresponse(), self, service, settings.reply_s)
 
     class Handler(ConnectionHandler):  # type: ignore[misc]
         def get_connection(self, *, ishttps: bool = False, cookie: Any = None, verbose: bool = False) -> Any:
@@ -404,12 +408,15 @@ def _line(url: str, settings: Settings) -> Any:
                 for _ in range(5):
                     if reply.status not in (301, 302, 303, 307, 308):
                         return _good(reply, url)
+                    reply.close()
                     reply = super().execute_tapget(_same_host(reply, url), verbose=verbose)
             raise Busy(f"{url}: it leads from one address to the next without end")
 
         def execute_tappost(self, *given: Any, **named: Any) -> Any:
             with _broken(url):
-                return _good(super().execute_tappost(*given, **named), url)
+                reply = _good(super().execute_tappost(*given, **named), url)
+                reply.close()  # its header says all
+                return reply
 
         def execute_datapost(self, *given: Any, **named: Any) -> Any:
             with _broken(url):
@@ -428,25 +435,39 @@ def _line(url: str, settings: Settings) -> Any:
 class _Body:
     """A reply whose end is known: one that is cut short, or drips, is no reply."""
 
-    def __init__(self, reply: http.client.HTTPResponse, url: str, most_s: float) -> None:
-        self._reply, self._url, self._most_s = reply, url, most_s
+    def __init__(self, reply: http.client.HTTPResponse, connection: Any, url: str, most_s: float) -> None:
+        self._reply, self._connection, self._url, self._most_s = reply, connection, url, most_s
         self._end = time.monotonic() + most_s
         self.status, self.reason = reply.status, reply.reason
 
     def getheaders(self) -> list[tuple[str, str]]:
         return self._reply.getheaders()
 
+    def close(self) -> None:
+        self._reply.close()
+        self._connection.close()
+
     def read(self, size: int | None = None) -> bytes:
-        with _broken(self._url):
-            if size is None:
-                return b"".join(iter(lambda: self.read(1 << 16), b""))
+        if size is None:
+            return b"".join(iter(lambda: self.read(1 << 16), b""))
+        with _closing_on_error(self), _broken(self._url):
             found = self._reply.read1(size)
             if not found and self._reply.length:
                 raise Busy(f"{self._url}: the reply ends {self._reply.length:,} bytes too early; ask again")
-        if time.monotonic() > self._end:
-            self._reply.close()
-            raise Busy(f"{self._url}: the reply was not whole after {self._most_s:.0f} s; ask again later")
+            if time.monotonic() > self._end:
+                raise Busy(f"{self._url}: the reply was not whole after {self._most_s:.0f} s; ask again later")
+        if not found:
+            self.close()
         return found
+
+
+@contextmanager
+def _closing_on_error(what: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        what.close()
+        raise
 
 
 @contextmanager
@@ -462,6 +483,7 @@ def _good(reply: Any, url: str, *wanted: int) -> Any:
     if status in wanted or (not wanted and status < 400):
         return reply
     said = _said(reply)
+    reply.close()
     where = f"{url}: {status} {reply.reason}{said}"
     if status in (401, 403):
         raise Refused(f"{where}; this table or product wants an account, which is not used here")

@@ -299,12 +299,14 @@ def _job_xml(job: Job, address: str, root: bool = False) -> str:
     if job.phase == "ERROR":
         found = re.search(rb'value="ERROR">(.*?)</INFO>', job.error, re.DOTALL)
         message = found[1].decode() if found else ""
-        error = f'<uws:errorSummary type="fatal" hasDetail="true"><uws:message>{message}</uws:message></uws:errorSummary>'
+        error = (
+            f'<uws:errorSummary type="fatal" hasDetail="true"><uws:message>{message}</uws:message></uws:errorSummary>'
+        )
     return (
-        f"<uws:job{' ' + UWS if root else ''}><uws:jobId>{job.id}</uws:jobId><uws:ownerId xsi:nil=\"true\"/>"
-        f"<uws:phase>{job.phase}</uws:phase><uws:quote xsi:nil=\"true\"/>"
-        f"<uws:creationTime>{STARTED}</uws:creationTime><uws:startTime xsi:nil=\"true\"/><uws:endTime xsi:nil=\"true\"/>"
-        "<uws:executionDuration>7200</uws:executionDuration><uws:destruction xsi:nil=\"true\"/>"
+        f'<uws:job{" " + UWS if root else ""}><uws:jobId>{job.id}</uws:jobId><uws:ownerId xsi:nil="true"/>'
+        f'<uws:phase>{job.phase}</uws:phase><uws:quote xsi:nil="true"/>'
+        f'<uws:creationTime>{STARTED}</uws:creationTime><uws:startTime xsi:nil="true"/><uws:endTime xsi:nil="true"/>'
+        '<uws:executionDuration>7200</uws:executionDuration><uws:destruction xsi:nil="true"/>'
         f"<uws:parameters>{_parameter_xml(job)}</uws:parameters><uws:results>{results}</uws:results>{error}</uws:job>"
     )
 
@@ -344,7 +346,9 @@ CAPABILITIES = """<?xml version="1.0" encoding="UTF-8"?>
 
 def gaia_tables(root: Path) -> Tables:
     """`gaiadr3.gaia_source` from the bulk files below a release's root, read when it is first asked for."""
-    return {"gaiadr3.gaia_source": cache(lambda: bulk_table(sorted((root / SOURCE_FOLDER).glob("GaiaSource_*.csv.gz"))))}
+    return {
+        "gaiadr3.gaia_source": cache(lambda: bulk_table(sorted((root / SOURCE_FOLDER).glob("GaiaSource_*.csv.gz"))))
+    }
 
 
 def gaia_spectra(root: Path) -> pa.Table:
