@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
 from skycairn.archives.service import Have
-from skycairn.catalogs.bounds import MOST_TABLE_BYTES
+from skycairn.catalogs.bounds import MOST_TABLE_BYTES, check_gzip
 from skycairn.catalogs.ecsv import read_table
 from skycairn.catalogs.gaia import SOURCE_COLUMNS, XP_COLUMNS, check_units, read_xp
 from skycairn.catalogs.survey import WORK_ORDER, RemoteFile
@@ -309,6 +309,8 @@ def spectra(products: Path, ids: NDArray[np.int64], url: str) -> pa.Table:
 def _table(reply: Path, url: str) -> pa.Table:
     """A VOTable's rows as `SOURCE_COLUMNS`; Overflow where it says that there are more."""
     try:
+        if _start(reply).startswith(b"\x1f\x8b"):
+            check_gzip(reply)
         statuses = list(_statuses(reply))
         if "ERROR" in statuses or "OK" not in statuses:
             raise Busy(f"{url}: the reply's QUERY_STATUS is {statuses}, wanted OK; ask again")
@@ -397,11 +399,11 @@ def _line(url: str, settings: Settings) -> Any:
             with _closing_on_error(self):
                 return _Body(super().getresponse(), self, service, settings.reply_s)
 
-    class Handler(ConnectionHandler):  # type: ignore[misc]
+    class Handler(ConnectionHandler):
         def get_connection(self, *, ishttps: bool = False, cookie: Any = None, verbose: bool = False) -> Any:
             return OneReply(host, port, timeout=settings.timeout_s)
 
-    class Line(TapConn):  # type: ignore[misc]
+    class Line(TapConn):
         def execute_tapget(self, subcontext: str, *, verbose: bool = False) -> Any:
             with _broken(url):
                 reply = super().execute_tapget(subcontext, verbose=verbose)

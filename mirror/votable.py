@@ -35,8 +35,8 @@ def votable(table: pa.Table, overflow: bool = False, binary: bool = True) -> byt
     fields = "".join(_field(f) for f in table.schema)
     data = _binary2(table) if binary else _tabledata(table)
     status = '<INFO name="QUERY_STATUS" value="OVERFLOW"/>\n' if overflow else ""
-    text = f'{HEAD}<INFO name="QUERY_STATUS" value="OK"/>\n<TABLE>\n{fields}<DATA>\n{data}</DATA>\n</TABLE>\n{status}{FOOT}'
-    return text.encode()
+    body = f"<TABLE>\n{fields}<DATA>\n{data}</DATA>\n</TABLE>\n"
+    return f'{HEAD}<INFO name="QUERY_STATUS" value="OK"/>\n{body}{status}{FOOT}'.encode()
 
 
 def refusal(message: str) -> bytes:
