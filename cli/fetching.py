@@ -58,7 +58,7 @@ def mirrored(settings: Settings, root: Path | None, pile: Path, faults: float) -
     if root is None:
         raise ValueError("--via-http serves what lies below --root; name it")
     os.environ["SSP_PDR_USR"], os.environ["SSP_PDR_PWD"] = HSC_ACCOUNT
-    services = {"hsc-release.mtk.nao.ac.jp": [HscJobs(root / "hsc", HSC_ACCOUNT)]}
+    services = {"hsc-release.mtk.nao.ac.jp": [HscJobs(root / "hsc", *HSC_ACCOUNT)]}
     with mirror_of(root, Faults(faults, slow_s=0.5) if faults else None, services) as mirror:
         for chosen in settings[0]["surveys"].values():
             chosen |= {"source": chosen.get("source") or "archive", "root": ""}

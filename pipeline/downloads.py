@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -107,7 +108,10 @@ class Downloads:
             self.n_begun += 1
             future = self._pools[survey].submit(archive.bring_whole, file)
             self.under_way[survey, path] = future
-            future.add_done_callback(lambda _, name=(survey, path): self.ended.put(name))
+            future.add_done_callback(partial(self._put, (survey, path)))
+
+    def _put(self, name: Name, _: Future[None]) -> None:
+        self.ended.put(name)
 
     def _land(self, name: Name) -> None:
         self.n_ended += 1

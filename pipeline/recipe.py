@@ -117,7 +117,7 @@ class Recipe:
     payload: Payload = Payload()
     codecs: Codecs = Codecs()
     shards: Shards = Shards()
-    download: Download = Download()
+    download: Download = field(default_factory=Download)
 
     def choice(self, name: str) -> SurveyChoice:
         """The choice of the survey of this name."""
