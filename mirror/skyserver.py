@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from skycairn.catalogs.sdss import CATALOG, HOLDING
 from skycairn.catalogs.fitsfile import read_columns
 from skycairn.mirror.server import Reply, Request
-from skycairn.mirror.sqlselect import Column, SqlError, Table, select
+from skycairn.mirror.sqlselect import Column, SqlError, Table, select, separation
 
 SEARCH = re.compile(r"/dr\d+/(?:en/tools/(?:search|crossid)/x_\w+\.aspx?|skyserverws/searchtools/\w+)", re.I)
 SPEC = re.compile(
@@ -87,6 +87,7 @@ class SkyServer:
         uploaded = self._uploaded(fields) if "uquery" in fields else {}
 
         def source(name: str, argument: str | None) -> Table:
+            name = name.rpartition(".")[2]  # dbo, or the database's name
             if argument is not None:
                 if name.lower() != "fdoccolumns":
                     raise SqlError(f"Invalid object name '{name}'.")
@@ -121,7 +122,7 @@ class SkyServer:
         ids: list[int] = []
         objects: list[int] = []
         for i in range(len(lines)):
-            distance = _separation(ra[i], dec[i], photo["ra"], photo["dec"])
+            distance = separation(ra[i], dec[i], photo["ra"], photo["dec"])
             near = np.flatnonzero(distance <= radius / 60)
             near = near[np.argsort(distance[near], kind="stable")]
             if fields.get("photoScope", "nearPrim").lower().startswith("near"):
@@ -167,9 +168,8 @@ def database(root: Path) -> dict[str, Table]:
     """SpecObjAll, SpecObj, PlateX and PhotoObjAll of the specObj file below `root`."""
     raw = {name.upper(): _native(fetch()) for name, fetch in read_columns(root / CATALOG, None, HOLDING)[0].items()}
     spec: dict[str, Column] = {}
-    for name, column in {
-        **{"specObjID": "SPECOBJID", "bestObjID": "BESTOBJID", "fluxObjID": "FLUXOBJID", "targetObjID": "TARGETOBJID"}
-    }.items():
+    for name in ("specObjID", "bestObjID", "fluxObjID", "targetObjID"):
+        column = name.upper()
         kind = np.uint64 if name == "specObjID" else np.int64
         spec[name] = np.array([int(t) if t.isdigit() else 0 for t in raw[column].tolist()], dtype=kind)
     plate, mjd = (raw[c].astype(np.int64) for c in ("PLATE", "MJD"))
@@ -238,13 +238,6 @@ def _native(values: NDArray[Any]) -> NDArray[Any]:
 
 def _filled(values: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.isfinite(values), values, values.dtype.type(MISSING)) if values.dtype.kind == "f" else values
-
-
-def _separation(ra: float, dec: float, ras: Column, decs: Column) -> NDArray[np.float64]:
-    """Degrees between one position and many."""
-    a, d, aa, dd = (np.radians(v) for v in (ra, dec, ras, decs))
-    half = np.sin((dd - d) / 2) ** 2 + np.cos(d) * np.cos(dd) * np.sin((aa - a) / 2) ** 2
-    return np.asarray(np.degrees(2 * np.arcsin(np.sqrt(np.clip(half, 0, 1)))))
 
 
 def _form(request: Request) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Enough of SQL Server's SELECT for SkyServer's clients: parsed, then run on tables of numpy columns.
+"""Enough of SELECT for the clients of SkyServer and Data Lab: parsed, then run on tables of numpy columns.
 
 SELECT [DISTINCT] [TOP n] columns FROM table [LEFT] JOIN table ON column = column ... WHERE ... ORDER BY ...; names in
-any case; AND, OR, NOT, BETWEEN, IN, IS NULL, LIKE, comparison, arithmetic and bits. What it does not know is an error
-that says so, never a guess.
+any case; AND, OR, NOT, BETWEEN, IN, IS NULL, LIKE, comparison, arithmetic and bits; q3c_radial_query, alone or as
+'t' = q3c_radial_query(...). What it does not know is an error that says so, never a guess.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Column = NDArray[Any]
 Table = Mapping[str, Column]
 """Columns by name as the database spells them."""
 Source = Callable[[str, str | None], Table]
-"""A table by its name, and the text argument where it is a table function's."""
+"""A table by its name with its schema, and the text argument where it is a table function's."""
 
 TOKEN = re.compile(
     r"\s+|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<text>'(?:[^']|'')*')"
@@ -49,10 +49,23 @@ COMPARISON: Mapping[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
-    "abs": np.ma.abs,
-    "fphototypen": lambda kind: kind,  # dbo.fPhotoTypeN: types are kept as their names
+
+
+def separation(ra: Any, dec: Any, ra2: Any, dec2: Any) -> NDArray[np.float64]:
+    """Degrees between positions in degrees."""
+    a, d, a2, d2 = (np.radians(np.asarray(v, dtype=np.float64)) for v in (ra, dec, ra2, dec2))
+    half = np.sin((d2 - d) / 2) ** 2 + np.cos(d) * np.cos(d2) * np.sin((a2 - a) / 2) ** 2
+    return np.asarray(np.degrees(2 * np.arcsin(np.sqrt(np.clip(half, 0, 1)))))
+
+
+FUNCTIONS: Mapping[str, tuple[int, Callable[..., Any]]] = {
+    "abs": (1, np.ma.abs),
+    "fphototypen": (1, lambda kind: kind),  # dbo.fPhotoTypeN: types are kept as their names
+    "q3c_radial_query": (5, lambda ra, dec, ra2, dec2, radius: separation(ra, dec, ra2, dec2) <= radius),
 }
+"""Number of arguments, and what they do."""
+CONDITIONS = frozenset(("and", "or", "not", "between", "in", "is", "like", "q3c_radial_query"))
+"""Words that make a bracket's content a condition."""
 DEEPEST = 64
 """Brackets and NOTs within one another."""
 
@@ -190,14 +203,15 @@ class _Query:
     def table(self, how: str | None) -> None:
         name, argument = self.name(), None
         while self.take("."):
-            name = self.name()  # the schema, dbo, is no part of it
+            name += "." + self.name()
+        last = name.rpartition(".")[2]
         if self.take("("):
             argument = self.next("text")[1:-1]
             self.want(")")
         table = self.source(name, argument)
         self.take("as")
         named = self.at < len(self.tokens) and self.tokens[self.at][0] == "name" and not self.peek(*WORDS)
-        alias = (self.name() if named else name).lower()
+        alias = (self.name() if named else last).lower()
         if alias in self.joined.tables:
             raise SqlError(f"The correlation name '{alias}' is specified multiple times.")
         n = len(next(iter(table.values()), np.zeros(0)))
@@ -326,11 +340,15 @@ class _Query:
             compare = COMPARISON[self.tokens[self.at][1]]
             self.at += 1
             right = self.value()
+            if _is_text(left) and np.ndim(left) == 0 and np.asarray(right).dtype == np.bool_:
+                left = str(left).lower() in ("t", "true", "1")
             if (_is_text(left), _is_text(right)) == (True, True):
                 left, right = _folded(left), _folded(right)  # the database compares text in any case
             elif _is_text(left) != _is_text(right):
                 raise SqlError("Conversion failed: a text is compared with a number.")
             found = compare(left, right)
+        elif not negated and np.asarray(left).dtype == np.bool_:
+            found = left
         else:
             found = self.tokens[self.at][1] if self.at < len(self.tokens) else "the end"
             raise SqlError(f"Incorrect syntax near '{found}': wanted a comparison.")
@@ -343,7 +361,7 @@ class _Query:
         for kind, word in self.tokens[self.at :]:
             if kind != "text":
                 depth += {"(": 1, ")": -1}.get(word, 0)
-                if word in COMPARISON or word.lower() in ("and", "or", "not", "between", "in", "is", "like"):
+                if word in COMPARISON or word.lower() in CONDITIONS:
                     return True
             if depth == 0:
                 break
@@ -380,9 +398,14 @@ class _Query:
         if self.take("("):
             if name.lower() not in FUNCTIONS:
                 raise SqlError(f"'{name}' is not a recognized function name.")
-            found = FUNCTIONS[name.lower()](self.value())
+            n, function = FUNCTIONS[name.lower()]
+            arguments = [self.value()]
+            while self.take(","):
+                arguments.append(self.value())
             self.want(")")
-            return found
+            if len(arguments) != n:
+                raise SqlError(f"'{name}' wants {n} arguments; {len(arguments)} were given.")
+            return function(*arguments)
         return self.joined.column(name, alias)
 
 
