@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skycairn.archives.errors import FetchError
-from skycairn.catalogs.skybox import cell_boxes
 from skycairn.catalogs.survey import WORK_ORDER, RemoteFile
 
 MOST_ORDER = 13
@@ -40,12 +39,6 @@ def cell_of(path: str, folder: str) -> int:
     return int(found[1])
 
 
-def box_of(order: int, cell: int) -> tuple[float, float, float, float]:
-    """(ra_min, ra_max, dec_min, dec_max) in degrees of a box that holds the cell; it crosses RA 0 where ra_min is larger."""
-    low, high, south, north = cell_boxes([cell], order)[0].tolist()
-    return low, high, south, north
-
-
 def circle_of(order: int, cell: int) -> tuple[float, float, float]:
     """Centre and radius, in degrees, of a circle that holds the cell."""
     centre = np.asarray(healpy.pix2vec(1 << order, cell, nest=True))
@@ -54,6 +47,17 @@ def circle_of(order: int, cell: int) -> tuple[float, float, float]:
     ra, dec = healpy.pix2ang(1 << order, cell, nest=True, lonlat=True)
     # the edge bulges between the points at which it is followed
     return float(ra), float(dec), float(1.02 * radius + 1e-4)
+
+
+def box_of(order: int, cell: int) -> tuple[float, float, float, float]:
+    """(ra_min, ra_max, dec_min, dec_max) of a box that holds the cell, degrees; ra_min is larger if it crosses RA 0."""
+    ra, dec, radius = circle_of(order, cell)
+    south, north = max(dec - radius, -90.0), min(dec + radius, 90.0)
+    if south == -90 or north == 90:
+        return 0.0, 360.0, south, north
+    # the meridian that touches the circle does so nearer to the pole than its centre
+    half = float(np.degrees(np.arcsin(min(1.0, np.sin(np.radians(radius)) / np.cos(np.radians(dec))))))
+    return (ra - half) % 360, (ra + half) % 360, south, north
 
 
 def rows_of_cell(cell: int, ask: Ask, ra: str, dec: str, order: int = WORK_ORDER) -> pa.Table:
@@ -66,8 +70,8 @@ def rows_of_cell(cell: int, ask: Ask, ra: str, dec: str, order: int = WORK_ORDER
         return inside(found, order, cell, ra, dec)
     if order >= MOST_ORDER:
         raise FetchError(
-            f"the service cuts its reply short even for HEALPix cell {cell} of order {order}: raise `max_rows`, or read "
-            "the survey's own files"
+            f"the service cuts its reply short even for HEALPix cell {cell} of order {order}: raise `max_rows`, or "
+            "read the survey's own files"
         )
     return pa.concat_tables([rows_of_cell(4 * cell + k, ask, ra, dec, order + 1) for k in range(4)])
 

@@ -8,26 +8,31 @@ the service lacks is known from its own list of columns (tap_schema.columns): a 
 error that says so, another is left out, and a cut that needs it says so when it is asked for.
 
 Data Lab keeps DESI's zpix without what the targets' own table has (github.com/desihub/specprod-db): position, motion
-and photometry come from `photometry` by TARGETID, where they are one row a target. It has no PHOTSYS; OBJTYPE is told by
-the bits of TARGETID.
+and photometry come from `photometry` by TARGETID, where they are one row a target. It has no PHOTSYS; OBJTYPE is told
+by the bits of TARGETID.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from skycairn.archives.celltable import box_of, cell_files, cell_of, circle_of, rows_of_cell, write_sorted
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Unsafe
+from skycairn.archives.replies import refusal
 from skycairn.archives.service import Have
 from skycairn.catalogs import desicolumns, legacycolumns
 from skycairn.catalogs.desikey import SKY
@@ -35,8 +40,13 @@ from skycairn.catalogs.survey import WORK_ORDER, Column, RemoteFile
 from skycairn.catalogs.units import is_unit
 
 URL = "https://datalab.noirlab.edu/tap"
+HOSTS = ".noirlab.edu"
+"""Where the service may lead to, beside its own host."""
 MAX_ROWS = 1_000_000
 TIMEOUT_S = 3600.0
+"""Of a query, from its start to its end."""
+READ_S = 60.0
+"""Of the service's silence."""
 F4, F8, I4 = pa.float32(), pa.float64(), pa.int32()
 
 Position = Literal["q3c", "box", "healpix"]
@@ -60,33 +70,60 @@ Search = Callable[[str, str, int, float], pa.Table]
 
 
 def tap_search(url: str, adql: str, max_rows: int, timeout_s: float) -> pa.Table:
-    """The reply of a TAP service to an asynchronous query; Busy, FetchError or ChecksumMismatch where there is none."""
+    """The reply of a TAP service to an asynchronous query; an error of `archives.errors` where there is none."""
     import requests
     from astropy.io.votable.exceptions import VOTableSpecError
-    from pyvo.dal import TAPService
     from pyvo.dal.exceptions import DALFormatError, DALQueryError, DALServiceError
 
-    job = None
     try:
-        job = TAPService(url).submit_job(adql, maxrec=max_rows)
-        job.run().wait(timeout=timeout_s)
+        with requests.Session() as session, ExitStack() as replies:
+
+            def see(reply: Any, **_: Any) -> None:
+                replies.callback(reply.close)  # the client leaves them open
+                _refuse_other_host(reply, url)
+
+            session.hooks["response"].append(see)
+            session.request = partial(session.request, timeout=READ_S)  # type: ignore[method-assign]
+            return _job(url, adql, max_rows, timeout_s, session)
+    except DALQueryError as error:
+        raise FetchError(f"{url}: refused the query ({error}): {adql!r}") from error
+    except (DALServiceError, requests.RequestException, OSError) as error:
+        status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+        message = f"{url}: cannot be reached, or gave up ({error}): {adql!r}"
+        raise (refusal(status, message) if isinstance(status, int) else Busy(message)) from error
+    except (DALFormatError, VOTableSpecError, ExpatError, ValueError, IndexError) as error:
+        raise ChecksumMismatch(f"{url}: its reply is no table that can be read ({error}): {adql!r}") from error
+
+
+def _job(url: str, adql: str, max_rows: int, timeout_s: float, session: Any) -> pa.Table:
+    from pyvo.dal import TAPService
+
+    job = TAPService(url, session=session).submit_job(adql, maxrec=max_rows)
+    try:
+        job.run()
+        end, pause = time.monotonic() + timeout_s, 0.1
+        while (phase := job.phase) not in ("COMPLETED", "ERROR", "ABORTED"):
+            if time.monotonic() > end:
+                raise Busy(f"{url}: the query is {phase} after {timeout_s:g} s: {adql!r}")
+            time.sleep(pause)
+            pause = min(10.0, 1.5 * pause)
         job.raise_if_error()
+        if phase == "ABORTED":
+            raise Busy(f"{url}: gave the query up: {adql!r}")
         reply = job.fetch_result()
         if reply.query_status == "OVERFLOW":
             raise Busy(f"{url}: cut its reply off at {len(reply):,} rows, though it had counted fewer; {adql!r}")
         return as_arrow(reply.resultstable)
-    except DALQueryError as error:
-        raise FetchError(f"{url}: refused the query ({error}): {adql!r}") from error
-    except (DALFormatError, VOTableSpecError, ValueError) as error:
-        raise ChecksumMismatch(f"{url}: its reply is no table that can be read ({error}): {adql!r}") from error
-    except (DALServiceError, requests.RequestException, OSError) as error:
-        raise Busy(f"{url}: cannot be reached, or gave up ({error}): {adql!r}") from error
     finally:
-        if job is not None:
-            try:
-                job.delete()
-            except (DALServiceError, requests.RequestException, OSError):
-                pass  # the service clears away by itself what is left
+        # the service clears away by itself what is left
+        with suppress(Exception):
+            job.delete()
+
+
+def _refuse_other_host(reply: Any, url: str) -> None:
+    host = urlsplit(reply.headers.get("Location") or reply.url).hostname
+    if host is not None and host != urlsplit(url).hostname and not host.endswith(HOSTS):
+        raise Unsafe(f"{url}: led to {host}, which is not asked for data")
 
 
 def as_arrow(table: Any) -> pa.Table:
@@ -202,25 +239,27 @@ class DataLab:
             ra0, dec0, radius = circle_of(order, cell)
             return f"'t' = q3c_radial_query({ra}, {dec}, {ra0:.6f}, {dec0:.6f}, {radius:.6f})"
         low, high, south, north = box_of(order, cell)
-        across = f"({ra} >= {low:.6f} OR {ra} <= {high:.6f})" if low > high else f"{ra} BETWEEN {low:.6f} AND {high:.6f}"
+        across = (
+            f"({ra} >= {low:.6f} OR {ra} <= {high:.6f})" if low > high else f"{ra} BETWEEN {low:.6f} AND {high:.6f}"
+        )
         box = f"{across} AND {dec} BETWEEN {south:.6f} AND {north:.6f}"
         return f"{work_cell} AND {box}" if work_cell else box
 
     def _ask(self, order: int, cell: int) -> pa.Table | None:
-        rest = self._rest(order, cell)
+        items, rest = self._items(self.known), self._rest(order, cell)
         counted = self.search(self.url, f"SELECT COUNT(*) AS n {rest}", 1, self.timeout_s)
         number = counted.column(0).to_pylist() if counted.num_columns == 1 else []
         if len(number) != 1 or not isinstance(number[0], int):
             raise ChecksumMismatch(f"{self.url}: {counted.to_pylist()} is no number of rows, for {rest!r}")
         if number[0] > self.max_rows:
             return None
-        query = f"SELECT {self._items(self.known)} {rest}"
+        query = f"SELECT {items} {rest}"
         # one row more than there are, so that a full reply is never one that was cut off
         found = self.search(self.url, query, number[0] + 1, self.timeout_s)
         if found.num_rows != number[0]:
             raise Busy(
-                f"{self.url}: gave {found.num_rows:,} of {number[0]:,} rows of HEALPix cell {cell} of order {order}: cut "
-                "short, or at its limit; try again, with a smaller `max_rows` if it stays so"
+                f"{self.url}: gave {found.num_rows:,} of {number[0]:,} rows of HEALPix cell {cell} of order {order}: "
+                "cut short, or at its limit; try again, with a smaller `max_rows` if it stays so"
             )
         return self._typed(found, query)
 
@@ -237,7 +276,9 @@ class DataLab:
             try:
                 arrays.append(typed(found.column(place).combine_chunks(), column.type))
             except (pa.ArrowException, ValueError) as error:
-                raise ChecksumMismatch(f"{self.url}: column {column.name!r} of its reply: {error}, to {query!r}") from error
+                raise ChecksumMismatch(
+                    f"{self.url}: column {column.name!r} of its reply: {error}, to {query!r}"
+                ) from error
             fields.append(pa.field(column.name, column.type, metadata=metadata))
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from skycairn.archives.celltable import box_of, cell_files, cell_of, rows_of_cell, write_sorted
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, Unsafe
+from skycairn.archives.replies import LATER, refusal, words
 from skycairn.archives.service import Have
 from skycairn.catalogs.survey import WORK_ORDER, RemoteFile
 
@@ -37,8 +37,6 @@ URL = "https://skyserver.sdss.org"
 DATA_RELEASE = 17
 MISSING = -9999.0
 BANDS = "ugriz"
-LATER = re.compile(r"time-?out|timed out|maximum \d+ queries|try again|later|too many|deadlock|busy", re.I)
-"""What SkyServer says of a query that may work another time."""
 
 F4, F8, I4, TEXT = pa.float32(), pa.float64(), pa.int32(), pa.string()
 
@@ -164,7 +162,7 @@ class SdssQuery:
             raise Unsafe(f"{self.url}: led to {host}, which is not asked for data")
         text = reply.content.decode("utf-8", "replace")
         if reply.status_code != 200:
-            raise _refusal(reply.status_code, f"{self.url}: answered {reply.status_code} ({_words(text)}) to {sql!r}")
+            raise refusal(reply.status_code, f"{self.url}: answered {reply.status_code} ({words(text)}) to {sql!r}")
         return text
 
 
@@ -173,16 +171,16 @@ def parse_csv(text: str, names: list[str], types: list[pa.DataType], sql: str) -
     body = text.removeprefix("\ufeff")
     if body.lstrip()[:1] in ("<", "{", "["):
         kind = Busy if LATER.search(body) else ChecksumMismatch
-        raise kind(f"SkyServer answered with a page and no table: {_words(body)!r}, to {sql!r}")
+        raise kind(f"SkyServer answered with a page and no table: {words(body)!r}, to {sql!r}")
     if body.startswith("#"):
         body = body.partition("\n")[2]
     header, _, rows = body.partition("\n")
     found = [n.strip().strip('"').lower() for n in header.split(",")]
     if "error_message" in header.lower() or (found != names and LATER.search(body[:2000])):
-        kind = Busy if LATER.search(body[:2000]) else FetchError
-        raise kind(f"SkyServer refused the query: {_words(rows or header)!r}, to {sql!r}")
+        refused = Busy if LATER.search(body[:2000]) else FetchError
+        raise refused(f"SkyServer refused the query: {words(rows or header)!r}, to {sql!r}")
     if found != names:
-        raise ChecksumMismatch(f"SkyServer answered {_words(header)!r}, wanted columns {','.join(names)}, to {sql!r}")
+        raise ChecksumMismatch(f"SkyServer answered {words(header)!r}, wanted columns {','.join(names)}, to {sql!r}")
     if rows and not rows.endswith("\n"):
         raise Busy(f"SkyServer's reply ends in the middle of a line: it was cut short; try again ({sql!r})")
     numbered = [str(i) for i in range(len(names))]  # SkyServer gives columns of two tables one name
@@ -221,18 +219,3 @@ def as_specobj(found: pa.Table) -> pa.Table:
         metadata = {"unit": column.unit} if column.unit else None
         fields.append(pa.field(column.name, column.type, metadata=metadata))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def _refusal(status: int, message: str) -> FetchError:
-    if status in (401, 403):
-        return Refused(message)
-    if status in (404, 410):
-        return NotPublished(message)
-    if status in (408, 425, 429) or (status >= 500 and not re.search(r"syntax|invalid (column|object)", message, re.I)):
-        return Busy(message)
-    return FetchError(message)
-
-
-def _words(text: str) -> str:
-    """The first words of a page or a message, without its markup."""
-    return re.sub(r"\s+", " ", re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", text, flags=re.S | re.I)).strip()[:300]

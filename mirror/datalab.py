@@ -7,7 +7,7 @@ and no photometry, photometry one row a target, and neither has rows of sky or o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ import pyarrow as pa
 
 from skycairn.catalogs.desikey import SKY
 from skycairn.catalogs.fitsfile import column_units, read_columns
+from skycairn.mirror.adql import QueryError
 from skycairn.mirror.sqlselect import Column, SqlError, Table, select
+from skycairn.mirror.tap import Tap
 
 REDSHIFTS = re.compile(
     r"targetid|survey|program|healpix|spgrpval|z|zerr|zwarn|chi2|npixels|spectype|subtype|ncoeff|deltachi2|coadd_.*"
@@ -43,21 +45,33 @@ class Database:
         }
 
     def answer(self, adql: str) -> pa.Table:
-        """The rows of a query; SqlError where it cannot be run."""
+        """The rows of a query; QueryError where it cannot be run."""
         self.asked.append(adql)
-        found = select(adql, self._table)
+        try:
+            found = select(adql, self._table)
+        except SqlError as error:
+            raise QueryError(str(error)) from error
         fields = []
         for name, values in found.items():
             kind = pa.string() if values.dtype.kind == "U" else pa.from_numpy_dtype(values.dtype)
             unit = self.units.get(name, "")
             fields.append(pa.field(name, kind, metadata={"unit": unit} if unit else None))
         arrays = [pa.array(np.ma.getdata(v), mask=np.ma.getmaskarray(v)) for v in found.values()]
-        return pa.Table.from_arrays([a.cast(f.type) for a, f in zip(arrays, fields, strict=True)], schema=pa.schema(fields))
+        return pa.Table.from_arrays(
+            [a.cast(f.type) for a, f in zip(arrays, fields, strict=True)], schema=pa.schema(fields)
+        )
 
     def _table(self, name: str, argument: str | None) -> Table:
         if argument is not None or name.lower() not in self.tables:
             raise SqlError(f'relation "{name}" does not exist')
         return self.tables[name.lower()]
+
+
+def service(databases: Sequence[Database], polls: int = 1) -> Tap:
+    """The TAP service of datalab.noirlab.edu with the tables of all these databases."""
+    tables = {n: t for d in databases for n, t in d.tables.items() if not n.startswith("tap_schema.")}
+    every = Database(tables, {n: u for d in databases for n, u in d.units.items()})
+    return Tap({}, prefix="/tap", polls=polls, ask=every.answer)
 
 
 def tractor(root: Path, release: str = "ls_dr10") -> Database:

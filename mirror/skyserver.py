@@ -23,8 +23,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skycairn.catalogs.sdss import CATALOG, HOLDING
 from skycairn.catalogs.fitsfile import read_columns
+from skycairn.catalogs.sdss import CATALOG, HOLDING
 from skycairn.mirror.server import Reply, Request
 from skycairn.mirror.sqlselect import Column, SqlError, Table, select, separation
 
@@ -43,7 +43,12 @@ SPECOBJ: Mapping[str, str] = {
     **{"dec": "PLUG_DEC", "sciencePrimary": "SPECPRIMARY", "legacyPrimary": "SPECLEGACY", "z": "Z", "zErr": "Z_ERR"},
     **{"seguePrimary": "SPECSEGUE", "bossPrimary": "SPECBOSS", "sourceType": "SOURCETYPE", "targetType": "TARGETTYPE"},
     **{"zWarning": "ZWARNING", "class": "CLASS", "subClass": "SUBCLASS", "rChi2": "RCHI2", "z_noqso": "Z_NOQSO"},
-    **{"zErr_noqso": "Z_ERR_NOQSO", "zWarning_noqso": "ZWARNING_NOQSO", "velDisp": "VDISP", "snMedian": "SN_MEDIAN_ALL"},
+    **{
+        "zErr_noqso": "Z_ERR_NOQSO",
+        "zWarning_noqso": "ZWARNING_NOQSO",
+        "velDisp": "VDISP",
+        "snMedian": "SN_MEDIAN_ALL",
+    },
     **{"velDispErr": "VDISP_ERR", "waveMin": "WAVEMIN", "waveMax": "WAVEMAX", "anyAndMask": "ANYANDMASK"},
     **{"anyOrMask": "ANYORMASK", "thing_id": "THING_ID"},
 }
@@ -75,7 +80,9 @@ class SkyServer:
         if kind == "csv":
             return Reply(200, as_csv(found).encode(), {"Content-Type": "text/csv; charset=utf-8"})
         if kind == "json":
-            rows = [dict(zip(found, row, strict=True)) for row in zip(*(v.tolist() for v in found.values()), strict=True)]
+            rows = [
+                dict(zip(found, row, strict=True)) for row in zip(*(v.tolist() for v in found.values()), strict=True)
+            ]
             body = json.dumps([{"TableName": "Table1", "Rows": rows}])
             return Reply(200, body.encode(), {"Content-Type": "application/json; charset=utf-8"})
         page = f"<html><head></head><body>format {kind!r}: only csv and json are served here</body></html>"
@@ -173,7 +180,7 @@ def database(root: Path) -> dict[str, Table]:
         kind = np.uint64 if name == "specObjID" else np.int64
         spec[name] = np.array([int(t) if t.isdigit() else 0 for t in raw[column].tolist()], dtype=kind)
     plate, mjd = (raw[c].astype(np.int64) for c in ("PLATE", "MJD"))
-    runs, run = np.unique(raw["RUN2D"], return_inverse=True)
+    run = np.unique(raw["RUN2D"], return_inverse=True)[1]
     # the database packs plate, MJD and rerun into plateID; any number that tells them apart will do
     spec["plateID"] = (plate << 24) | ((mjd - 50000) << 8) | run
     spec |= {name: _filled(raw[column]) for name, column in SPECOBJ.items() if column in raw}
@@ -250,10 +257,12 @@ def _form(request: Request) -> dict[str, str]:
     message = email.message_from_bytes(
         f"Content-Type: {kind}\r\n\r\n".encode() + request.body, policy=email.policy.default
     )
-    return {
-        str(part.get_param("name", header="content-disposition")): (part.get_payload(decode=True) or b"").decode()
-        for part in message.iter_parts()  # type: ignore[attr-defined]
-    }
+    out = {}
+    for part in message.iter_parts():
+        content = part.get_payload(decode=True)
+        name = str(part.get_param("name", header="content-disposition"))
+        out[name] = content.decode("utf-8", "replace") if isinstance(content, bytes) else ""
+    return out
 
 
 @lru_cache(maxsize=4)
