@@ -62,7 +62,9 @@ def read_table(path: Path, types: Types) -> pa.Table:
         return _parquet(path, types)
     if kind == ".zip":
         raise ValueError(f"{path}: is a zip of several products; unpack it and give the table that is wanted")
-    raise ValueError(f"{path}: is no table that is read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml, .parquet")
+    raise ValueError(
+        f"{path}: is no table that is read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml, .parquet"
+    )
 
 
 def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:

@@ -263,7 +263,7 @@ class Gaia(Survey):
         companions: Mapping[str, Path | None] | None = None,
         needed: Iterable[str] = (),
     ) -> pa.Table:
-        """Read a gaia_source table (CSV, ECSV, FITS, VOTable or Parquet) and the XP table `companions["xp"]` beside it."""
+        """A gaia_source table (CSV, ECSV, FITS, VOTable, Parquet), and the XP table `companions["xp"]` beside it."""
         where = f"gaia {self.release}: {path}"
         if rows is not None:
             raise ValueError(f"{where}: a file of Gaia's is read whole; rows {rows[0]}..{rows[1]} were asked")

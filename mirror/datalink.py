@@ -1,6 +1,6 @@
 """Gaia's DataLink: products of single sources, asked for by their ids, in a zip.
 
-`INDIVIDUAL` gives a file a source, `RAW` one file with a row a source. Sources without the product are simply not there.
+`INDIVIDUAL` gives a file a source, `RAW` one file with a row a source. Sources without the product are not in them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _zipped(table: pa.Table, structure: str, suffix: str) -> bytes:
 
 
 def product(table: pa.Table, suffix: str) -> bytes:
-    """A table of spectra as DataLink writes it: arrays as `"(a, b)"` in CSV, as `"[a, b]"` in ECSV, nulls as nothing."""
+    """A table of spectra as DataLink writes it: arrays as `"(a, b)"` in CSV, as `"[a, b]"` in ECSV; nulls are blank."""
     if suffix == "xml":
         return votable(table)
     opened, closed = "()" if suffix == "csv" else "[]"

@@ -270,11 +270,10 @@ def _astropy(table: pa.Table) -> Table:
     columns = []
     for column_field, column in zip(table.schema, table.columns, strict=True):
         mask = column.is_null().to_numpy()
-        numeric = not pa.types.is_string(column.type)
-        values = column.combine_chunks().fill_null(0 if numeric and not pa.types.is_boolean(column.type) else
-                                                   False if numeric else "")
-        data = values.to_numpy(zero_copy_only=False)
-        data = data if numeric else data.astype(str)
+        text, flag = pa.types.is_string(column.type), pa.types.is_boolean(column.type)
+        filled = column.combine_chunks().fill_null("" if text else False if flag else 0)
+        data = filled.to_numpy(zero_copy_only=False)
+        data = np.char.encode(data.astype(str), "ascii", "replace") if text else data
         columns.append(MaskedColumn(data, name=column_field.name, mask=mask, unit=unit_of(column_field) or None))
     return Table(columns)
 
@@ -303,12 +302,14 @@ def _job_xml(job: Job, address: str, root: bool = False) -> str:
     if job.phase == "ERROR":
         found = re.search(rb'value="ERROR">(.*?)</INFO>', job.error, re.DOTALL)
         message = found[1].decode() if found else ""
-        error = f'<uws:errorSummary type="fatal" hasDetail="true"><uws:message>{message}</uws:message></uws:errorSummary>'
+        error = (
+            f'<uws:errorSummary type="fatal" hasDetail="true"><uws:message>{message}</uws:message></uws:errorSummary>'
+        )
     return (
-        f"<uws:job{' ' + UWS if root else ''}><uws:jobId>{job.id}</uws:jobId><uws:ownerId xsi:nil=\"true\"/>"
-        f"<uws:phase>{job.phase}</uws:phase><uws:quote xsi:nil=\"true\"/>"
-        f"<uws:creationTime>{STARTED}</uws:creationTime><uws:startTime xsi:nil=\"true\"/><uws:endTime xsi:nil=\"true\"/>"
-        "<uws:executionDuration>7200</uws:executionDuration><uws:destruction xsi:nil=\"true\"/>"
+        f'<uws:job{" " + UWS if root else ""}><uws:jobId>{job.id}</uws:jobId><uws:ownerId xsi:nil="true"/>'
+        f'<uws:phase>{job.phase}</uws:phase><uws:quote xsi:nil="true"/>'
+        f'<uws:creationTime>{STARTED}</uws:creationTime><uws:startTime xsi:nil="true"/><uws:endTime xsi:nil="true"/>'
+        '<uws:executionDuration>7200</uws:executionDuration><uws:destruction xsi:nil="true"/>'
         f"<uws:parameters>{_parameter_xml(job)}</uws:parameters><uws:results>{results}</uws:results>{error}</uws:job>"
     )
 
@@ -348,7 +349,9 @@ CAPABILITIES = """<?xml version="1.0" encoding="UTF-8"?>
 
 def gaia_tables(root: Path) -> Tables:
     """`gaiadr3.gaia_source` from the bulk files below a release's root, read when it is first asked for."""
-    return {"gaiadr3.gaia_source": cache(lambda: bulk_table(sorted((root / SOURCE_FOLDER).glob("GaiaSource_*.csv.gz"))))}
+    return {
+        "gaiadr3.gaia_source": cache(lambda: bulk_table(sorted((root / SOURCE_FOLDER).glob("GaiaSource_*.csv.gz"))))
+    }
 
 
 def gaia_spectra(root: Path) -> pa.Table:

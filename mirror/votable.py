@@ -35,8 +35,8 @@ def votable(table: pa.Table, overflow: bool = False, binary: bool = True) -> byt
     fields = "".join(_field(f) for f in table.schema)
     data = _binary2(table) if binary else _tabledata(table)
     status = '<INFO name="QUERY_STATUS" value="OVERFLOW"/>\n' if overflow else ""
-    text = f'{HEAD}<INFO name="QUERY_STATUS" value="OK"/>\n<TABLE>\n{fields}<DATA>\n{data}</DATA>\n</TABLE>\n{status}{FOOT}'
-    return text.encode()
+    body = f"<TABLE>\n{fields}<DATA>\n{data}</DATA>\n</TABLE>\n"
+    return f'{HEAD}<INFO name="QUERY_STATUS" value="OK"/>\n{body}{status}{FOOT}'.encode()
 
 
 def refusal(message: str) -> bytes:
@@ -79,7 +79,7 @@ def _binary2(table: pa.Table) -> str:
 def _cells(column: Any) -> Sequence[bytes]:
     kind = column.type
     if pa.types.is_string(kind):
-        words = [(text or "").encode() for text in column.to_pylist()]
+        words = [(text or "").encode("ascii", "replace") for text in column.to_pylist()]
         return [len(word).to_bytes(4, "big") + word for word in words]
     if pa.types.is_list(kind):
         code = DATATYPES[kind.value_type][1]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,3 +113,61 @@ def test_arrays_are_read_as_written(rows: list[list[float] | None], style: tuple
     left, right, comma = style
     text = [None if r is None else left + comma.join(map(repr, r)) + right for r in rows]
     assert parse_lists(pa.array(text, pa.string()), pa.float32(), "t").to_pylist() == rows
+
+
+class TestParquet:
+    TABLE = pa.table(
+        {
+            "Source_ID": pa.array([2**63 - 1, 2**63 - 2], pa.int64()),
+            "ra": pa.array([1.5, float("nan")]),
+            "n": pa.array([None, 3], pa.int16()),
+            "flag": pa.array([None, True]),
+            "a": pa.array([[0.1, 2.0], None], pa.list_(pa.float64())),
+            "other": ["x", "y"],
+        }
+    )
+
+    def write(self, path: Path, table: pa.Table) -> Path:
+        pq.write_table(table, path, write_page_checksum=True, compression="none")
+        return path
+
+    def test_types_nulls_and_units(self, tmp_path: Path) -> None:
+        unit = pa.field("ra", pa.float64(), metadata={"unit": "deg"})
+        schema = self.TABLE.schema.set(1, unit)
+        table = read_table(self.write(tmp_path / "t.parquet", self.TABLE.cast(schema)), TYPES)
+        assert table.to_pydict() == {
+            "source_id": [2**63 - 1, 2**63 - 2],
+            "ra": [1.5, None],
+            "flag": [None, True],
+            "n": [None, 3],
+            "a": [pytest.approx([0.1, 2.0]), None],
+        }
+        assert table.schema.equals(pa.schema(TYPES)) and table.schema.field("ra").metadata == {b"unit": b"deg"}
+
+    @pytest.mark.parametrize(
+        ("column", "values", "message"),
+        [
+            ("Source_ID", pa.array([1.0, 2.0]), "whole numbers, never a float"),
+            ("n", pa.array([1, 2**40]), "'n': "),
+            ("ra", pa.array(["1", "x"]), "'ra': "),
+            ("a", pa.array([[1.0, float("inf")], None]), "not finite"),
+        ],
+    )
+    def test_values_that_are_none(self, tmp_path: Path, column: str, values: pa.Array, message: str) -> None:
+        table = self.TABLE.set_column(self.TABLE.schema.get_field_index(column), column, values)
+        with pytest.raises(ValueError, match=message):
+            read_table(self.write(tmp_path / "t.parquet", table), TYPES)
+
+    @pytest.mark.parametrize("damage", ["cut", "flip", "html"])
+    def test_damage(self, tmp_path: Path, damage: str) -> None:
+        path = self.write(tmp_path / "t.parquet", self.TABLE)
+        raw = bytearray(path.read_bytes())
+        if damage == "flip":
+            raw[raw.index((2**63 - 1).to_bytes(8, "little"))] ^= 1
+        path.write_bytes({"cut": bytes(raw[:-9]), "flip": bytes(raw), "html": b"<html></html>"}[damage])
+        with pytest.raises(ValueError, match=r"cannot be read as a whole Parquet file .*; fetch it again"):
+            read_table(path, TYPES)
+
+    def test_another_table(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="has none of the 5 wanted columns"):
+            read_table(self.write(tmp_path / "t.parquet", pa.table({"x": [1]})), TYPES)
