@@ -34,6 +34,11 @@ def _same(one: str, other: str) -> bool:
     return one == other or bool(_unit(one) == _unit(other))
 
 
+def is_unit(text: str) -> bool:
+    """Whether the text is a unit that can be compared with others."""
+    return not isinstance(_unit(text), str)
+
+
 @functools.cache
 def _unit(text: str) -> Any:
     """The unit, or the text where it is none."""
