@@ -245,7 +245,7 @@ class RemoteArchive(SurveyArchive):
     def _download(self, path: str, into: Path, listed: str | None) -> Entry:
         """Fetch the file to `into`."""
         into.unlink(missing_ok=True)
-        file = path.rsplit("/", 1)[1]
+        file = path.rsplit("/", 1)[-1]
         if (service := self._service(path)) is not None:
             service.fetch(path, into, self.local)
             return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)

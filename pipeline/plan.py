@@ -738,7 +738,8 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
     columns = [m for m in s.modalities if not m.payload]
     for cell, w in wanted.items():
         found: dict[str, Part] = {}
-        if columns and w.counts["wanted"] > w.counts["forced"]:
+        fitted = all(m.name in p.plan.codecs for m in columns)
+        if columns and fitted and w.counts["wanted"] > w.counts["forced"]:
             settings = {**_identity(s), "modalities": [m.name for m in columns]}
             ids = {m.name: p.plan.codecs[m.name]["content_id"] or "none" for m in columns}
             args: dict[str, Any] = {"survey": s.name, "wanted": w.outputs["wanted"].sha256}
