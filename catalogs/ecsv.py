@@ -1,4 +1,5 @@
-"""Gaia's tables as its archive gives them: CSV with or without an ECSV header, gzipped or not, FITS, VOTable.
+"""Gaia's tables as its archive gives them: CSV with or without an ECSV header, gzipped or not, FITS, VOTable; and
+Parquet, as a reply of the archive's is kept.
 
 Only the wanted columns are parsed, block by block, so that a file of many gigabytes needs little memory. The archive
 spells a missing value as nothing, `null` or `NaN`, a boolean as `True`, `true` or `t`, an array as `"[a, b]"` (bulk
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from astropy.utils.exceptions import AstropyUserWarning
@@ -56,9 +58,11 @@ def read_table(path: Path, types: Types) -> pa.Table:
         return _fits(path, types)
     if kind in (".vot", ".xml", ".votable"):
         return _votable(path, types)
+    if kind == ".parquet":
+        return _parquet(path, types)
     if kind == ".zip":
         raise ValueError(f"{path}: is a zip of several products; unpack it and give the table that is wanted")
-    raise ValueError(f"{path}: is no table that is read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml")
+    raise ValueError(f"{path}: is no table that is read here; wanted .csv, .ecsv, .fits (or .gz of them), .vot, .xml, .parquet")
 
 
 def _csv_blocks(path: Path, types: Types) -> Iterator[pa.Table]:
@@ -191,6 +195,38 @@ def _fits(path: Path, types: Types) -> pa.Table:
                 return _table(out, types, path, units)
     except (OSError, EOFError, zlib.error, fits.VerifyError, AstropyUserWarning) as error:
         raise ValueError(f"{path}: cannot be read as a whole FITS file ({error}); fetch it again") from error
+
+
+def _parquet(path: Path, types: Types) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            by_name = {name.lower(): name for name in reversed(schema.names)}
+            wanted = [by_name[name] for name in types if name in by_name]
+            groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
+            leaves = [c for g in groups for c in map(g.column, range(g.num_columns))]
+            held = [c.total_uncompressed_size for c in leaves if c.path_in_schema.split(".")[0] in wanted]
+            refuse_large_table(1, held, str(path))
+            table = file.read(columns=wanted)
+    except (OSError, pa.ArrowException) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read as a whole Parquet file ({what[:300]}); fetch it again") from error
+    out, units = {}, {}
+    for name, kind in types.items():
+        if name in by_name:
+            column = table[by_name[name]].combine_chunks()
+            if pa.types.is_floating(column.type) and pa.types.is_integer(kind):
+                raise ValueError(f"{path}: column {name!r} holds {column.type}; wanted whole numbers, never a float")
+            try:
+                column = column.cast(kind)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise ValueError(f"{path}: column {name!r}: {error}") from error
+            out[name] = pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(kind) else column
+            metadata = schema.field(by_name[name]).metadata or {}
+            units[name] = metadata.get(b"unit", b"").decode()
+            if pa.types.is_list(kind) and not pc.all(pc.is_finite(column.flatten()), min_count=0).as_py():
+                raise ValueError(f"{path}: column {name!r} holds an array with a value that is not finite")
+    return _table(out, types, path, units)
 
 
 def _votable(path: Path, types: Types) -> pa.Table:

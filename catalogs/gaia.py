@@ -49,7 +49,7 @@ from skycairn.catalogs.survey import (
     RemoteFile,
     Survey,
 )
-from skycairn.catalogs.units import refuse_wrong_units, units_of
+from skycairn.catalogs.units import refuse_wrong_units
 
 URLS: Mapping[str, str] = {"dr3": "https://cdn.gea.esac.esa.int/Gaia/gdr3"}
 REF_EPOCHS: Mapping[str, float] = {"dr3": 2016.0}
@@ -118,12 +118,26 @@ ASTROMETRY: Mapping[str, pa.DataType] = {
     "pmdec": pa.float64(),
     "ref_epoch": pa.float64(),
 }
-UNITS = {
+UNITS: Mapping[str, str] = {
     **dict.fromkeys(("ra_error", "dec_error"), "mas"),
     **dict.fromkeys(("pmra", "pmdec"), "mas/yr"),
     "ref_epoch": "yr",
 }
 """Of the columns that become errors, motions and epochs."""
+
+
+FROM_XP = {c.name for c in XP_COLUMNS} | {"xp_file_absent"}
+
+
+def _source_columns() -> dict[str, pa.Field]:
+    own = {c.aliases[0] if c.aliases else c.name: c for c in COLUMNS if c.name not in FROM_XP}
+    types = {**{name: c.type for name, c in own.items()}, **ASTROMETRY}
+    units = {**{name: c.unit for name, c in own.items()}, **UNITS}
+    return {n: pa.field(n, t, metadata={"unit": units[n]} if units.get(n) else None) for n, t in types.items()}
+
+
+SOURCE_COLUMNS: Mapping[str, pa.Field] = _source_columns()
+"""What `Gaia.read` wants of a gaia_source table, by the archive's own names, with units in the fields' metadata."""
 
 _AION = (
     Cut(
@@ -249,25 +263,21 @@ class Gaia(Survey):
         companions: Mapping[str, Path | None] | None = None,
         needed: Iterable[str] = (),
     ) -> pa.Table:
-        """Read a gaia_source table (CSV, ECSV, FITS or VOTable) and the XP table `companions["xp"]` beside it."""
+        """Read a gaia_source table (CSV, ECSV, FITS, VOTable or Parquet) and the XP table `companions["xp"]` beside it."""
         where = f"gaia {self.release}: {path}"
         if rows is not None:
             raise ValueError(f"{where}: a file of Gaia's is read whole; rows {rows[0]}..{rows[1]} were asked")
-        from_xp = {c.name for c in XP_COLUMNS} | {"xp_file_absent"}
-        source = [c for c in self.columns if c.name not in from_xp]
-        plain = {c.name: c.type for c in source if not c.aliases}
-        table = read_table(path, {**plain, **ASTROMETRY})
+        table = read_table(path, {name: f.type for name, f in SOURCE_COLUMNS.items()})
         n = table.num_rows
-        found = {f.name: f.metadata[b"unit"].decode() for f in table.schema if f.metadata}
-        refuse_wrong_units(found, {**units_of(source), **UNITS}, where, "is it of another release, or converted?")
+        check_units(table, where)
         # without the motion a row would be matched at the wrong place, so its absence is no detail
-        wanted = {"source_id", "ra", "dec", "pmra", "pmdec", *(set(needed) - from_xp)}
+        wanted = {"source_id", "ra", "dec", "pmra", "pmdec", *(set(needed) - FROM_XP)}
         have = set(table.column_names)
         # DataLink and TAP users often leave the ratio out
         if "parallax_over_error" not in have and {"parallax", "parallax_error"} <= have:
             ratio = pc.divide(table["parallax"], pc.cast(table["parallax_error"], pa.float64()))
             table = table.append_column("parallax_over_error", pc.cast(ratio, pa.float32()))
-        if missing := sorted(wanted & {*plain, *ASTROMETRY} - set(table.column_names)):
+        if missing := sorted(wanted & set(SOURCE_COLUMNS) - set(table.column_names)):
             raise MissingColumn(f"{where} has no column {missing[0]!r}: is it a whole gaia_source table?")
         if (empty := table["source_id"].null_count) > 0:
             row = int(np.flatnonzero(table["source_id"].is_null().to_numpy())[0])
@@ -284,7 +294,7 @@ class Gaia(Survey):
         for column in self.columns:
             if column.name == "xp_file_absent":
                 own.append(pc.and_(has_xp, pc.invert(spectra["held"])))
-            elif column.name in from_xp:
+            elif column.name in FROM_XP:
                 own.append(spectra[column.name])
             else:
                 own.append(_finite(values(column.aliases[0] if column.aliases else column.name, column.type)))
@@ -319,6 +329,13 @@ class Gaia(Survey):
             pa.array(np.full(n, "gaia"), pa.string()),
             pa.array(np.arange(n, dtype=np.int64)),
         ]
+
+
+def check_units(table: pa.Table, where: str) -> None:
+    """WrongUnit where the table's fields say another unit than `SOURCE_COLUMNS`."""
+    found = {f.name: f.metadata[b"unit"].decode() for f in table.schema if f.metadata}
+    wanted = {name: f.metadata[b"unit"].decode() for name, f in SOURCE_COLUMNS.items() if f.metadata}
+    refuse_wrong_units(found, wanted, where, "is it of another release, or converted?")
 
 
 def touched_pixels(cells: Iterable[int]) -> NDArray[np.int64]:
