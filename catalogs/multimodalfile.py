@@ -29,36 +29,56 @@ TEXT_BYTES = 64
 """Taken for a text of variable length when memory is reckoned before reading."""
 
 
+class Datasets(Mapping[str, h5py.Dataset]):
+    """The datasets of an open file, each looked at before it is given; ValueError where it leads elsewhere."""
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self._file, self._path = file, path
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._file:
+            if self._is_dataset(name):
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file and self._is_dataset(str(name))
+
+    def __getitem__(self, name: str) -> h5py.Dataset:
+        if name not in self:
+            raise KeyError(name)
+        found = self._file[name]
+        if found.external:
+            where = found.external[0][0]
+            raise ValueError(f"{self._path}: {name!r} keeps its data in {where!r}; only what is in the file is read")
+        if found.is_virtual:
+            raise ValueError(f"{self._path}: {name!r} is made of other datasets (virtual); it is not read")
+        plist = found.id.get_create_plist()
+        filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+        if unknown := sorted(filters - FILTERS):
+            raise ValueError(f"{self._path}: {name!r} is packed by filter {unknown[0]}; wanted HDF5's own, or lzf")
+        return found
+
+    def _is_dataset(self, name: str) -> bool:
+        link = self._file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            kind = type(link).__name__
+            raise ValueError(f"{self._path}: {name!r} is a link to elsewhere ({kind}); it is not followed")
+        return self._file.get(name, getclass=True) is h5py.Dataset
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
+def opened(path: Path) -> Iterator[Datasets]:
     """The file's datasets by name; ValueError names the file that is damaged, or that leads elsewhere."""
     try:
         with h5py.File(path, "r") as file:
-            yield {name: _own(file, name, path) for name in file if _is_dataset(file, name, path)}
+            yield Datasets(file, path)
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read as HDF5 ({error}); fetch it again") from error
-
-
-def _is_dataset(file: h5py.File, name: str, path: Path) -> bool:
-    link = file.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise ValueError(f"{path}: {name!r} is a link to elsewhere ({type(link).__name__}); it is not followed")
-    return file.get(name, getclass=True) is h5py.Dataset
-
-
-def _own(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    found = file[name]
-    if found.external:
-        raise ValueError(f"{path}: {name!r} keeps its data in {found.external[0][0]!r}; only what is in it is read")
-    if found.is_virtual:
-        raise ValueError(f"{path}: {name!r} is made of other datasets (virtual); only what is in it is read")
-    plist = found.id.get_create_plist()
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    if unknown := sorted(filters - FILTERS):
-        raise ValueError(f"{path}: {name!r} is packed by filter {unknown[0]}; wanted one of HDF5's own, or lzf")
-    return found
 
 
 def rows_of(datasets: Mapping[str, h5py.Dataset], path: Path) -> int:
@@ -148,15 +168,14 @@ def whole_numbers(values: NDArray[Any], where: str) -> NDArray[np.int64]:
 def payload(path: Path, names: tuple[str, ...], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Rows of the first of these datasets that is there, in the order asked; MissingColumn where none is."""
     with opened(path) as datasets:
-        total = rows_of(datasets, path)
         found = next((datasets[n] for n in names if n in datasets), None)
         if found is None:
             raise MissingColumn(
                 f"{path}: holds no {names[0]!r}; it holds {', '.join(sorted(datasets))}; is it of this survey?"
             )
         refuse_large_table(len(rows), [_width(found)], str(path))
-        if len(rows) and not (0 <= rows.min() and rows.max() < total):
-            raise ValueError(f"{path}: row {rows.max()} was asked of a table of {total}")
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(found)):
+            raise ValueError(f"{path}: row {rows.max()} was asked of a table of {len(found)}")
         order, place = np.unique(rows, return_inverse=True)
         if not len(order):
             return np.zeros((0, *found.shape[1:]), found.dtype)

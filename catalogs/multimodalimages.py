@@ -271,7 +271,7 @@ class MultimodalLegacySurvey(ImportedImages, LegacySurvey):
             if not same.all():
                 i = int(np.argmin(same))
                 raise ValueError(
-                    f"{where} row {i}: object_id is {said[i]!r}, {name.upper()} {own[i]}; the row is made of two: "
+                    f"{where} row {i}: object_id is {str(said[i])!r}, {name.upper()} {own[i]}; the row is made of two: "
                     "fetch the file again"
                 )
 
