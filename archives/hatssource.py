@@ -36,8 +36,7 @@ from skycairn.archives.service import Have
 from skycairn.catalogs.bounds import refuse_large_table
 from skycairn.catalogs.desi import UNITS as DESI_UNITS
 from skycairn.catalogs.desi import Desi
-from skycairn.catalogs.gaia import ASTROMETRY, XP_COLUMNS, Gaia
-from skycairn.catalogs.gaia import UNITS as GAIA_UNITS
+from skycairn.catalogs.gaia import SOURCE_COLUMNS
 from skycairn.catalogs.sdss import Sdss
 from skycairn.catalogs.sdsscolumns import DERIVED
 from skycairn.catalogs.skybox import cell_boxes, touching
@@ -356,18 +355,15 @@ def _wanted(columns: Iterable[Column], derived: Iterable[str]) -> tuple[list[str
 
 def gaia(address: str = "https://data.lsdb.io/hats/gaia_dr3/gaia", **settings: Any) -> HatsSource:
     """Gaia's source table, without XP spectra; `settings` are fields of `HatsSource`."""
-    given = [c for c in Gaia.columns if c not in XP_COLUMNS and c.name != "xp_file_absent" and not c.aliases]
-    needed, optional = _wanted(given, ())
-    astrometry = list(ASTROMETRY)
-    motion = ("ra", "dec", "pmra", "pmdec")
+    needed = ("source_id", "ra", "dec", "pmra", "pmdec")
     return HatsSource(
         **{
             "catalog": "gaia_dr3",
             "address": address,
-            "needed": [*needed, *motion],
-            "optional": [*optional, *(n for n in astrometry if n not in motion)],
+            "needed": needed,
+            "optional": [name for name in SOURCE_COLUMNS if name not in needed],
             "key": ("source_id",),
-            "units": {**units_of(given), **GAIA_UNITS, "ra": "deg", "dec": "deg"},
+            "units": {name: f.metadata[b"unit"].decode() for name, f in SOURCE_COLUMNS.items() if f.metadata},
             **settings,
         }
     )

@@ -1,7 +1,7 @@
 """The HATS service against catalogues written here, leaf by leaf, of the mock sky's Gaia rows and of made-up ones."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ import pytest
 from skycairn.archives import hatssource
 from skycairn.archives.celltable import cell_of
 from skycairn.archives.errors import Busy, ChecksumMismatch, NotPublished
+from skycairn.archives.files import RootArchive
 from skycairn.archives.hatssource import HatsSource
+from skycairn.catalogs.desi import Desi
 from skycairn.catalogs.ecsv import read_table
-from skycairn.catalogs.gaia import COLUMNS
+from skycairn.catalogs.fitsfile import read_columns
+from skycairn.catalogs.gaia import SOURCE_COLUMNS, Gaia
+from skycairn.catalogs.sdss import Sdss
 from skycairn.catalogs.survey import WORK_ORDER, MissingColumn, WrongUnit
 
 pytest.importorskip("hats")
@@ -115,11 +119,9 @@ def refused(path: str) -> Path:
 @pytest.fixture(scope="module")
 def stars(tiny_sky: Path) -> pa.Table:
     """The mock's Gaia rows, all columns that the reader knows, as the files have them."""
-    types = {c.aliases[0] if c.aliases else c.name: c.type for c in COLUMNS if "coefficient" not in c.name}
-    more: Mapping[str, pa.DataType] = dict.fromkeys(("pmra", "pmdec", "ref_epoch"), pa.float64())
-    more = {**more, **dict.fromkeys(("ra_error", "dec_error"), pa.float32())}
+    types = {name: f.type for name, f in SOURCE_COLUMNS.items()}
     files = sorted((tiny_sky / "gaia/gaia_source").glob("*.csv.gz"))
-    return pa.concat_tables([read_table(f, {**types, **more}) for f in files]).replace_schema_metadata(None)
+    return pa.concat_tables([read_table(f, types) for f in files]).replace_schema_metadata(None)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,53 @@ def test_tables_of_all_cells_hold_the_rows_of_the_mock(catalogue: Path, stars: p
     assert table.schema.field("source_id").type == pa.int64()
     assert table.schema.field("ra_error").metadata == {b"unit": b"mas"}
     assert {"pmra", "pmdec", "ref_epoch", "parallax", "ruwe", "has_xp_continuous"} <= set(table.column_names)
+
+
+def test_gaia_reads_the_tables_as_its_own_files(
+    catalogue: Path, stars: pa.Table, tiny_sky: Path, tmp_path: Path
+) -> None:
+    source, survey, got = hatssource.gaia(str(catalogue)), Gaia("dr3"), []
+    for cell in np.unique(cells_of(stars)).tolist():
+        into = tmp_path / f"6-{cell}.parquet"
+        fetched(source, cell, into)
+        got.append(survey.read(into))
+    own = pa.concat_tables([survey.read(f) for f in sorted((tiny_sky / "gaia/gaia_source").glob("*.csv.gz"))])
+    assert_same(pa.concat_tables(got), own)
+
+
+@pytest.mark.parametrize("name", ["desi", "sdss"])
+def test_desi_and_sdss_read_the_tables_as_their_own_files(name: str, tiny_sky: Path, tmp_path: Path) -> None:
+    survey = {"desi": Desi("dr1"), "sdss": Sdss("dr17")}[name]
+    path = tiny_sky / name / survey.catalog_files(RootArchive(tiny_sky / name), [0])[0].path
+    ra, dec = {"desi": ("TARGET_RA", "TARGET_DEC"), "sdss": ("PLUG_RA", "PLUG_DEC")}[name]
+    columns = {}
+    for column, fetch in read_columns(path)[0].items():
+        values = fetch()
+        values = np.char.decode(np.ma.getdata(values), "ascii") if values.dtype.kind == "S" else np.ma.filled(values, 0)
+        columns[column] = pa.array(values.tolist())
+    table = pa.table(columns)
+    table = table.filter(pa.array(np.isfinite(np.asarray(table[ra]))))
+    leaves = adaptive(table, 30, ra, dec)
+    folder = write_hats(tmp_path / "c", table, leaves, hats_col_ra=ra, hats_col_dec=dec)
+    source = {"desi": hatssource.desi, "sdss": hatssource.sdss}[name](str(folder))
+    got = []
+    for cell in np.unique(cells_of(table, ra, dec)).tolist():
+        into = tmp_path / f"6-{cell}.parquet"
+        fetched(source, cell, into)
+        got.append(survey.read(into))
+    assert_same(pa.concat_tables(got), survey.read(path))
+
+
+def assert_same(got: pa.Table, own: pa.Table) -> None:
+    """Rows with a key and a position, whatever their order and number in their file."""
+    got, own = (
+        t.filter(pc.and_(pc.is_valid(t["key"]), pc.is_valid(t["ra"]))).drop_columns(["row"]).sort_by("key")
+        for t in (got, own)
+    )
+    assert got.num_rows == own.num_rows > 0
+    for name in own.column_names:
+        if not name.startswith(("bp_", "rp_", "xp_")):
+            assert got[name].combine_chunks().equals(own[name].combine_chunks()), name
 
 
 def test_paths_are_below_query_and_one_a_cell() -> None:
