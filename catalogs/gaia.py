@@ -224,6 +224,7 @@ class Gaia(Survey):
         super().__init__(release, **options)
         if options:
             raise ValueError(f"gaia: there is no option {sorted(options)[0]!r}; there are release, profile and root")
+        self.ref_epoch = REF_EPOCHS[release]
 
     @property
     def url(self) -> str:
@@ -267,7 +268,7 @@ class Gaia(Survey):
         where = f"gaia {self.release}: {path}"
         if rows is not None:
             raise ValueError(f"{where}: a file of Gaia's is read whole; rows {rows[0]}..{rows[1]} were asked")
-        table = read_table(path, {name: f.type for name, f in SOURCE_COLUMNS.items()})
+        table = self._source_table(path)
         n = table.num_rows
         check_units(table, where)
         # without the motion a row would be matched at the wrong place, so its absence is no detail
@@ -287,8 +288,7 @@ class Gaia(Survey):
             return table[name].combine_chunks() if name in table.column_names else pa.nulls(n, kind)
 
         source_id = values("source_id", pa.int64())
-        given = (companions or {}).get("xp")
-        spectra = _join_xp(given, source_id)
+        spectra = self._spectra(path, (companions or {}).get("xp"), source_id)
         has_xp = pc.fill_null(values("has_xp_continuous", pa.bool_()), False)
         own = []
         for column in self.columns:
@@ -301,8 +301,16 @@ class Gaia(Survey):
         fields = [*STANDARD_SCHEMA, *(c.field() for c in self.columns)]
         return pa.Table.from_arrays([*self._standard(values, n, where), *own], schema=pa.schema(fields))
 
+    def _source_table(self, path: Path) -> pa.Table:
+        """Those of `SOURCE_COLUMNS` that the file has."""
+        return read_table(path, {name: f.type for name, f in SOURCE_COLUMNS.items()})
+
+    def _spectra(self, path: Path, xp: Path | None, source_id: pa.Array) -> dict[str, pa.Array]:
+        """XP columns of these sources, and `held`: whether there is a row for each; `xp` is the table beside `path`."""
+        return _join_xp(xp, source_id)
+
     def _standard(self, values: Any, n: int, where: str) -> list[pa.Array]:
-        reference = REF_EPOCHS[self.release]
+        reference = self.ref_epoch
         epoch = values("ref_epoch", pa.float64()).fill_null(reference).to_numpy(zero_copy_only=False)
         if (other := np.flatnonzero(epoch != reference)).size:
             raise ValueError(

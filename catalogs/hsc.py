@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skycairn.catalogs.columns import own_columns
+from skycairn.catalogs.columns import Fetch, own_columns
 from skycairn.catalogs.fitsfile import column_units, read_columns, table_rows
 from skycairn.catalogs.hsccolumns import (
     COLUMNS,
@@ -215,7 +215,7 @@ class Hsc(Survey):
     ) -> pa.Table:
         """Read a table of forced photometry; see `Survey.read`."""
         where = f"hsc {self.release}: {path.name}"
-        found, n = read_columns(path, rows, HOLDING)
+        found, n, written = self._stored(path, rows)
         available = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
         asked = set(needed) - {c.name for c in DERIVED}
@@ -228,7 +228,7 @@ class Hsc(Survey):
         if "object_id" in available and (kind := available["object_id"]().dtype).kind not in "iu":
             raise ValueError(f"{where}: object_id is {kind}, wanted integers: a key never goes through float")
         units = {**units_of(PUBLISHED), "ra": "deg", "dec": "deg"}
-        refuse_wrong_units(column_units(path, HOLDING), units, where, "select it in the SQL as the database has it")
+        refuse_wrong_units(written, units, where, "select it in the SQL as the database has it")
         arrays = own_columns(available, PUBLISHED, n, asked, where, _SUBSET)
         own = {c.name: array for c, array in zip(PUBLISHED, arrays, strict=True)}
         for name in own:
@@ -256,6 +256,10 @@ class Hsc(Survey):
         arrays += [own[c.name] for c in self.columns]
         schema = pa.schema([*STANDARD_SCHEMA, *(c.field() for c in self.columns)])
         return pa.Table.from_arrays(arrays, schema=schema)
+
+    def _stored(self, path: Path, rows: tuple[int, int] | None) -> tuple[Mapping[str, Fetch], int, Mapping[str, str]]:
+        """Columns of a catalogue file by name, how many rows they have, and their units."""
+        return *read_columns(path, rows, HOLDING), column_units(path, HOLDING)
 
     def payload_groups(self, sources: pa.Table, modality: str, reference: Mapping[str, Path]) -> list[PayloadGroup]:
         """One group a patch, in the order of tracts and patches; positions without a patch are looked up."""

@@ -261,14 +261,12 @@ class LegacySurvey(Survey):
     ) -> pa.Table:
         """Read a sweep, a tractor file, or a query table with their columns (queryfile.py); see `Survey.read`."""
         where = f"legacysurvey {self.release}: {path.name}"
-        found, n = read_columns(path, rows, HOLDING)
+        found, n, units = self._stored(path, rows)
         available = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
         if "release" not in available and {"targetid", "brickid", "objid"} <= set(available):
             available["release"] = _release_of_target(available, where)
-        refuse_wrong_units(
-            column_units(path, HOLDING), {**units_of(self.columns), **UNITS}, where, "is it of another release?"
-        )
+        refuse_wrong_units(units, {**units_of(self.columns), **UNITS}, where, "is it of another release?")
         own = dict(
             zip(
                 (c.name for c in self.columns),
@@ -309,6 +307,10 @@ class LegacySurvey(Survey):
             arrays.append(pa.array(values, mask=null).cast(field.type))
         schema = pa.schema([*STANDARD_SCHEMA, *(c.field() for c in self.columns)])
         return pa.Table.from_arrays([*arrays, *own.values()], schema=schema)
+
+    def _stored(self, path: Path, rows: tuple[int, int] | None) -> tuple[Mapping[str, Fetch], int, Mapping[str, str]]:
+        """Columns of a catalogue file by name, how many rows they have, and their units."""
+        return *read_columns(path, rows, HOLDING), column_units(path, HOLDING)
 
     def payload_groups(self, sources: pa.Table, modality: str, reference: Mapping[str, Path]) -> list[PayloadGroup]:
         """One group a brick, in the order of brick names; positions without a brick's name are looked up."""

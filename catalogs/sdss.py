@@ -133,7 +133,7 @@ class Sdss(Survey):
         """Read specObj, a query table (queryfile.py), or the SPECOBJ or SPALL row of a spec file; see `Survey.read`."""
         where = f"sdss {self.release}: {path.name}"
         single = path.name.startswith("spec-")
-        found, n = _spec_row(path, rows) if single else read_columns(path, rows, HOLDING)
+        found, n, written = (*_spec_row(path, rows), {}) if single else self._stored(path, rows)
         by_name = {name.lower(): fetch for name, fetch in found.items()}
         start = rows[0] if rows is not None else 0
         reason = LACKS if is_query(path) else "is it a table of SDSS spectra (specObj, SPECOBJ, SPALL)?"
@@ -142,7 +142,7 @@ class Sdss(Survey):
                 raise MissingColumn(f"{where} has no column {name.upper()!r}: {reason}")
         if not single:
             units = {**units_of(self.columns), "plug_ra": "deg", "plug_dec": "deg"}
-            refuse_wrong_units(column_units(path, HOLDING), units, where, reason)
+            refuse_wrong_units(written, units, where, reason)
         ra, dec = (by_name[c]().astype(np.float64) for c in ("plug_ra", "plug_dec"))
         if "specprimary" in by_name:
             primary = by_name["specprimary"]
@@ -215,6 +215,10 @@ class Sdss(Survey):
         primary = np.empty(n, dtype=np.int64)
         primary[order] = order[first][np.cumsum(first) - 1]
         return primary
+
+    def _stored(self, path: Path, rows: tuple[int, int] | None) -> tuple[Mapping[str, Fetch], int, Mapping[str, str]]:
+        """Columns of a catalogue file by name, how many rows they have, and their units."""
+        return *read_columns(path, rows, HOLDING), column_units(path, HOLDING)
 
     def payload_groups(self, sources: pa.Table, modality: str, reference: Mapping[str, Path]) -> list[PayloadGroup]:
         """The file of each (RUN2D, PLATE, MJD), or of each spectrum; a source without them is outside the payload."""
