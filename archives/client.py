@@ -377,11 +377,12 @@ class Client:
     def _gate(self, url: httpx.URL) -> Gate:
         with self._lock:
             if (found := self._gates.get(place(url))) is None:
-                found = Gate(place(url), self._limits_of(url), self._clock, self._wall_clock, self._nap)
+                found = Gate(place(url), self._limits_of(url), self._clock, self._wall_clock, self.nap)
                 self._gates[place(url)] = found
         return found
 
-    def _nap(self, seconds: float) -> None:
+    def nap(self, seconds: float) -> None:
+        """Wait; Busy where the client is closed meanwhile."""
         self._sleep(seconds)
         self._stop_if_closed()
 
@@ -599,10 +600,12 @@ class Client:
             try:
                 return once()
             except _Wrong as error:
+                # wrong in the same way twice, it is the archive's file; in another way each time, it is the line
+                same = str(error) in wrong
                 wrong.append(str(error))
-                if len(wrong) > 1 or not again:
+                if same or len(wrong) >= limits.tries or not again:
                     first = "" if wrong[0] == wrong[-1] else f", and the first time {wrong[0]}"
-                    often = "twice" if len(wrong) > 1 else "once"
+                    often = {1: "once", 2: "twice"}.get(len(wrong), f"{len(wrong)} times")
                     raise ChecksumMismatch(f"{call.shown}: {wrong[-1]}{first}; it was fetched {often}") from None
             except _Failed as failed:
                 failed_s.append(failed.why)
@@ -611,7 +614,7 @@ class Client:
                 pause_s = self._chance() * min(most, least * 3 ** (len(failed_s) - 1))
                 if failed.slow_down:
                     self._gate(call.url).pause(pause_s)
-                self._nap(pause_s)
+                self.nap(pause_s)
 
 
 def retry_after(headers: Mapping[str, str], now: float, most_s: float) -> float | None:

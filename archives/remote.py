@@ -8,6 +8,7 @@ Where no published digest vouches for a file and it did not come over TLS, it is
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from urllib.parse import quote, urlsplit
 from skycairn.archives.cache import Cache, Entry
 from skycairn.archives.client import Client
 from skycairn.archives.credentials import basic_auth, credential, how_to_set
-from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused
+from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
 from skycairn.archives.service import Service
 from skycairn.archives.structure import check_structure
@@ -28,6 +29,7 @@ from skycairn.catalogs.survey import RemoteFile, Survey
 
 Services = Callable[["RemoteArchive"], Sequence[Service]]
 """The services of an archive, which may ask by its client and want its files."""
+TRIES = 6
 AGREE = 6
 """How often an unvouched file is fetched at most, till two replies are the same."""
 ACCOUNTS = {"hsc-release.mtk.nao.ac.jp": "hsc"}
@@ -243,7 +245,22 @@ class RemoteArchive(SurveyArchive):
         return [entry.sha256, entry.size]
 
     def _download(self, path: str, into: Path, listed: str | None) -> Entry:
-        """Fetch the file to `into`."""
+        """Fetch the file to `into`, and try again where what went wrong says nothing about the file.
+
+        The client tries again by itself, but for two things: it follows no redirect that it may not, and a server that
+        sends one is asked again as one that is not well; and a service's conversation has to begin anew.
+        """
+        again = (Unsafe,) if self._service(path) is None else (Unsafe, Busy, ChecksumMismatch)
+        for k in range(TRIES):
+            try:
+                return self._fetch(path, into, listed)
+            except again:
+                if k == TRIES - 1 or self.client is None:
+                    raise
+                self.client.nap(min(60.0, 0.5 * 3**k) * random.random())
+        raise AssertionError("not reached")
+
+    def _fetch(self, path: str, into: Path, listed: str | None) -> Entry:
         into.unlink(missing_ok=True)
         file = path.rsplit("/", 1)[-1]
         if (service := self._service(path)) is not None:
