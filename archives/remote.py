@@ -29,6 +29,8 @@ from skycairn.catalogs.survey import RemoteFile, Survey
 
 Services = Callable[["RemoteArchive"], Sequence[Service]]
 """The services of an archive, which may ask by its client and want its files."""
+MOST_QUESTIONS = 3000
+"""Put to a service for one build; who wants more of the sky takes the archive's files."""
 TRIES = 6
 AGREE = 6
 """How often an unvouched file is fetched at most, till two replies are the same."""
@@ -63,7 +65,14 @@ class RemoteArchive(SurveyArchive):
 
     def address(self, path: str) -> str:
         """Where the file is fetched from: its address, on the mirror if there is one."""
-        return mirrored(f"{self.url}/{quote(str(inside(path)), safe='/,+:@!$&()*;=~')}", self.mirror)
+        return self.mirrored(f"{self.url}/{quote(str(inside(path)), safe='/,+:@!$&()*;=~')}")
+
+    def mirrored(self, url: str) -> str:
+        """Where the mirror, if there is one, serves what the archive serves at `url`: below the host's name."""
+        if not self.mirror:
+            return url
+        parts = urlsplit(url)
+        return f"{self.mirror}/{parts.netloc}{parts.path}"
 
     def connect(self, client: Client | None) -> None:
         """Ask by this client from now on; without one, know what the cache holds and no more."""
@@ -148,6 +157,12 @@ class RemoteArchive(SurveyArchive):
         wanted = list(cells)
         for service in self.services:
             if (found := service.catalog_files(wanted)) is not None:
+                if len(found) > MOST_QUESTIONS:
+                    raise ValueError(
+                        f"{survey.name}: {len(found):,} questions would be put to its catalogue service, more than "
+                        f'{MOST_QUESTIONS:,}; take its files instead (surveys.{survey.name}.source = "archive", '
+                        f"--source {survey.name}=archive), or less of the sky"
+                    )
                 return found
         return survey.catalog_files(self, wanted)
 
@@ -294,14 +309,6 @@ class RemoteArchive(SurveyArchive):
 
     def _service(self, path: str) -> Service | None:
         return next((s for s in self.services if path.startswith(s.prefix)), None)
-
-
-def mirrored(url: str, mirror: str) -> str:
-    """Where a mirror, if there is one, serves what the archive serves at `url`: below the host's name."""
-    if not mirror:
-        return url
-    parts = urlsplit(url)
-    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
 
 
 def _state(entry: Entry) -> State | None:

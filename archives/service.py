@@ -15,8 +15,9 @@ Have = Callable[[str], Path]
 class Service(Protocol):
     """A service of one survey. Its files have paths below `prefix`, relative to the survey's root like any other's."""
 
-    prefix: str
-    "`query/` unless the survey's own layout names a place for replies, as HSC's does"
+    @property
+    def prefix(self) -> str:
+        """What its paths begin with: `query/..` unless the survey's layout has a place for replies, as HSC's has."""
 
     def catalog_files(self, cells: Iterable[int]) -> list[RemoteFile] | None:
         """The catalogue files of these work cells; None where the survey's own `catalog_files` names them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from skycairn.archives.errors import Refused
 from skycairn.archives.files import RootArchive, SurveyArchive
 from skycairn.archives.hosts import HOSTS
 from skycairn.archives.hscjobs import HscDatabase, plain_post
-from skycairn.archives.remote import RemoteArchive, mirrored
+from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.service import Service
 from skycairn.catalogs.hscfiles import TRACT_PATCHES
 from skycairn.catalogs.survey import Survey
@@ -56,17 +56,53 @@ def open_archive(survey: Survey, source: str, root: str, url: str, download: Dow
     if source == "root":
         return RootArchive(Path(root))
     cache = Cache(Path(download.cache) if download.cache else default_cache(download.mirror), download.limit_bytes)
-    return RemoteArchive(survey, url or survey.url, cache, download.mirror, partial(_services, source=source))
+    collection, files = (url, "") if source == "hats" else ("", url)
+    services = partial(_services, source=source, collection=collection)
+    return RemoteArchive(survey, files or survey.url, cache, download.mirror, services)
 
 
-def _services(archive: RemoteArchive, source: str) -> list[Service]:
-    """Services that give what the archive does not hold as files."""
-    survey = archive.survey
-    if survey.name == "hsc":
+def _services(archive: RemoteArchive, source: str, collection: str) -> list[Service]:
+    """Services that give what the archive does not hold as files.
+
+    Those that no query is asked of import nothing of their client libraries.
+    """
+    name, release = archive.survey.name, archive.survey.release
+    if name == "hsc" and source in ("archive", "query"):
         post = plain_post if archive.client is None else partial(_post, archive.client)
         tract_list = partial(archive.local, TRACT_PATCHES)
-        return [HscDatabase(mirrored(survey.url, archive.mirror), post=post, tract_list=tract_list)]
-    return []
+        return [HscDatabase(archive.mirrored(archive.survey.url), post=post, tract_list=tract_list)]
+    if source == "query" and name == "gaia":
+        from skycairn.archives import gaiaquery
+
+        at = gaiaquery.Settings()
+        tap, data = archive.mirrored(at.tap_url), archive.mirrored(at.data_url)
+        return [gaiaquery.GaiaQuery(release, replace(at, tap_url=tap, data_url=data))]
+    if source == "query" and name == "sdss":
+        from skycairn.archives import sdssquery
+
+        return [sdssquery.SdssQuery(archive.mirrored(sdssquery.URL))]
+    if source == "query" and name in ("legacysurvey", "desi"):
+        from skycairn.archives import datalab
+
+        made = datalab.legacysurvey if name == "legacysurvey" else datalab.desi
+        return [made(release, url=archive.mirrored(datalab.URL))]
+    if source == "hats":
+        return [_collection(name, collection)]
+    if source == "archive":
+        return []
+    raise ValueError(f"{name} has no catalogue service; choose another source: archive, or root")
+
+
+def _collection(name: str, address: str) -> Service:
+    from skycairn.archives import hatssource
+
+    if name == "gaia":
+        return hatssource.gaia(address) if address else hatssource.gaia()
+    if name not in ("desi", "sdss"):
+        raise ValueError(f"{name} is not read from HATS collections; gaia, desi and sdss are")
+    if not address:
+        raise ValueError(f"surveys.{name}.url is not set; with source hats it names the collection")
+    return hatssource.desi(address) if name == "desi" else hatssource.sdss(address)
 
 
 def _post(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:

@@ -52,14 +52,12 @@ def choose(
 def mirrored(settings: Settings, root: Path | None, pile: Path, faults: float) -> Iterator[None]:
     """Serve what lies below `root` on this machine, and let the recipe fetch all of it from there."""
     from skycairn.mirror.faults import Faults
-    from skycairn.mirror.hscjobs import HscJobs
-    from skycairn.mirror.sky import HSC_ACCOUNT, mirror_of
+    from skycairn.mirror.sky import HSC_ACCOUNT, mirror_of, services_of
 
     if root is None:
         raise ValueError("--via-http serves what lies below --root; name it")
     os.environ["SSP_PDR_USR"], os.environ["SSP_PDR_PWD"] = HSC_ACCOUNT
-    services = {"hsc-release.mtk.nao.ac.jp": [HscJobs(root / "hsc", *HSC_ACCOUNT)]}
-    with mirror_of(root, Faults(faults, slow_s=0.5) if faults else None, services) as mirror:
+    with mirror_of(root, Faults(faults, slow_s=0.5) if faults else None, services_of(root)) as mirror:
         for chosen in settings[0]["surveys"].values():
             chosen |= {"source": chosen.get("source") or "archive", "root": ""}
         cache = {"cache": str(pile.resolve().parent / f"{pile.name}-cache")}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from skycairn.catalogs.registry import survey
+from skycairn.mirror import datalab
+from skycairn.mirror.datalink import DataLink
+from skycairn.mirror.hscjobs import HscJobs
 from skycairn.mirror.server import Mirror, Service, Spoiler
+from skycairn.mirror.skyserver import SkyServer, SpecFiles
+from skycairn.mirror.tap import Tap, gaia_spectra, gaia_tables
 
 RELEASES = {"legacysurvey": "dr10", "hsc": "pdr3-wide", "gaia": "dr3", "desi": "dr1", "sdss": "dr17"}
 """What each folder of a mock sky is the root of."""
@@ -70,6 +76,25 @@ def mirror_of(
     ValueError where no survey's folder is there.
     """
     return SkyMirror(sky, services, faults, accounts, port)
+
+
+def services_of(sky: Path) -> dict[str, list[Service]]:
+    """The archives' services over this sky, by host: HSC's jobs, Gaia's TAP and DataLink, SkyServer, Data Lab."""
+    out: dict[str, list[Service]] = {}
+    if (sky / "hsc").is_dir():
+        out["hsc-release.mtk.nao.ac.jp"] = [HscJobs(sky / "hsc", *HSC_ACCOUNT)]
+    if (sky / "gaia").is_dir():
+        spectra = cache(partial(gaia_spectra, sky / "gaia"))
+        out["gea.esac.esa.int"] = [Tap(gaia_tables(sky / "gaia")), DataLink(spectra)]
+    if (sky / "sdss").is_dir():
+        out["skyserver.sdss.org"] = [SkyServer(sky / "sdss")]
+        out["data.sdss.org"] = [SpecFiles(sky / "sdss")]
+    redshifts = sorted((sky / "desi").glob("zcatalog/*/zall-pix-*.fits"))
+    databases = [datalab.tractor(sky / "legacysurvey")] if (sky / "legacysurvey").is_dir() else []
+    databases += [datalab.zpix(redshifts[0])] if redshifts else []
+    if databases:
+        out["datalab.noirlab.edu"] = [datalab.service(databases)]
+    return out
 
 
 def serve(
