@@ -59,6 +59,10 @@ class SurveyArchive(ABC):
     def check_unchanged(self, path: str, known: Sequence[Any]) -> None:
         """Changed unless the file is as it was fetched: `known` is its SHA-256, then its `state`."""
 
+    def origin(self, path: str) -> dict[str, str]:
+        """Where a file far away came from, when it was first seen, whether a published digest vouches for it."""
+        return {}
+
     def decided(self, file: RemoteFile) -> bool:
         """Whether it is known, without asking an archive far away, if the file is there."""
         return True

@@ -145,6 +145,14 @@ class RemoteArchive(SurveyArchive):
         """Whether the file's bytes are in the cache now."""
         return self._cached(path) is not None
 
+    def origin(self, path: str) -> dict[str, str]:
+        """See `SurveyArchive.origin`."""
+        entry = self.cache.look(self._name(path))
+        if entry is None:
+            return {}
+        by = "its archive's list" if entry.verified else "nobody: first seen here"
+        return {"from": self._name(path), "first seen": entry.first_seen, "vouched for by": by}
+
     def verify(self, path: str, listed: str | None) -> str:
         """See `SurveyArchive.verify`."""
         return verify(self.local(path), listed)

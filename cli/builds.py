@@ -86,6 +86,7 @@ def ingest(
     release: Annotated[str, typer.Option(help="of the survey; the one that the pile has, unless given")] = "",
     profile: Annotated[str, typer.Option(help="cuts: aion, strict, all; the pile's own, unless given")] = "",
     root: Root = None,
+    source: Annotated[str, typer.Option(help="instead of --root: archive, query, hats")] = "",
     workers: Workers = 2,
     scheduler: Scheduler = "",
     allow_small_splits: SmallSplits = False,
@@ -111,7 +112,7 @@ def ingest(
             )
         # the codecs that it was first built with are the pile's own by now
         last = replace(last, codecs=replace(last.codecs, lock=""))
-        chosen = with_survey(last, survey, release, profile, root.resolve() if root else None)
+        chosen = with_survey(last, survey, release, profile, root.resolve() if root else None, source)
         _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run)
 
 
