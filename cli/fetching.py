@@ -148,9 +148,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
     from rich.text import Text
 
     colours = {"ok": "green", "differs": "yellow", "failed": "red", "skipped": "dim"}
-    table = Table("survey", "check", "outcome", "found", title="Archives", title_justify="left", show_lines=True)
+    table = Table("survey", "check", "outcome", "found", title="Archives", title_justify="left")
     for f in findings:
-        found = f.said if f.status == "ok" else f"{f.said}\nassumed: {f.check.about}"
+        found = f"{f.said}\nassumed: {f.check.about}" if f.status in ("differs", "failed") else f.said
         # archives' words are no markup
         table.add_row(f.survey, Text(f.check.name), Text(f.status, style=colours[f.status]), Text(found))
     console = Console()
