@@ -66,7 +66,7 @@ def examine(
             status, said, why = _made(doctor, check)
             if why:
                 silent[check.host] = why
-            yield Finding(name, check, status, _told(said))
+            yield Finding(name, check, status, _told(said.replace(f"{doctor.folder}/", "")))
 
 
 def _made(doctor: Doctor, check: Check) -> tuple[Status, str, str]:

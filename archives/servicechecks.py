@@ -27,6 +27,7 @@ from skycairn.archives.filechecks import HSC_HOST, tract_and_patch, xp_rows
 from skycairn.archives.hscjobs import COLUMNS, FAILED, SCHEMA, TABLES, HscDatabase, JobId, Jobs, write_sorted
 from skycairn.archives.replies import words
 from skycairn.archives.sources import post_once
+from skycairn.archives.structure import SNIFF, html_page
 from skycairn.catalogs.fitsfile import read_columns
 from skycairn.catalogs.gaia import SOURCE_COLUMNS, Gaia
 from skycairn.catalogs.hsc import Hsc
@@ -213,6 +214,8 @@ def gaia_source(doctor: Doctor) -> str:
         raise Differs(
             f"{TABLE}: the service answered {answer.status}: {words(answer.content.decode(errors='replace'))}"
         )
+    if page := html_page(answer.content[:SNIFF]):
+        raise Busy(f"{doctor.at(AT.tap_url)}: answered with {page}; try later")
     reply = doctor.folder / "gaia.vot"
     reply.write_bytes(answer.content)
     table = Gaia("dr3").read(reply, needed=[n for n in SOURCE_COLUMNS if n not in ("ra", "dec")])
