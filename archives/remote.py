@@ -1,7 +1,8 @@
 """A survey's archive far away: its files come through the cache, each brought once and verified before it is there.
 
 The builder brings files, workers only read them: an archive without a client knows what the cache holds and no more. A
-file that was had once is not asked for again; what the archive lists and did not give is asked for in each build.
+file that was had once is not asked for again, unless all is to be looked at `anew`; what the archive lists and did not
+give is asked for in each build.
 
 Where no published digest vouches for a file and it did not come over TLS, it is fetched until two replies agree.
 """
@@ -52,6 +53,7 @@ class RemoteArchive(SurveyArchive):
         super().__init__()
         self.survey, self.url, self.cache, self.mirror = survey, url.rstrip("/"), cache, mirror.rstrip("/")
         self.client: Client | None = None
+        self.anew = False
         self._services_of, self.services = services, services(self)
         self._failed: dict[str, FetchError] = {}
         self._refused: Refused | None = None
@@ -74,9 +76,12 @@ class RemoteArchive(SurveyArchive):
         parts = urlsplit(url)
         return f"{self.mirror}/{parts.netloc}{parts.path}"
 
-    def connect(self, client: Client | None) -> None:
-        """Ask by this client from now on; without one, know what the cache holds and no more."""
-        self.client = client
+    def connect(self, client: Client | None, anew: bool = False) -> None:
+        """Ask by this client from now on; without one, know what the cache holds and no more.
+
+        With `anew` the archive is asked whether what the cache holds is still what it publishes.
+        """
+        self.client, self.anew = client, anew
         self.services = self._services_of(self)
 
     # --- what is known ------------------------------------------------------------------------------------------------
@@ -89,6 +94,8 @@ class RemoteArchive(SurveyArchive):
         if entry is None or entry.state == "damaged":
             return False
         listed = self.listed(file)
+        if self.anew and (listed is None or entry.state == "missing") and not self._as_before(file.path, entry):
+            return False
         if entry.state == "missing":
             if listed is not None:
                 return False
@@ -98,6 +105,17 @@ class RemoteArchive(SurveyArchive):
             return False
         self.looked[file.path] = _state(entry)
         return True
+
+    def _as_before(self, path: str, entry: Entry) -> bool:
+        """Whether the archive says of a file what it said when it was fetched; False where it says too little."""
+        if self.client is None or self._service(path) is not None or entry.state != "there":
+            return False
+        try:
+            head = self.client.head(self.address(path), auth=self._auth())
+        except FetchError:
+            return False
+        said = head and (head.etag, head.last_modified)
+        return bool(head and any(said or ()) and said == (entry.etag, entry.last_modified) and head.size == entry.size)
 
     def failed(self, path: str) -> FetchError | None:
         """See `SurveyArchive.failed`; where the account was refused, nothing more is asked."""
@@ -283,14 +301,17 @@ class RemoteArchive(SurveyArchive):
             return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)
         if self.client is None:
             raise Changed(f"{self.where(path)}: is not in the cache of this worker")
-        account = ACCOUNTS.get(urlsplit(self.url).netloc)
-        auth = {"Authorization": basic_auth(credential(account))} if account else {}
         check = partial(check_structure, name=file)
         try:
-            got = self.client.download(self.address(path), into, digest=listed, check=check, auth=auth)
+            got = self.client.download(self.address(path), into, digest=listed, check=check, auth=self._auth())
         except Refused as error:
+            account = ACCOUNTS.get(urlsplit(self.url).netloc)
             raise Refused(f"{error}; {how_to_set(account)}" if account else str(error)) from None
         return Entry(got.sha256, got.size, got.etag, got.last_modified, listed, listed is not None, file=file)
+
+    def _auth(self) -> dict[str, str]:
+        account = ACCOUNTS.get(urlsplit(self.url).netloc)
+        return {"Authorization": basic_auth(credential(account))} if account else {}
 
     def _cached(self, path: str) -> Path | None:
         entry = self.cache.look(self._name(path))

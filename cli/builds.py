@@ -25,7 +25,9 @@ SmallSplits = Annotated[
     bool, typer.Option("--allow-small-splits", help="let validation or test be smaller than split.least")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and why; do nothing")]
-Rehash = Annotated[bool, typer.Option("--rehash", help="read every byte of every survey file, whatever its date")]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="read every survey file again, whatever its date, and ask archives anew")
+]
 Source = Annotated[
     list[str] | None,
     typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),

@@ -27,7 +27,10 @@ Name = tuple[str, str]
 class Downloads:
     """What the builder brings; nothing where all surveys lie below roots."""
 
-    def __init__(self, ctx: Context, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def __init__(
+        self, ctx: Context, progress: Callable[[str, int, int], None] | None = None, anew: bool = False
+    ) -> None:
+        self.anew = anew
         self.archives = {c.name: a for c in ctx.recipe.surveys if isinstance(a := ctx.archive(c.name), RemoteArchive)}
         self.limit = ctx.recipe.download.limit_bytes
         self.progress = progress
@@ -41,7 +44,7 @@ class Downloads:
 
     def __enter__(self) -> Self:
         for name, archive in self.archives.items():
-            archive.connect(self.client)
+            archive.connect(self.client, self.anew)
             self._pools[name] = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"fetch {name}")
         return self
 

@@ -21,6 +21,7 @@ from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import Survey, first_failed
 from skycairn.pipeline.region import Region, from_settings
+from skycairn.pipeline.sky import moc_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -240,6 +241,8 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
         surveys = [c for c in surveys if c.name != "targets"]
         surveys.append(_targets(folder / str(region.pop("table"))))
         region |= _positions(surveys[-1])
+    if region.get("kind") == "moc" and "file" in region:
+        region["moc"] = moc_text(folder / str(region.pop("file")))
     surveys.sort(key=lambda c: SURVEYS[c.name].rank)
     recipe = Recipe(
         name=str(settings.get("name", "recipe")),

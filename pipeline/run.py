@@ -145,7 +145,7 @@ def rounds(
     `n_tasks` counts by step what was done, `asked` what was asked of archives far away.
     """
     counts: Counter[str] = Counter() if n_tasks is None else n_tasks
-    with Downloads(ctx, progress) as downloads:
+    with Downloads(ctx, progress, rehash) as downloads:
         while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
             _check_space(ctx, p)
             todo = downloads.ready(p)
