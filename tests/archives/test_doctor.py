@@ -328,6 +328,9 @@ def test_a_service_that_sends_a_page(whole: Path, tmp_path: Path) -> None:
         names = ("sdss: SkyServer", "legacysurvey: Data Lab's table", "gaia: TAP's table", "gaia: spectra by id")
         found = look(mirror.url, tmp_path / "work", samples(whole), checks=only(*names))
     assert {f.status for f in found.values()} == {"failed"}, found
+    assert "no phase of a job" in found["legacysurvey: Data Lab's table"].said
+    assert "'Maintenance'" in found["gaia: TAP's table"].said
+    assert not any(str(tmp_path) in f.said for f in found.values())
 
 
 # --- accounts and hosts
