@@ -68,7 +68,7 @@ def _services(archive: RemoteArchive, source: str, collection: str) -> list[Serv
     """
     name, release = archive.survey.name, archive.survey.release
     if name == "hsc" and source in ("archive", "query"):
-        post = plain_post if archive.client is None else partial(_post, archive.client)
+        post = plain_post if archive.client is None else partial(post_once, archive.client)
         tract_list = partial(archive.local, TRACT_PATCHES)
         return [HscDatabase(archive.mirrored(archive.survey.url), post=post, tract_list=tract_list)]
     if source == "query" and name == "gaia":
@@ -105,7 +105,7 @@ def _collection(name: str, address: str) -> Service:
     return hatssource.desi(address) if name == "desi" else hatssource.sdss(address)
 
 
-def _post(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+def post_once(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
     """As the job service wants it; what was submitted twice would run twice."""
     try:
         answer = client.send("POST", url, json=body, again=not url.endswith("/submit"), most_bytes=MOST_TABLE_BYTES)
