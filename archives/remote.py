@@ -55,6 +55,7 @@ class RemoteArchive(SurveyArchive):
         self.client: Client | None = None
         self.anew = False
         self._services_of, self.services = services, services(self)
+        self._entries: dict[str, Entry] = {}
         self._failed: dict[str, FetchError] = {}
         self._refused: Refused | None = None
         self._lock = threading.Lock()
@@ -175,6 +176,7 @@ class RemoteArchive(SurveyArchive):
     def look_again(self) -> None:
         """See `SurveyArchive.look_again`."""
         super().look_again()
+        self._entries.clear()
         self._failed.clear()
         self._refused = None
 
@@ -240,7 +242,7 @@ class RemoteArchive(SurveyArchive):
     @contextmanager
     def keep(self, paths: Iterable[str]) -> Iterator[int]:
         """Those of the files that the cache holds stay in it; gives their bytes."""
-        entries = [e for path in paths if (e := self.cache.look(self._name(path))) and self.cache.path(e)]
+        entries = [e for path in paths if (e := self._entry(path)) and self.cache.path(e)]
         with self.cache.pin([str(e.sha256) for e in entries]):
             yield sum(e.size or 0 for e in entries)
 
@@ -283,6 +285,7 @@ class RemoteArchive(SurveyArchive):
                     into.unlink(missing_ok=True)
                     raise Busy(f"{self.where(path)}: {AGREE} replies, and no two of them the same; build again")
             self.cache.publish(into, name, entry)
+            self._entries.pop(path, None)
         return [entry.sha256, entry.size]
 
     def _download(self, path: str, into: Path, listed: str | None) -> Entry:
@@ -322,8 +325,17 @@ class RemoteArchive(SurveyArchive):
         return {"Authorization": basic_auth(credential(account))} if account else {}
 
     def _cached(self, path: str) -> Path | None:
-        entry = self.cache.look(self._name(path))
-        return self.cache.path(entry) if entry is not None and entry.state == "there" else None
+        entry = self._entry(path)
+        return None if entry is None else self.cache.path(entry)
+
+    def _entry(self, path: str) -> Entry | None:
+        """What the cache knows of a file that it was seen to have; looked up once a build."""
+        if path not in self._entries:
+            entry = self.cache.look(self._name(path))
+            if entry is None or entry.state != "there":
+                return None
+            self._entries[path] = entry
+        return self._entries[path]
 
     def _name(self, path: str) -> str:
         """What the file is called in the cache; what a mirror serves must never pass for what the archive does."""
