@@ -205,8 +205,8 @@ class Client:
 
         `size` in bytes and `digest` (hex of MD5, SHA-1 or SHA-256, told by its length) are what the archive publishes;
         `check` raises ChecksumMismatch or ValueError where the file is not what it should be. `reserve` is told, before
-        they come, how many bytes will, and may raise a FetchError. What came of it stays in `<into>.part` and is gone on
-        with by the next call, if the archive's file is still the same.
+        they come, how many bytes will, and may raise a FetchError. What came of it stays in `<into>.part` and is gone
+        on with by the next call, if the archive's file is still the same.
 
         `auth` are headers that are sent to the host of `url` alone, and never unencrypted. With `json` or `form` the
         file is the reply to a POST, which must be one that may be repeated.

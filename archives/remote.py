@@ -225,6 +225,11 @@ class RemoteArchive(SurveyArchive):
         entry = self.cache.look(self._name(path))
         return entry.size if entry is not None and entry.state == "there" else None
 
+    def known_absent(self, path: str) -> bool:
+        """Whether the archive was asked for the file, and had none."""
+        entry = self.cache.look(self._name(path))
+        return entry is not None and entry.state == "missing"
+
     def head(self, path: str) -> Head | None:
         """What the archive says of a file without sending it; None where it has none. Not for files of services."""
         if self.client is None:

@@ -111,10 +111,10 @@ class Downloads:
         self._send_for(needed, spare=1)
         return todo, given_up
 
-    def bring(self, files: Mapping[str, Iterable[RemoteFile]], check: Callable[[], None]) -> list[Name]:
+    def bring(self, files: Mapping[str, Iterable[RemoteFile]]) -> list[Name]:
         """Bring all of these files, and keep them while others come; those for which the cache has no room.
 
-        `check` is called every second, and may raise. How each file was found is known by its archive then.
+        How each of the others was found is known by its archive then.
         """
         needed = {(survey, f.path): f for survey, some in files.items() for f in some}
         while lacking := self._send_for(needed, spare=0):
@@ -122,7 +122,6 @@ class Downloads:
                 stuck = not self._shared.coming and self._shared.kept_bytes >= self.limit
             if stuck:
                 return [name for name in lacking if not self._settled(*name, needed[name])]
-            check()
             self.wait()
         return []
 

@@ -122,11 +122,17 @@ def build(
 
 
 def dry_run(recipe: Recipe, pile_root: Path, rehash: bool = False, refit: Iterable[str] = ()) -> tuple[Plan, Parent]:
-    """What `build` would begin with, and why, and the head that it would begin from; only the pile is made."""
+    """What `build` would begin with, and why, and the head that it would begin from.
+
+    Only the pile is made, and lists and small tables of archives far away are fetched.
+    """
     pile = Pile.create(pile_root)
     _adopt_lock(pile, recipe, write=False)
     parent = Parent(pile, pile.head())
-    return plan(Context(pile, recipe), parent=parent, rehash=rehash, refit=refit), parent
+    ctx = Context(pile, recipe)
+    # lists of files are asked for where they are not here
+    with Downloads(ctx):
+        return plan(ctx, parent=parent, rehash=rehash, refit=refit), parent
 
 
 def rounds(
