@@ -29,7 +29,7 @@ TYPICAL: tuple[tuple[str, float], ...] = (
     (r"XpContinuousMeanSpectrum_.*", 1.0e9),  # 3.5 TB of them, as one who unpacked them tells
     (r"calexp-.*", 212e6),  # 4200 x 4200 pixels of image, mask and variance
     (r"forced-.*", 40e6),
-    (r".*sum(\.txt)?", 6e3),  # a brick's list has 58 lines
+    (r"(?i).*sum(\.txt)?", 6e3),  # a brick's list has 58 lines
     (r".*\.parquet", 10e6),
 )
 """Bytes of a file by its name, the first that fits."""
@@ -133,8 +133,8 @@ def warnings(survey: str, host: str, told: Amount) -> list[str]:
     if told.hours > HOPELESS_DAYS * 24:
         globus = f"its Globus collection {GLOBUS[host]}" if host in GLOBUS else "Globus, or another copy of it"
         out.append(
-            f"{survey}: over HTTPS this is hopeless. Write a list of its files (`skycairn fetch --list`, --format globus), "
-            f"have them from {globus}, and build from there (--root); or build less of the sky"
+            f"{survey}: over HTTPS this is hopeless. Write a list of its files (`skycairn fetch --list`, --format "
+            f"globus), have them from {globus}, and build from there (--root); or build less of the sky"
         )
     if told.bytes > ASK_FIRST.get(host, float("inf")):
         most = bytes_in_words(ASK_FIRST[host])

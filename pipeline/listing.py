@@ -16,6 +16,7 @@ from skycairn.archives.client import Client
 from skycairn.archives.errors import FetchError
 from skycairn.archives.files import DIGEST_LENGTH
 from skycairn.archives.inventory import Inventory
+from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.sources import open_inventory
 from skycairn.catalogs.survey import RemoteFile
 from skycairn.pile.lock import builder_lock
@@ -193,7 +194,7 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
             questions = [t for t in needed.tables if not inventory.there(t)]
             if questions:
                 out.append(Told(name, "tables of its catalogue service", host, sizes.amount(host, questions)))
-        except FetchError as error:
+        except (FetchError, ValueError) as error:
             untold.append(f"{name}: how much of its catalogue is to be fetched is not known: {error}")
         if wanted is not None:
             files = payload_files(wanted, name)
@@ -224,10 +225,19 @@ def _told(inventory: Inventory, host: str, what: str, paths: list[str]) -> Told:
 def _wanted(recipe: Recipe, pile: Path) -> Plan | None:
     """The plan up to where the wanted sources are known, as far as the pile knows them; nothing is asked."""
     try:
-        made = plan(Context(Pile.open(pile), recipe), catalogues_only=True)
+        ctx = Context(Pile.open(pile), recipe)
+        while True:
+            made = plan(ctx, catalogues_only=True)
+            waiting = [(ctx.archive(name), path) for name, files in made.downloads.items() for path in files]
+            if made.done:
+                return made if not made.held_back else None
+            if made.todo or not all(isinstance(a, RemoteArchive) and a.known_absent(path) for a, path in waiting):
+                return None
+            # what was lost is asked for in each build; here it is as it was the last time
+            for archive, path in waiting:
+                archive.looked[path] = None
     except (ValueError, OSError, FetchError):
         return None
-    return made if made.done and not made.held_back else None
 
 
 # --- the forms of a list --------------------------------------------------------------------------------------------
@@ -351,9 +361,9 @@ def bring(
         before: dict[str, set[str]] = {}
         for name, archive in downloads.archives.items():
             lists = sorted({f.checksum_list for f in files.get(name, []) if f.checksum_list})
-            archive.expect(lists)
             wanted[name] = [*(RemoteFile(path) for path in lists), *files.get(name, [])]
             before[name] = {f.path for f in wanted[name] if archive.there(f.path)}
+            archive.expect(lists)
         left = downloads.bring(wanted)
         for name, archive in downloads.archives.items():
             came = out[name] = Came(left=sum(survey == name for survey, _ in left))

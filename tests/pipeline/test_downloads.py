@@ -45,10 +45,6 @@ def gets(mirror: Mirror) -> Counter[str]:
     return Counter(a.path for a in mirror.log if a.method == "GET")
 
 
-def spectra(mirror: Mirror) -> set[str]:
-    return {path for path in gets(mirror) if "spPlate" in path}
-
-
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory, tiny_sky: Path) -> Callable[..., str]:
     """Content of the pile that the files themselves give."""
