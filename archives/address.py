@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import httpcore
 import httpx
@@ -100,19 +101,42 @@ class GuardedTransport(httpx.HTTPTransport):
     def __init__(self, loopback: bool, resolve: Resolve, until: Until, clock: Callable[[], float]) -> None:
         context = _tls()
         super().__init__(verify=context, trust_env=False)
+        self._backend = _Backend(loopback, resolve, until, clock)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=None,
             max_keepalive_connections=16,
             keepalive_expiry=15.0,
-            network_backend=_Backend(loopback, resolve, until, clock),
+            network_backend=self._backend,
         )
+
+    def close(self) -> None:
+        """End all connections, also those that another thread waits at."""
+        self._backend.hang_up()
+        super().close()
 
 
 class _Backend(httpcore.NetworkBackend):
     def __init__(self, loopback: bool, resolve: Resolve, until: Until, clock: Callable[[], float]) -> None:
         self._loopback, self._resolve, self._until, self._clock = loopback, resolve, until, clock
         self._sockets = httpcore.SyncBackend()
+        self._open: WeakSet[_Stream] = WeakSet()
+        self._lock = threading.Lock()
+
+    def note(self, stream: _Stream) -> None:
+        """One more that is open."""
+        with self._lock:
+            self._open.add(stream)
+
+    def hang_up(self) -> None:
+        """Whoever waits for bytes is told that there are no more: to close a socket wakes nobody."""
+        with self._lock:
+            streams = list(self._open)
+        for stream in streams:
+            found = stream.get_extra_info("socket")
+            with suppress(OSError):
+                # of the plain socket: TLS would be torn from under the thread that reads
+                socket.socket.shutdown(found, socket.SHUT_RDWR)
 
     def connect_tcp(
         self,
@@ -135,13 +159,20 @@ class _Backend(httpcore.NetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 why = error
             else:
-                return _Stream(stream, self._until, self._clock)
+                return _Stream(stream, self._until, self._clock, self.note)
         raise why
 
 
 class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, until: Until, clock: Callable[[], float]) -> None:
-        self._stream, self._until, self._clock = stream, until, clock
+    def __init__(
+        self,
+        stream: httpcore.NetworkStream,
+        until: Until,
+        clock: Callable[[], float],
+        note: Callable[[_Stream], None],
+    ) -> None:
+        self._stream, self._until, self._clock, self._note = stream, until, clock, note
+        note(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         left = self._until.moment - self._clock()
@@ -161,7 +192,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._until, self._clock)
+        stream = self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return _Stream(stream, self._until, self._clock, self._note)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

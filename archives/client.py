@@ -194,6 +194,7 @@ class Client:
         size: int | None = None,
         digest: str | None = None,
         check: Callable[[Path], None] | None = None,
+        reserve: Callable[[int], object] | None = None,
         json: Any = None,
         form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -203,8 +204,9 @@ class Client:
         """Fetch a file, whole, to `into`, which is written last of all and only then.
 
         `size` in bytes and `digest` (hex of MD5, SHA-1 or SHA-256, told by its length) are what the archive publishes;
-        `check` raises ChecksumMismatch or ValueError where the file is not what it should be. What came of it stays in
-        `<into>.part` and is gone on with by the next call, if the archive's file is still the same.
+        `check` raises ChecksumMismatch or ValueError where the file is not what it should be. `reserve` is told, before
+        they come, how many bytes will, and may raise a FetchError. What came of it stays in `<into>.part` and is gone
+        on with by the next call, if the archive's file is still the same.
 
         `auth` are headers that are sent to the host of `url` alone, and never unencrypted. With `json` or `form` the
         file is the reply to a POST, which must be one that may be repeated.
@@ -223,7 +225,7 @@ class Client:
 
             def once() -> None:
                 try:
-                    self._transfer(call, part, size, checked, digest is not None)
+                    self._transfer(call, part, size, checked, digest is not None, reserve)
                     found = part.digest(algorithm)
                     if digest is not None and found != digest.lower():
                         raise _Wrong(
@@ -517,7 +519,15 @@ class Client:
                 )
         return bytes(content)
 
-    def _transfer(self, call: _Call, part: Partial, size: int | None, checked: bool, published: bool) -> None:
+    def _transfer(
+        self,
+        call: _Call,
+        part: Partial,
+        size: int | None,
+        checked: bool,
+        published: bool,
+        reserve: Callable[[int], object] | None,
+    ) -> None:
         """Bring the part to its full length."""
         known = part.version
         length = size if size is not None else known.length if known else None
@@ -541,6 +551,9 @@ class Client:
                     # the part is kept: the page says nothing about the file
                     raise _Failed(page)
                 length = self._restart(call, part, reply, size, checked)
+            if reserve is not None and length is not None:
+                reserve(length - part.n_bytes)
+            if reply.status_code == 200:
                 part.append(start)
             for block in blocks:
                 part.append(block)

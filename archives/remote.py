@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from skycairn.archives.cache import Cache, Entry
-from skycairn.archives.client import Client
+from skycairn.archives.cache import Cache, Entry, NoRoom
+from skycairn.archives.client import Client, Head
 from skycairn.archives.credentials import basic_auth, credential, how_to_set
 from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
@@ -112,7 +112,7 @@ class RemoteArchive(SurveyArchive):
         if self.client is None or self._service(path) is not None or entry.state != "there":
             return False
         try:
-            head = self.client.head(self.address(path), auth=self._auth())
+            head = self.head(path)
         except FetchError:
             return False
         said = head and (head.etag, head.last_modified)
@@ -201,12 +201,17 @@ class RemoteArchive(SurveyArchive):
         unknown = [path for path in checksum_lists if path not in self.looked]
         if unknown and self.client is not None:
             with ThreadPoolExecutor(4, thread_name_prefix="lists") as pool:
-                list(pool.map(lambda path: self.bring(RemoteFile(path)), unknown))
+                try:
+                    list(pool.map(lambda path: self.bring(RemoteFile(path)), unknown))
+                except BaseException:
+                    # else the pool would wait for what is under way, which may be minutes
+                    self.client.close()
+                    raise
 
     def bring(self, file: RemoteFile) -> None:
         """Have the file in the cache, or know why not: `state`, `failed` and `local` tell then.
 
-        Raises none of the errors that `failed` tells. Safe to call from several threads.
+        Raises none of the errors that `failed` tells, but NoRoom. Safe to call from several threads.
         """
         with self._lock:
             lock = self._locks.setdefault(file.path, threading.Lock())
@@ -216,6 +221,8 @@ class RemoteArchive(SurveyArchive):
             try:
                 if not self.decided(file):
                     self.looked[file.path] = self._bring(file, self.listed(file))
+            except NoRoom:
+                raise
             except Refused as error:
                 self._refused = error
             except FetchError as error:
@@ -228,6 +235,8 @@ class RemoteArchive(SurveyArchive):
             return
         try:
             self._bring_again(file.path)
+        except NoRoom:
+            raise
         except Refused as error:
             self._refused = error
         except FetchError as error:
@@ -238,6 +247,43 @@ class RemoteArchive(SurveyArchive):
         before = self.looked[path]
         if entry is not None and self._publish(path, entry.digest) != before:
             self._failed[path] = Changed(f"{self.where(path)}: is another than it was when this build began")
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the file, dropped from the cache or not; None where it never came."""
+        entry = self._entry(path)
+        return None if entry is None else entry.size
+
+    def known_absent(self, path: str) -> bool:
+        """Whether the archive was asked for the file, and had none."""
+        entry = self.cache.look(self._name(path))
+        return entry is not None and entry.state == "missing"
+
+    def head(self, path: str) -> Head | None:
+        """What the archive says of a file without sending it; None where it has none. Not for files of services."""
+        if self.client is None:
+            raise Changed(f"{self.where(path)}: there is no client to ask by")
+        with self._account() as auth:
+            return self.client.head(self.address(path), auth=auth)
+
+    def of_service(self, path: str) -> bool:
+        """Whether it is a service's reply, no file of the archive's."""
+        return self._service(path) is not None
+
+    @contextmanager
+    def _account(self) -> Iterator[Mapping[str, str]]:
+        """The header that the archive's host wants; who is refused is told how to set an account."""
+        account = ACCOUNTS.get(urlsplit(self.url).netloc)
+        auth = {"Authorization": basic_auth(credential(account))} if account else {}
+        try:
+            yield auth
+        except Refused as error:
+            raise Refused(f"{error}; {how_to_set(account)}" if account else str(error)) from None
+
+    def _reserve(self, path: str, n_bytes: int) -> None:
+        try:
+            self.cache.reserve(n_bytes)
+        except NoRoom as error:
+            raise NoRoom(f"{self.where(path)}: {error}") from None
 
     @contextmanager
     def keep(self, paths: Iterable[str]) -> Iterator[int]:
@@ -312,17 +358,11 @@ class RemoteArchive(SurveyArchive):
             return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)
         if self.client is None:
             raise Changed(f"{self.where(path)}: is not in the cache of this worker")
-        check = partial(check_structure, name=file)
-        try:
-            got = self.client.download(self.address(path), into, digest=listed, check=check, auth=self._auth())
-        except Refused as error:
-            account = ACCOUNTS.get(urlsplit(self.url).netloc)
-            raise Refused(f"{error}; {how_to_set(account)}" if account else str(error)) from None
+        check, reserve = partial(check_structure, name=file), partial(self._reserve, path)
+        with self._account() as auth:
+            url = self.address(path)
+            got = self.client.download(url, into, digest=listed, check=check, reserve=reserve, auth=auth)
         return Entry(got.sha256, got.size, got.etag, got.last_modified, listed, listed is not None, file=file)
-
-    def _auth(self) -> dict[str, str]:
-        account = ACCOUNTS.get(urlsplit(self.url).netloc)
-        return {"Authorization": basic_auth(credential(account))} if account else {}
 
     def _cached(self, path: str) -> Path | None:
         entry = self._entry(path)

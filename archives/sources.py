@@ -16,6 +16,7 @@ from skycairn.archives.errors import Refused
 from skycairn.archives.files import RootArchive, SurveyArchive
 from skycairn.archives.hosts import HOSTS
 from skycairn.archives.hscjobs import HscDatabase, plain_post
+from skycairn.archives.inventory import Inventory
 from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.service import Service
 from skycairn.catalogs.hscfiles import TRACT_PATCHES
@@ -59,6 +60,17 @@ def open_archive(survey: Survey, source: str, root: str, url: str, download: Dow
     collection, files = (url, "") if source == "hats" else ("", url)
     services = partial(_services, source=source, collection=collection)
     return RemoteArchive(survey, files or survey.url, cache, download.mirror, services)
+
+
+def open_inventory(
+    survey: Survey, source: str, root: str, url: str, download: Download, most_asked: int | None = None
+) -> Inventory:
+    """What the survey's archive has, and what of it lies below the root; see `Inventory`."""
+    cache = Cache(Path(download.cache) if download.cache else default_cache(download.mirror), download.limit_bytes)
+    collection, files = (url, "") if source == "hats" else ("", url)
+    services = partial(_services, source="archive" if source in ("", "root") else source, collection=collection)
+    folder = Path(root) if root else None
+    return Inventory(survey, files or survey.url, cache, download.mirror, services, folder, most_asked)
 
 
 def _services(archive: RemoteArchive, source: str, collection: str) -> list[Service]:

@@ -174,11 +174,11 @@ def _run(
     from skycairn.pipeline.engine import Engine
 
     if dry_run:
-        print_amounts(recipe)
+        print_amounts(recipe, pile)
         print_plan(*run.dry_run(recipe, pile, rehash, refit))
         return
     engine = Engine(workers, scheduler, deadline, round(memory * 1e9))
-    print_amounts(recipe)
+    print_amounts(recipe, pile)
     with Bars() as bars:
         built = run.build(
             recipe,
@@ -200,13 +200,11 @@ def _settings(
     name: str, cone: tuple[float, float, float] | None, targets: Path | None, codecs_from: Path | None
 ) -> tuple[dict[str, Any], str, Path]:
     """As `recipe.parse` takes them."""
+    from skycairn.cli.fetching import region_from
     from skycairn.pipeline.recipe import settings_of
 
     settings, where, folder = settings_of(name)
-    if cone is not None:
-        settings["region"] = {"kind": "cone", "ra": cone[0], "dec": cone[1], "radius_deg": cone[2]}
-    if targets is not None:
-        settings["region"] = {"kind": "targets", "table": str(targets.resolve()), "radius_arcsec": 60.0}
+    region_from((settings, where, folder), cone, targets)
     if codecs_from is not None:
         settings["codecs"] = {**settings.get("codecs", {}), "lock": str(codecs_from.resolve())}
     return settings, where, folder

@@ -38,8 +38,12 @@ def errors() -> Iterator[None]:
 
 def _mendable() -> tuple[type[Exception], ...]:
     kinds: list[type[Exception]] = [ValueError, OSError]
-    for module, name in (("run", "BuildError"), ("engine", "EngineError"), ("fetch", "FetchError")):
-        if found := sys.modules.get(f"skycairn.pipeline.{module}"):
+    for module, name in (
+        ("pipeline.run", "BuildError"),
+        ("pipeline.engine", "EngineError"),
+        ("archives.errors", "FetchError"),
+    ):
+        if found := sys.modules.get(f"skycairn.{module}"):
             kinds.append(getattr(found, name))
     return tuple(kinds)
 

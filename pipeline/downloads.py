@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from skycairn.archives.client import Client
 from skycairn.archives.remote import RemoteArchive
+from skycairn.archives.sizes import typical
 from skycairn.archives.sources import open_client
 from skycairn.catalogs.survey import RemoteFile
 from skycairn.pipeline.plan import Plan
@@ -20,8 +22,29 @@ from skycairn.pipeline.task import Context, Task, files_of
 
 AT_ONCE = 4
 """Files of one survey that are asked for at the same time; the client keeps to what each host allows."""
+MOST_ARRIVED = 256
+"""Files that may come between two plannings: each is kept by a lock of its own until then."""
+LEAVE_S = 3.0
+"""How long what is under way is waited for at the end: some services cannot be told to stop."""
 Name = tuple[str, str]
 """Survey and path."""
+
+
+@dataclass
+class _Shared:
+    """What the threads that bring files and the builder know of one another; under the lock."""
+
+    wanted: dict[str, dict[str, tuple[int, RemoteFile]]] = field(default_factory=dict)
+    "by survey and path, with its place in the order of all; less those that are under way or have come since"
+    coming: dict[Name, int] = field(default_factory=dict)
+    "bytes that each file under way may have"
+    arrived: list[ExitStack] = field(default_factory=list)
+    "what keeps the files in the cache that have come since the last planning"
+    kept_bytes: int = 0
+    "in the cache, and not to leave it"
+    spare: int = 0
+    "files that may be begun though there is no room"
+    ended: bool = False
 
 
 class Downloads:
@@ -35,52 +58,82 @@ class Downloads:
         self.limit = ctx.recipe.download.limit_bytes
         self.progress = progress
         self.client: Client | None = open_client(ctx.recipe.download) if self.archives else None
-        self.under_way: dict[Name, Future[None]] = {}
-        self.ended: queue.SimpleQueue[Name] = queue.SimpleQueue()
-        self.n_begun = self.n_ended = 0
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._pinned = ExitStack()
-        self._pinned_bytes = 0
+        self.n_ended = 0
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._shared = _Shared()
+        self._turn = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._kept = ExitStack()
 
     def __enter__(self) -> Self:
         for name, archive in self.archives.items():
             archive.connect(self.client, self.anew)
-            self._pools[name] = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"fetch {name}")
+            for i in range(AT_ONCE):
+                # daemons: a service that does not answer must not keep the process from ending
+                thread = threading.Thread(target=self._work, args=(name,), name=f"fetch {name} {i}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._turn:
+            self._shared.ended = True
+            self._turn.notify_all()
         if self.client is not None:
             self.client.close()
-        for pool in self._pools.values():
-            pool.shutdown(wait=True, cancel_futures=True)
+        until = time.monotonic() + LEAVE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
         for archive in self.archives.values():
             archive.connect(None)
-        self._pinned.close()
+        with self._turn:
+            for kept in self._shared.arrived:
+                kept.close()
+        self._kept.close()
+        self._trim()
 
-    def ready(self, p: Plan) -> list[Task]:
-        """The tasks whose files are here; files of the others, and those that the plan asks for, are sent for."""
+    def ready(self, p: Plan) -> tuple[list[Task], dict[str, str]]:
+        """The tasks whose files are here, and those, by label, one of whose files cannot be had any more, with the
+        reason. Files of the others, and those that the plan asks for, are sent for.
+        """
         if not self.archives:
-            return p.todo
+            return p.todo, {}
         needed: dict[Name, RemoteFile] = {}
-        lacking: set[int] = set()
-        for i, task in enumerate(p.todo):
-            for survey, paths in files_of(task).items():
-                if archive := self.archives.get(survey):
-                    needed |= {(survey, path): RemoteFile(path) for path in paths}
-                    if not all(archive.there(path) for path in paths):
-                        lacking.add(i)
-        for survey, files in p.downloads.items():
-            needed |= {(survey, path): file for path, file in files.items()}
-        self._keep(needed)
-        self._send_for(needed)
-        return [task for i, task in enumerate(p.todo) if i not in lacking]
+        todo, given_up = [], {}
+        for task in p.todo:
+            files = [(s, path) for s, paths in files_of(task).items() if s in self.archives for path in paths]
+            lacking = [name for name in files if not self.archives[name[0]].there(name[1])]
+            if failed := next((error for s, path in lacking if (error := self.archives[s].failed(path))), None):
+                given_up[task.label] = str(failed)
+                continue
+            needed |= {name: RemoteFile(name[1]) for name in files}
+            if not lacking:
+                todo.append(task)
+        for survey, files_to_come in p.downloads.items():
+            needed |= {(survey, path): file for path, file in files_to_come.items()}
+        self._send_for(needed, spare=1)
+        return todo, given_up
+
+    def bring(self, files: Mapping[str, Iterable[RemoteFile]]) -> list[Name]:
+        """Bring all of these files, and keep them while others come; those for which the cache has no room.
+
+        How each of the others was found is known by its archive then.
+        """
+        needed = {(survey, f.path): f for survey, some in files.items() for f in some}
+        while lacking := self._send_for(needed, spare=0):
+            with self._turn:
+                stuck = not self._shared.coming and self._shared.kept_bytes >= self.limit
+            if stuck:
+                return [name for name in lacking if not self._settled(*name, needed[name])]
+            self.wait()
+        return []
 
     def wait(self) -> None:
-        """Until a download has ended, a second at most."""
+        """Until a download has ended, a second at most; NoRoom where one is too large for the cache."""
         try:
-            self._land(self.ended.get(timeout=1.0))
+            self._land(self._ended.get(timeout=1.0))
             while True:
-                self._land(self.ended.get_nowait())
+                self._land(self._ended.get_nowait())
         except queue.Empty:
             pass
 
@@ -88,38 +141,105 @@ class Downloads:
         """What was asked of the archives."""
         return Counter() if self.client is None else Counter(self.client.counts())
 
-    def _keep(self, needed: dict[Name, RemoteFile]) -> None:
-        """Nothing that is needed leaves the cache; the rest may."""
-        kept = ExitStack()
-        self._pinned_bytes = 0
+    def _send_for(self, needed: Mapping[Name, RemoteFile], spare: int) -> list[Name]:
+        """Keep in the cache what is there of it, let the rest come, as far as there is room; what is still to come.
+
+        `spare`: files that may be begun without room, lest nothing goes on where all that is there is needed.
+        """
+        with self._turn:
+            before = self._shared.arrived
+            self._shared.arrived = []
+        kept, kept_bytes = ExitStack(), 0
         for survey, archive in self.archives.items():
-            paths = [path for name, path in needed if name == survey]
-            self._pinned_bytes += kept.enter_context(archive.keep(paths))
-        self._pinned.close()
-        self._pinned = kept
+            kept_bytes += kept.enter_context(archive.keep([path for s, path in needed if s == survey]))
+        lacking = {name: file for name, file in needed.items() if not self._settled(*name, file)}
+        with self._turn:
+            shared = self._shared
+            shared.wanted = {survey: {} for survey in self.archives}
+            for place, (name, file) in enumerate(lacking.items()):
+                if name not in shared.coming:
+                    shared.wanted[name[0]][name[1]] = place, file
+            # what came meanwhile is counted by its own keeping
+            shared.kept_bytes, shared.spare = kept_bytes, spare
+            self._turn.notify_all()
+        for stack in before:
+            stack.close()
+        self._kept.close()
+        self._kept = kept
+        self._trim()
+        return list(lacking)
 
-    def _send_for(self, needed: dict[Name, RemoteFile]) -> None:
-        room = self.limit - self._pinned_bytes
-        for (survey, path), file in needed.items():
-            if (survey, path) in self.under_way:
-                continue
-            archive = self.archives[survey]
-            if archive.decided(file) and (archive.failed(path) or archive.state(path) is None or archive.there(path)):
-                continue
-            if room <= 0 and self.under_way:
-                return
-            self.n_begun += 1
-            future = self._pools[survey].submit(archive.bring_whole, file)
-            self.under_way[survey, path] = future
-            future.add_done_callback(partial(self._put, (survey, path)))
+    def _trim(self) -> None:
+        """Keep to the limit, where what was needed had to go beyond it."""
+        for archive in list(self.archives.values())[:1]:
+            # all of them have one cache
+            archive.cache.reserve(0)
 
-    def _put(self, name: Name, _: Future[None]) -> None:
-        self.ended.put(name)
+    def _settled(self, survey: str, path: str, file: RemoteFile) -> bool:
+        """Whether the file is here, or it is known that it will not come."""
+        archive = self.archives[survey]
+        if not archive.decided(file):
+            return False
+        return bool(archive.failed(path)) or archive.state(path) is None or archive.there(path)
 
-    def _land(self, name: Name) -> None:
-        self.n_ended += 1
-        future = self.under_way.pop(name)
-        if not future.cancelled() and (error := future.exception()) is not None:
+    def _land(self, error: BaseException | None) -> None:
+        if error is not None:
             raise error
+        self.n_ended += 1
         if self.progress:
-            self.progress("download", self.n_ended, self.n_begun)
+            with self._turn:
+                left = sum(map(len, self._shared.wanted.values())) + len(self._shared.coming)
+            self.progress("download", self.n_ended, self.n_ended + left)
+
+    # --- what threads do ----------------------------------------------------------------------------------------------
+
+    def _work(self, survey: str) -> None:
+        archive = self.archives[survey]
+        while (file := self._next(survey)) is not None:
+            error: BaseException | None = None
+            kept, n_bytes = ExitStack(), 0
+            try:
+                archive.bring_whole(file)
+                n_bytes = kept.enter_context(archive.keep([file.path]))
+            except BaseException as found:
+                error = found
+            with self._turn:
+                del self._shared.coming[survey, file.path]
+                self._shared.kept_bytes += n_bytes
+                self._shared.arrived.append(kept)
+                self._turn.notify_all()
+            self._ended.put(error)
+
+    def _next(self, survey: str) -> RemoteFile | None:
+        """The survey's file that is to be brought next, once there is room for it; None at the end."""
+        with self._turn:
+            while not self._shared.ended:
+                if self._may_begin(survey):
+                    path, (_, file) = next(iter(self._shared.wanted[survey].items()))
+                    del self._shared.wanted[survey][path]
+                    self._shared.coming[survey, path] = self._expected(survey, path)
+                    return file
+                self._turn.wait()
+        return None
+
+    def _may_begin(self, survey: str) -> bool:
+        """Whether there is room for the survey's next file."""
+        shared = self._shared
+        if not shared.wanted.get(survey) or len(shared.arrived) >= MOST_ARRIVED:
+            return False
+        path, (place, _) = next(iter(shared.wanted[survey].items()))
+        room = self.limit - shared.kept_bytes - sum(shared.coming.values())
+        if room >= self._expected(survey, path):
+            return True
+        # where there may be none, one after another, the first of all surveys' first
+        first = min(next(iter(some.values()))[0] for some in shared.wanted.values() if some)
+        if shared.coming or place != first:
+            return False
+        if room <= 0:
+            shared.spare -= 1
+        return room > 0 or shared.spare >= 0
+
+    def _expected(self, survey: str, path: str) -> int:
+        """Bytes that the file may have; what it had where it came before."""
+        known = self.archives[survey].size(path)
+        return round(typical(path)) if known is None else known

@@ -93,19 +93,25 @@ class _Stop:
 
     def __init__(self) -> None:
         self.number = 0
+        self.at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
         if threading.current_thread() is threading.main_thread():
             self._before = {n: signal.signal(n, self._heed) for n in (signal.SIGINT, signal.SIGTERM)}
+            _STOPS.append(self)
         return self
 
     def _heed(self, number: int, _: object) -> None:
         self.number = number
         for n, handler in self._before.items():
             signal.signal(n, handler)
+        if self.at_once:
+            raise Stopped(number)
 
     def __exit__(self, *_: object) -> None:
+        if _STOPS and _STOPS[-1] is self:
+            _STOPS.pop()
         for n, handler in self._before.items():
             signal.signal(n, handler)
 
@@ -113,6 +119,28 @@ class _Stop:
         """Stopped where the signal came."""
         if self.number:
             raise Stopped(self.number)
+
+
+_STOPS: list[_Stop] = []
+"""Of the build that the main thread is at, if any, the last."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, a signal ends the build at once, for nothing is under way that must be ended in order.
+
+    Else who plans would have to wait until an archive answers that does not.
+    """
+    if not _STOPS or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stop = _STOPS[-1]
+    stop.at_once = True
+    try:
+        stop.check()
+        yield
+    finally:
+        stop.at_once = False
 
 
 def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:

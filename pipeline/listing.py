@@ -1,17 +1,41 @@
-"""The files that a recipe needs, for those who copy them by other means: Globus, rsync, aria2."""
+"""The files that a recipe needs: counted, listed for those who copy them by other means, brought ahead of a build."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import csv
+import io
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from skycairn.archives.files import DIGEST_LENGTH, RootArchive, SurveyArchive
-from skycairn.archives.sizes import typical
-from skycairn.catalogs.survey import RemoteFile, Survey
+from skycairn.archives import sizes
+from skycairn.archives.client import Client
+from skycairn.archives.errors import FetchError
+from skycairn.archives.files import DIGEST_LENGTH
+from skycairn.archives.inventory import Inventory
+from skycairn.archives.remote import RemoteArchive
+from skycairn.archives.sources import open_inventory
+from skycairn.catalogs.survey import RemoteFile
+from skycairn.pile.lock import builder_lock
+from skycairn.pile.store import Pile
+from skycairn.pipeline.downloads import Downloads
+from skycairn.pipeline.engine import Engine
+from skycairn.pipeline.parent import Parent
 from skycairn.pipeline.partition import MARGIN_ARCSEC
-from skycairn.pipeline.plan import plan
+from skycairn.pipeline.plan import Memory, Plan, plan
+from skycairn.pipeline.recipe import Recipe
+from skycairn.pipeline.run import Progress, rounds
 from skycairn.pipeline.task import Context, file_from_json
+
+LISTS_ASKED = 500
+"""Lists of digests that are fetched to write a list; of more, the digests are left out: some 550 an hour come."""
+LISTS_LOOKED_AT = 20
+"""Lists that are fetched to tell how much a build will fetch."""
+CELL_SQUARE_DEGREES = 41252.96 / (12 * 4**6)
+UNTOLD = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -27,88 +51,329 @@ class Listed:
     "whether `bytes` is the file's own size; else it is that of a typical file of its kind"
     algorithm: str
     checksum: str
-    "empty where the archive publishes none"
+    "empty where the archive publishes none, or its list was not asked for"
     there: bool
     "whether a root holds it already"
 
 
-def catalogue_files(ctx: Context) -> list[Listed]:
-    """Reference files, checksum lists and catalogue files of every survey, as far as its lists can be read."""
-    cells = ctx.recipe.region.work_cells(MARGIN_ARCSEC).tolist()
-    out = []
-    for choice in ctx.recipe.surveys:
-        s, archive = ctx.survey(choice.name), ctx.archive(choice.name)
-        files = list(s.reference_files().values())
-        for file in archive.catalog_files(s, cells):
-            files += [file, *(beside for _, beside in file.companions)]
-        out += _listed(s, archive, files)
+@dataclass
+class Needed:
+    """What a recipe needs of one survey."""
+
+    files: list[RemoteFile] = field(default_factory=list)
+    "reference files, catalogue files and their companions, then files of pixels and spectra; no list of digests"
+    tables: list[str] = field(default_factory=list)
+    "that a service gives: no files, so that nobody can copy them"
+    lacking: list[str] = field(default_factory=list)
+    "catalogue files that are neither below the root nor in the cache"
+
+
+def inventories(recipe: Recipe, client: Client | None, most_asked: int | None = None) -> dict[str, Inventory]:
+    """What each survey's archive has; the user's own targets have none."""
+    out = {}
+    for c in recipe.surveys:
+        s = c.survey()
+        if not (c.url or s.url):
+            continue
+        out[c.name] = open_inventory(s, c.source, c.root, c.url, recipe.download, most_asked)
+        out[c.name].connect(client)
     return out
 
 
-def payload_files(ctx: Context) -> list[Listed] | None:
-    """Files of pixels and spectra of the wanted sources; None while catalogues are not all read into the pile."""
-    made = plan(ctx, catalogues_only=True)
-    if not made.done:
-        return None
-    out = []
-    for choice in ctx.recipe.surveys:
-        wanted = [r for label, r in made.receipts.items() if r.step == "want" and label.split(" ")[1] == choice.name]
-        groups = [group for r in wanted for of_one in r.notes["groups"].values() for group in of_one]
-        files = {v[0]: file_from_json(v) for group in groups for v in group.values()}
-        archive = ctx.archive(choice.name)
-        archive.expect(sorted({f.checksum_list for f in files.values() if f.checksum_list}))
-        out += _listed(ctx.survey(choice.name), archive, [f for _, f in sorted(files.items())])
-    return out
+def catalogue_files(recipe: Recipe, inventory: Inventory) -> Needed:
+    """Reference files, catalogue files and companions of one survey, as its archive's lists name them.
+
+    FetchError where a list cannot be had.
+    """
+    cells = recipe.region.work_cells(MARGIN_ARCSEC).tolist()
+    survey = inventory.survey
+    made = Needed(list(survey.reference_files().values()))
+    for file in inventory.catalog_files(survey, cells):
+        beside = [companion for _, companion in file.companions]
+        for f in (file, *beside):
+            if inventory.of_service(f.path):
+                made.tables += [] if inventory.here(f.path) else [f.path]
+            else:
+                made.files.append(f)
+        there = inventory.here(file.path) or (inventory.root is None and inventory.there(file.path))
+        if not there and not inventory.of_service(file.path):
+            made.lacking.append(file.path)
+    return made
 
 
-def _listed(s: Survey, archive: SurveyArchive, files: Iterable[RemoteFile]) -> list[Listed]:
-    """The files and, before them, the lists that vouch for them; each once."""
-    files = list(files)
-    lists = dict.fromkeys(f.checksum_list for f in files if f.checksum_list)
-    every = {f.path: f for f in (*(RemoteFile(path) for path in lists), *files)}
+def payload_files(made: Plan, name: str) -> list[RemoteFile]:
+    """Files of pixels and spectra of the survey's wanted sources; `made` ends where these are known."""
+    wanted = [r for label, r in made.receipts.items() if r.step == "want" and label.split(" ")[1] == name]
+    groups = [group for r in wanted for of_one in r.notes["groups"].values() for group in of_one]
+    files = {v[0]: file_from_json(v) for group in groups for v in group.values()}
+    return [f for _, f in sorted(files.items())]
+
+
+def listed(
+    inventory: Inventory, files: Iterable[RemoteFile], ask_sizes: bool = False
+) -> tuple[list[Listed], list[str], int]:
+    """The files and, before them, the lists that vouch for them, each once, sorted by path in each of the two.
+
+    Then those files that the archive turned out not to have, and how many lists of digests were not asked for. A file
+    that its list does not name was never published, and is left out.
+    """
+    by_path = {f.path: f for f in files}
+    lists = sorted({f.checksum_list for f in by_path.values() if f.checksum_list})
+    unknown = [path for path in lists if not inventory.knows(path)]
+    if len(unknown) <= LISTS_ASKED:
+        inventory.expect(unknown)
+        unknown = []
+    digests: dict[str, str] = {}
+    for file in list(by_path.values()):
+        if file.checksum_list is None or file.checksum_list in unknown:
+            continue
+        names = inventory.names(file.checksum_list)
+        if names is not None and (digest := inventory.listed(file)) is None:
+            del by_path[file.path]
+        elif names is not None:
+            digests[file.path] = str(digest)
+    absent = {path for path in lists if path not in unknown and inventory.names(path) is None}
+    every = [path for path in lists if path not in absent] + sorted(by_path)
+    known = {path: n for path in every if (n := _size_here(inventory, path)) is not None}
+    missing: list[str] = []
+    if ask_sizes:
+        told = inventory.sizes(path for path in every if path not in known)
+        missing = [path for path in every if path not in known and path not in told]
+        known |= {path: n for path, n in told.items() if n is not None}
     out = []
-    for path, file in every.items():
-        digest = archive.listed(file) or ""
+    for path in every:
+        if path in missing:
+            continue
+        digest = digests.get(path, "")
         algorithm = next((a for a, n in DIGEST_LENGTH.items() if n == len(digest)), "")
-        there = isinstance(archive, RootArchive) and archive.exists(path)
-        size = archive.local(path).stat().st_size if there else round(typical(path))
-        out.append(Listed(s.name, path, f"{s.url}/{path}", size, there, algorithm, digest, there))
-    return out
+        size = known.get(path, round(sizes.typical(path)))
+        there = inventory.here(path) is not None
+        url = inventory.address(path)
+        out.append(Listed(inventory.survey.name, path, url, size, path in known, algorithm, digest, there))
+    return out, missing, len(unknown)
+
+
+def _size_here(inventory: Inventory, path: str) -> int | None:
+    if (here := inventory.here(path)) is not None:
+        return here.stat().st_size
+    return inventory.size(path)
+
+
+# --- how much -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """How much is to be fetched of one survey, of one kind."""
+
+    survey: str
+    what: str
+    host: str
+    amount: sizes.Amount
+    largest: int = 0
+    "bytes of the largest file; 0 where the files are not known"
+
+
+def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], list[str]]:
+    """What a build will fetch from afar, less what is in the cache; and what could not be told, with the reason.
+
+    Catalogue files are counted by the archive's own lists, pixels and spectra by the wanted sources where the pile
+    knows them, else by the sky.
+    """
+    out, untold = [], []
+    far = [c for c in recipe.surveys if c.source not in ("", "root")]
+    found = inventories(replace(recipe, surveys=tuple(far)), client, LISTS_LOOKED_AT)
+    wanted = _wanted(recipe, pile) if far else None
+    area = len(recipe.region.work_cells(0.0)) * CELL_SQUARE_DEGREES
+    for name, inventory in found.items():
+        host = urlsplit(inventory.url).netloc
+        try:
+            needed = catalogue_files(recipe, inventory)
+            if coming := _coming(inventory, needed.files):
+                out.append(_told(inventory, host, "catalogue files", coming))
+            questions = [t for t in needed.tables if not inventory.there(t)]
+            if questions:
+                out.append(Told(name, "tables of its catalogue service", host, sizes.amount(host, questions)))
+        except (FetchError, ValueError) as error:
+            untold.append(f"{name}: how much of its catalogue is to be fetched is not known: {error}")
+        if wanted is not None:
+            files = payload_files(wanted, name)
+            if coming := _coming(inventory, files):
+                out.append(_told(inventory, host, "pixels and spectra", coming))
+        elif (told := sizes.payload_amount(name, host, area)).files and not recipe.download.mirror:
+            out.append(
+                Told(name, f"pixels and spectra of {area:,.1f} square degrees, if it saw all of them", host, told)
+            )
+    return out, untold
+
+
+def _coming(inventory: Inventory, files: Iterable[RemoteFile]) -> list[str]:
+    """Paths of the files, and of the lists that vouch for them, that a build will ask for."""
+    by_path = {f.path: f for f in files}
+    paths = [*sorted({f.checksum_list for f in by_path.values() if f.checksum_list}), *by_path]
+    return [path for path in paths if not (inventory.there(path) or inventory.known_absent(path))]
+
+
+def _told(inventory: Inventory, host: str, what: str, paths: list[str]) -> Told:
+    known = [n for path in paths if (n := inventory.size(path)) is not None]
+    guessed = [sizes.typical(path) for path in paths if inventory.size(path) is None]
+    how: sizes.How = "about " if guessed else ""
+    told = sizes.of(host, len(paths), sum(known) + sum(guessed), how)
+    return Told(inventory.survey.name, what, host, told, round(max([*known, *guessed])))
+
+
+def _wanted(recipe: Recipe, pile: Path) -> Plan | None:
+    """The plan up to where the wanted sources are known, as far as the pile knows them; nothing is asked."""
+    try:
+        ctx = Context(Pile.open(pile), recipe)
+        while True:
+            made = plan(ctx, catalogues_only=True)
+            waiting = [(ctx.archive(name), path) for name, files in made.downloads.items() for path in files]
+            if made.done:
+                return made if not made.held_back else None
+            if made.todo or not all(isinstance(a, RemoteArchive) and a.known_absent(path) for a, path in waiting):
+                return None
+            # what was lost is asked for in each build; here it is as it was the last time
+            for archive, path in waiting:
+                archive.looked[path] = None
+    except (ValueError, OSError, FetchError):
+        return None
+
+
+# --- the forms of a list --------------------------------------------------------------------------------------------
 
 
 def as_csv(files: Iterable[Listed]) -> str:
-    """survey, path, bytes, algorithm, checksum, url: a line a file."""
-    lines = ["survey,path,bytes,bytes_known,algorithm,checksum,url"]
+    """survey, path, bytes, bytes_known (1 or 0), algorithm, checksum, url: a line a file, below one of names."""
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(("survey", "path", "bytes", "bytes_known", "algorithm", "checksum", "url"))
     for f in files:
-        # paths of HSC's patches hold a comma
-        path, url = (f'"{x}"' if "," in x else x for x in (f.path, f.url))
-        lines.append(f"{f.survey},{path},{f.bytes},{int(f.known)},{f.algorithm},{f.checksum},{url}")
-    return "\n".join(lines) + "\n"
+        rows.writerow((f.survey, f.path, f.bytes, int(f.known), f.algorithm, f.checksum, f.url))
+    return out.getvalue()
 
 
 def as_aria2(files: Iterable[Listed]) -> str:
     """An input file of aria2c, which checks the digests: aria2c --input-file=LIST --dir=ROOT."""
     out = []
     for f in files:
+        if f.path != f.path.rstrip():
+            raise ValueError(f"{f.path!r}: ends in a space, which an input file of aria2c cannot tell; write csv")
         out += [f.url, f"  out={f.survey}/{f.path}"]
         if f.checksum:
             out.append(f"  checksum={f.algorithm.replace('sha', 'sha-')}={f.checksum}")
-    return "\n".join(out) + "\n"
+    return "".join(f"{line}\n" for line in out)
 
 
 def as_rsync(files: Iterable[Listed]) -> str:
-    """For rsync's --files-from, of one survey: paths below its root."""
-    return "".join(f"{f.path}\n" for f in files)
+    """For rsync's --files-from, of one survey: paths below its root, as they are."""
+    known = _of_one_survey(files)
+    for f in known:
+        if f.path[0] in "#;":
+            raise ValueError(f"{f.path!r}: rsync takes a line that begins so for a comment; write another format")
+    return "".join(f"{f.path}\n" for f in known)
 
 
 def as_globus(files: Iterable[Listed]) -> str:
-    """A batch for `globus transfer --batch`: path on the archive's side below the survey's root, path on ours."""
-    return "".join(f"{json.dumps(f.path)} {json.dumps(f'{f.survey}/{f.path}')}\n" for f in files)
+    """A batch for `globus transfer --batch`, of one survey: path below its root at the archive, path below ours."""
+    known = _of_one_survey(files)
+    return "".join(f"{shlex.quote(f.path)} {shlex.quote(f'{f.survey}/{f.path}')}\n" for f in known)
 
 
-FORMATS: dict[str, Callable[[Iterable[Listed]], str]] = {
+def _of_one_survey(files: Iterable[Listed]) -> list[Listed]:
+    known = list(files)
+    if len(names := sorted({f.survey for f in known})) > 1:
+        raise ValueError(
+            f"this format holds paths below the root of one survey, and there are {', '.join(names)}; choose one by "
+            "--survey, and write a list for each"
+        )
+    return known
+
+
+FORMATS: Mapping[str, Callable[[Iterable[Listed]], str]] = {
     "csv": as_csv,
     "aria2": as_aria2,
     "rsync": as_rsync,
     "globus": as_globus,
 }
+
+
+def written(files: Iterable[Listed], form: str) -> str:
+    """The list in this form; ValueError where a path cannot be told in it."""
+    if form not in FORMATS:
+        raise ValueError(f"there is no format {form!r}; choose {', '.join(FORMATS)}")
+    known = list(files)
+    for f in known:
+        if UNTOLD.search(f.path):
+            raise ValueError(f"{f.survey}: {f.path!r} holds a control character, which no list can tell; is it a file?")
+    return FORMATS[form](known)
+
+
+def hint(form: str, where: str, root: str, survey: str, host: str) -> str:
+    """How a list of this survey, or of several, is used."""
+    if form == "aria2":
+        return f"aria2c --input-file={where} --dir={root} --continue=true --max-concurrent-downloads=2"
+    if form == "rsync":
+        return f"rsync -a --files-from={where} SOURCE/ {root}/{survey}/   (SOURCE: the archive's root of {survey})"
+    if form == "globus":
+        there = sizes.GLOBUS.get(host, "COLLECTION")
+        return f"globus transfer --batch {where} {there}:FOLDER YOURS:{root}   (FOLDER: the archive's root of {survey})"
+    return f"put each file at {root}/SURVEY/PATH"
+
+
+# --- ahead of a build -------------------------------------------------------------------------------------------------
+
+
+def read_catalogues(recipe: Recipe, pile_root: Path, engine: Engine, progress: Progress | None = None) -> Plan:
+    """Do a build up to where the wanted sources are known, catalogue files fetched where need be; the plan of that."""
+    pile = Pile.create(pile_root)
+    with builder_lock(pile.root):
+        ctx = Context(pile, recipe)
+        with engine.start(ctx) as run:
+            return rounds(ctx, run, Parent(pile, pile.head()), Memory(), {}, progress, catalogues_only=True)
+
+
+@dataclass
+class Came:
+    """How files of one survey were brought."""
+
+    there: int = 0
+    "in the cache already"
+    files: int = 0
+    "that came now"
+    bytes: int = 0
+    "of both"
+    absent: int = 0
+    "that the archive has not: bands without exposures, and what was lost"
+    failed: dict[str, str] = field(default_factory=dict)
+    "by path, with the reason"
+    left: int = 0
+    "for which the cache has no room"
+
+
+def bring(
+    recipe: Recipe, pile_root: Path, files: Mapping[str, list[RemoteFile]], progress: Progress | None = None
+) -> tuple[dict[str, Came], int]:
+    """Have the files of far surveys in the cache, with the lists that vouch for them; what came, and all requests."""
+    out: dict[str, Came] = {}
+    with Downloads(Context(Pile.open(pile_root), recipe), progress) as downloads:
+        wanted: dict[str, list[RemoteFile]] = {}
+        before: dict[str, set[str]] = {}
+        for name, archive in downloads.archives.items():
+            lists = sorted({f.checksum_list for f in files.get(name, []) if f.checksum_list})
+            wanted[name] = [*(RemoteFile(path) for path in lists), *files.get(name, [])]
+            before[name] = {f.path for f in wanted[name] if archive.there(f.path)}
+            archive.expect(lists)
+        left = downloads.bring(wanted)
+        for name, archive in downloads.archives.items():
+            came = out[name] = Came(left=sum(survey == name for survey, _ in left))
+            for path in dict.fromkeys(f.path for f in wanted[name]):
+                if archive.there(path):
+                    came.there += path in before[name]
+                    came.files += path not in before[name]
+                    came.bytes += archive.size(path) or 0
+                elif error := archive.failed(path):
+                    came.failed[path] = str(error)
+                elif (name, path) not in left:
+                    came.absent += 1
+        return out, downloads.counts()["requests"]

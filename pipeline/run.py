@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skycairn.archives.cache import NoRoom
 from skycairn.pile.files import Conflict
 from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
@@ -16,7 +17,7 @@ from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
 from skycairn.pipeline.downloads import Downloads
 from skycairn.pipeline.encode import codec_of, codec_of_parts
-from skycairn.pipeline.engine import Engine, Run
+from skycairn.pipeline.engine import Engine, Run, stoppable
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.parent import Parent, tasks_table
 from skycairn.pipeline.plan import Failure, Memory, Plan, cells_held_by, plan
@@ -121,11 +122,17 @@ def build(
 
 
 def dry_run(recipe: Recipe, pile_root: Path, rehash: bool = False, refit: Iterable[str] = ()) -> tuple[Plan, Parent]:
-    """What `build` would begin with, and why, and the head that it would begin from; only the pile is made."""
+    """What `build` would begin with, and why, and the head that it would begin from.
+
+    Only the pile is made, and lists and small tables of archives far away are fetched.
+    """
     pile = Pile.create(pile_root)
     _adopt_lock(pile, recipe, write=False)
     parent = Parent(pile, pile.head())
-    return plan(Context(pile, recipe), parent=parent, rehash=rehash, refit=refit), parent
+    ctx = Context(pile, recipe)
+    # lists of files are asked for where they are not here
+    with Downloads(ctx):
+        return plan(ctx, parent=parent, rehash=rehash, refit=refit), parent
 
 
 def rounds(
@@ -139,21 +146,33 @@ def rounds(
     rehash: bool = False,
     refit: Iterable[str] = (),
     asked: Counter[str] | None = None,
+    catalogues_only: bool = False,
 ) -> Plan:
     """Plan and do, until nothing is left but what failed; the plan of that.
 
-    `n_tasks` counts by step what was done, `asked` what was asked of archives far away.
+    `n_tasks` counts by step what was done, `asked` what was asked of archives far away; `catalogues_only` as of `plan`.
     """
     counts: Counter[str] = Counter() if n_tasks is None else n_tasks
-    with Downloads(ctx, progress, rehash) as downloads:
-        while not (p := plan(ctx, failed, parent, memory, rehash, refit)).done:
-            _check_space(ctx, p)
-            todo = downloads.ready(p)
-            _round(ctx.pile, run, todo, memory, failed, progress, counts)
-            if not todo:
-                downloads.wait()
-        if asked is not None:
-            asked.update(downloads.counts())
+    try:
+        with Downloads(ctx, progress, rehash) as downloads:
+            while True:
+                # what an archive is asked while files are planned may take long
+                with stoppable():
+                    p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
+                if p.done:
+                    break
+                _check_space(ctx, p)
+                todo, given_up = downloads.ready(p)
+                for task in p.todo:
+                    if task.label in given_up:
+                        _note_failure(ctx.pile, task, given_up[task.label], "defer", failed)
+                _round(ctx.pile, run, todo, memory, failed, progress, counts)
+                if not todo and not given_up:
+                    downloads.wait()
+            if asked is not None:
+                asked.update(downloads.counts())
+    except NoRoom as error:
+        raise BuildError(str(error)) from error
     return p
 
 
@@ -186,16 +205,21 @@ def _round(
         if "receipt" in result:
             memory.receipts[task.key] = Receipt.from_json(result["receipt"])
             continue
-        cells, kind = cells_held_by(task), result["kind"]
-        if task.step in LOSABLE and kind != "fatal":
-            failed[task.label] = Failure(result["error"], kind=kind)
-            if task.step == "fetch":
-                # an earlier receipt of the same size and time tells of other bytes
-                pile.drop_receipt(task.key)
-        elif cells is not None and (kind == "defer" or (kind == "file" and task.step in OF_FILES)):
-            failed[task.label] = Failure(result["error"], cells, kind)
-        else:
-            raise BuildError(f"{task.label}: {result['error']}")
+        _note_failure(pile, task, result["error"], result["kind"], failed)
+
+
+def _note_failure(pile: Pile, task: Task, error: str, kind: str, failed: dict[str, Failure]) -> None:
+    """Hold back what a task that failed can touch; BuildError where that is everything."""
+    cells = cells_held_by(task)
+    if task.step in LOSABLE and kind != "fatal":
+        failed[task.label] = Failure(error, kind=kind)
+        if task.step == "fetch":
+            # an earlier receipt of the same size and time tells of other bytes
+            pile.drop_receipt(task.key)
+    elif cells is not None and (kind == "defer" or (kind == "file" and task.step in OF_FILES)):
+        failed[task.label] = Failure(error, cells, kind)
+    else:
+        raise BuildError(f"{task.label}: {error}")
 
 
 # --- the end of a build -----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from skycairn.archives.doctor import CHECKS, LIMITS, Doctor, Finding, Samples, e
 from skycairn.archives.filechecks import spellings
 from skycairn.catalogs.gaia import SOURCE_COLUMNS
 from skycairn.catalogs.hscfiles import calexp_path
-from skycairn.cli.fetching import MOCK_SAMPLES
+from skycairn.cli.doctor import MOCK_SAMPLES
 from skycairn.cli.main import app
 from skycairn.mirror.datalab import service
 from skycairn.mirror.hscjobs import HscJobs
