@@ -75,6 +75,10 @@ class SurveyArchive(ABC):
     def as_noted(self, looked: Mapping[str, State | None]) -> bool:
         """Whether each file is still in the state that an earlier build found it in, as far as is known at once."""
 
+    def of_service(self, path: str) -> bool:
+        """Whether it is a service's reply, no file of the archive's."""
+        return False
+
     def expect(self, checksum_lists: Iterable[str]) -> None:  # noqa: B027
         """These lists will be asked for: time to have them together."""
 

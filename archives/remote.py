@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ from skycairn.archives.credentials import basic_auth, credential, how_to_set
 from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
 from skycairn.archives.service import Service
-from skycairn.archives.structure import check_structure
-from skycairn.catalogs.survey import RemoteFile, Survey
+from skycairn.archives.structure import check_structure, tells_its_end
+from skycairn.catalogs.survey import MissingColumn, RemoteFile, Survey
 
 Services = Callable[["RemoteArchive"], Sequence[Service]]
 """The services of an archive, which may ask by its client and want its files."""
 MOST_QUESTIONS = 3000
 """Put to a service for one build; who wants more of the sky takes the archive's files."""
+MISSING_DAYS = 1.0
+"""How long it is believed that a file is not there which no list could tell of."""
 TRIES = 6
 AGREE = 6
 """How often an unvouched file is fetched at most, till two replies are the same."""
@@ -88,17 +91,25 @@ class RemoteArchive(SurveyArchive):
     # --- what is known ------------------------------------------------------------------------------------------------
 
     def decided(self, file: RemoteFile) -> bool:
-        """See `SurveyArchive.decided`; what the cache holds decides, if the archive still publishes the same digest."""
+        """See `SurveyArchive.decided`; what the cache holds decides, if the archive still publishes the same digest.
+
+        A file whose list cannot be had has `failed`.
+        """
         if file.path in self.looked or self.failed(file.path):
             return True
         entry = self.cache.look(self._name(file.path))
         if entry is None or entry.state == "damaged":
             return False
-        listed = self.listed(file)
+        try:
+            listed = self.listed(file)
+        except FetchError as error:
+            self._failed[file.path] = error
+            return True
         if self.anew and (listed is None or entry.state == "missing") and not self._as_before(file.path, entry):
             return False
         if entry.state == "missing":
-            if listed is not None:
+            in_no_list = file.checksum_list is not None and self.names(file.checksum_list) is not None
+            if listed is not None or not (in_no_list or _young(entry)):
                 return False
             self.looked[file.path] = None
             return True
@@ -155,8 +166,14 @@ class RemoteArchive(SurveyArchive):
         return {"from": self._name(path), "first seen": entry.first_seen, "vouched for by": by}
 
     def verify(self, path: str, listed: str | None) -> str:
-        """See `SurveyArchive.verify`."""
-        return verify(self.local(path), listed)
+        """See `SurveyArchive.verify`; what was damaged in the cache is dropped, and brought again by the next build."""
+        sha256 = verify(self.local(path), None)
+        entry = self._entry(path)
+        if entry is None or sha256 != entry.sha256:
+            if entry is not None:
+                self.cache.whole(entry)
+            raise Changed(f"{self.where(path)}: was damaged in the cache, and is dropped from it; build again")
+        return sha256 if listed in (None, sha256) else verify(self.local(path), listed)
 
     def check_unchanged(self, path: str, known: Sequence[Any]) -> None:
         """Changed unless the cache holds the bytes that are known; its files never change, they only go."""
@@ -169,7 +186,7 @@ class RemoteArchive(SurveyArchive):
         """See `SurveyArchive.as_noted`; False where a listed file was not had: the archive is asked for it again."""
         for path, state in looked.items():
             entry = self.cache.look(self._name(path))
-            if entry is None or _state(entry) != state or (state is None and entry.digest):
+            if entry is None or _state(entry) != state or (state is None and (entry.digest or not _young(entry))):
                 return False
         return True
 
@@ -227,6 +244,11 @@ class RemoteArchive(SurveyArchive):
                 self._refused = error
             except FetchError as error:
                 self._failed[file.path] = error
+            except ValueError as error:
+                # a reply that is no table of this survey; a column that is not there is for the caller to mend
+                if isinstance(error, MissingColumn) or not self.of_service(file.path):
+                    raise
+                self._failed[file.path] = ChecksumMismatch(f"{self.where(file.path)}: {error}")
 
     def bring_whole(self, file: RemoteFile) -> None:
         """`bring`, and bring again what was dropped from the cache since."""
@@ -354,14 +376,21 @@ class RemoteArchive(SurveyArchive):
         into.unlink(missing_ok=True)
         file = path.rsplit("/", 1)[-1]
         if (service := self._service(path)) is not None:
-            service.fetch(path, into, self.local)
+            try:
+                service.fetch(path, into, self.local)
+            except NotPublished as error:
+                # a service that is not there says nothing about the sky
+                raise Busy(str(error)) from None
             return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)
         if self.client is None:
             raise Changed(f"{self.where(path)}: is not in the cache of this worker")
         check, reserve = partial(check_structure, name=file), partial(self._reserve, path)
         with self._account() as auth:
             url = self.address(path)
-            got = self.client.download(url, into, digest=listed, check=check, reserve=reserve, auth=auth)
+            whole = tells_its_end(file)
+            got = self.client.download(
+                url, into, digest=listed, check=check, proves_whole=whole, reserve=reserve, auth=auth
+            )
         return Entry(got.sha256, got.size, got.etag, got.last_modified, listed, listed is not None, file=file)
 
     def _cached(self, path: str) -> Path | None:
@@ -390,6 +419,15 @@ class RemoteArchive(SurveyArchive):
 
     def _service(self, path: str) -> Service | None:
         return next((s for s in self.services if path.startswith(s.prefix)), None)
+
+
+def _young(entry: Entry) -> bool:
+    """Whether it was found so short a time ago that it may be believed."""
+    try:
+        found = datetime.fromisoformat(entry.when)
+    except ValueError:
+        return False
+    return datetime.now(UTC) - found < timedelta(days=MISSING_DAYS)
 
 
 def _state(entry: Entry) -> State | None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
-from skycairn.archives.errors import Refused
+from skycairn.archives.errors import NotPublished, Refused
 from skycairn.archives.files import RootArchive, SurveyArchive
 from skycairn.archives.hosts import HOSTS
 from skycairn.archives.hscjobs import HscDatabase, plain_post
@@ -123,6 +123,8 @@ def post_once(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapp
         answer = client.send("POST", url, json=body, again=not url.endswith("/submit"), most_bytes=MOST_TABLE_BYTES)
     except Refused:
         return 401, {}, b""
+    except NotPublished:
+        return 404, {}, b""
     return answer.status, answer.headers, answer.content
 
 

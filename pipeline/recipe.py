@@ -278,7 +278,7 @@ def with_survey(recipe: Recipe, name: str, release: str, profile: str, root: Pat
     place = str(root / name) if root else ""
     given = {k: v for k, v in (("release", release), ("profile", profile), ("root", place)) if v}
     if place or source:
-        given |= {"source": source or "root", "root": place}
+        given |= {"source": source or "root", "root": place, "url": ""}
     if old and release and release != old["release"]:
         # options belong to a release
         old = {k: v for k, v in old.items() if k in ("release", "profile", *PLACE)}

@@ -161,13 +161,14 @@ def rounds(
                     p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
                 if p.done:
                     break
+                failed.update(p.late)
                 _check_space(ctx, p)
                 todo, given_up = downloads.ready(p)
                 for task in p.todo:
                     if task.label in given_up:
                         _note_failure(ctx.pile, task, given_up[task.label], "defer", failed)
                 _round(ctx.pile, run, todo, memory, failed, progress, counts)
-                if not todo and not given_up:
+                if not todo and not given_up and not p.late:
                     downloads.wait()
             if asked is not None:
                 asked.update(downloads.counts())

@@ -1,16 +1,19 @@
 """An archive far away: what is brought, what is remembered, and what is done where list and file do not agree."""
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from skycairn.archives import remote
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
-from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, NotPublished, Refused
+from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused
 from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.service import Have
 from skycairn.catalogs.gaia import Gaia
@@ -259,3 +262,60 @@ def test_a_refused_account_is_asked_for_nothing_more(tmp_path: Path, monkeypatch
                 error = archive.failed(name)
                 assert isinstance(error, Refused) and "SSP_PDR_PWD" in str(error) and "geheim" not in str(error)
         assert served.requests.total == 1
+
+
+class Short(BaseHTTPRequestHandler):
+    """Says no length, and ends in the middle."""
+
+    def do_GET(self) -> None:
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + self.server.lines[:3000])  # type: ignore[attr-defined]
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_fault_28_a_list_cut_short_without_a_length_is_not_believed(tmp_path: Path) -> None:
+    lines = "".join(f"{sha256(str(i).encode())}  {i}.fits\n" for i in range(100)).encode()
+    with HTTPServer(("127.0.0.1", 0), Short) as server:
+        server.lines = lines  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/data"
+        archive = RemoteArchive(Gaia("dr3"), url, Cache(tmp_path / "cache", 1 << 20))
+        with Client(loopback=True, sleep=lambda s: None) as client:
+            archive.connect(client)
+            with pytest.raises(FetchError):
+                archive.names("d/files.sha256sum")
+            # nor is a file taken for one that no list has
+            archive.bring(RemoteFile("d/1.fits", "d/files.sha256sum", "sha256"))
+            assert archive.failed("d/1.fits") is not None
+        server.shutdown()
+
+
+def test_what_no_list_can_tell_of_is_asked_for_again_after_a_day(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.put("d/a.bin", b"stars")
+    alone, fact = RemoteFile("x.fits"), RemoteFile("d/b.bin", LIST, "sha256")
+    archive = place.archive()
+    for f in (alone, fact):
+        archive.bring(f)
+        assert archive.state(f.path) is None
+    assert all(place.archive().decided(f) for f in (alone, fact))
+    monkeypatch.setattr(remote, "MISSING_DAYS", 0.0)
+    later = place.archive()
+    assert not later.decided(alone) and later.decided(fact)
+    assert not later.as_noted({"x.fits": None})
+
+
+def test_a_service_that_is_gone_says_nothing_about_the_sky(tmp_path: Path) -> None:
+    class Gone(Asked):
+        def fetch(self, path: str, into: Path, have: Have) -> None:
+            self.n += 1
+            raise NotPublished("404")
+
+    service = Gone()
+    with Mirror({}) as served:
+        place = Place(tmp_path, served, lambda archive: [service])
+        archive = place.archive()
+        archive.bring(RemoteFile("query/3.csv"))
+        assert isinstance(archive.failed("query/3.csv"), Busy)
+        assert not place.archive().decided(RemoteFile("query/3.csv"))
+        place.close()

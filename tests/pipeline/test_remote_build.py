@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 
+from skycairn.archives.client import Client
+from skycairn.archives.hosts import HOSTS
+from skycairn.archives.sources import Download
 from skycairn.mirror.faults import Faults
+from skycairn.mirror.server import Reply, Request
 from skycairn.mirror.sky import HSC_ACCOUNT, SkyMirror, mirror_of, services_of
 from skycairn.pile.store import Pile
+from skycairn.pipeline import downloads
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import BuildError, build
@@ -175,3 +180,58 @@ def test_a_service_is_not_asked_for_all_the_sky(tiny_sky: Path, tmp_path: Path) 
         with pytest.raises(ValueError, match="questions would be put to its catalogue service"):
             build(recipes.parse(settings, "test"), tmp_path / "pile")
         assert not served.requests.by_host["datalab.noirlab.edu"]
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting between tries."""
+
+    def opened(download: Download) -> Client:
+        return Client(HOSTS, loopback=True, sleep=lambda s: None)
+
+    monkeypatch.setattr(downloads, "open_client", opened)
+
+
+@contextmanager
+def busy(sky: Path, *ends: str) -> Iterator[SkyMirror]:
+    """A mirror that has no time for files whose paths end so."""
+
+    def service(request: Request) -> Reply | None:
+        return Reply(503, b"later\n") if request.path.endswith(ends) else None
+
+    services = services_of(sky)
+    for host in {"portal.nersc.gov", "data.desi.lbl.gov"}:
+        services[host] = [service, *services.get(host, [])]
+    with mirror_of(sky, services=services) as served:
+        yield served
+
+
+@pytest.mark.parametrize("ends", ["0000m011-image-r.fits.fz", "zall-pix-iron.fits", "redux_iron_zcatalog_v1.sha256sum"])
+def test_what_is_busy_is_never_a_null(
+    tiny_sky: Path, tiny_pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Pixels, a catalogue, a list: their cells, here all of the sky, are held back, and the next build has them."""
+    impatient(monkeypatch)
+    with busy(tiny_sky, ends) as served, pytest.raises(BuildError, match=r"held back.*HTTP 503|503"):
+        build(recipe_of(served, tmp_path / "cache"), tmp_path / "pile")
+    assert Pile.open(tmp_path / "pile").head() is None
+    with mirror(tiny_sky) as served:
+        built = build(recipe_of(served, tmp_path / "cache"), tmp_path / "pile")
+    assert built.snapshot.content_id == Pile.open(tiny_pile).snapshot().content_id and not built.partial
+
+
+def test_a_damaged_file_of_the_cache_is_brought_again(
+    tiny_sky: Path, tiny_pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mirror(tiny_sky) as served:
+        recipe = recipe_of(served, tmp_path / "cache")
+        build(recipe, tmp_path / "first")
+        for path in objects_in(tmp_path / "cache"):
+            if path.name.startswith(("zall-", "forced-")):
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 4
+                path.chmod(0o644)
+                path.write_bytes(data)
+        with pytest.raises(BuildError, match="was damaged in the cache"):
+            build(recipe, tmp_path / "pile")
+        built = build(recipe, tmp_path / "pile")
+    assert built.snapshot.content_id == Pile.open(tiny_pile).snapshot().content_id and not built.partial
