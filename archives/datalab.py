@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skycairn.archives.celltable import box_of, cell_files, cell_of, circle_of, rows_of_cell, write_sorted
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, TimedOut, Unsafe
 from skycairn.archives.replies import refusal
 from skycairn.archives.service import Have
 from skycairn.catalogs import desicolumns, legacycolumns
@@ -108,7 +108,7 @@ def _job(url: str, adql: str, max_rows: int, timeout_s: float, session: Any) -> 
             if phase not in WAITING:
                 raise Busy(f"{url}: the query is {phase!r}, which is no phase of a job; try later: {adql!r}")
             if time.monotonic() > end:
-                raise Busy(f"{url}: the query is {phase} after {timeout_s:g} s: {adql!r}")
+                raise TimedOut(f"{url}: the query is {phase} after {timeout_s:g} s: {adql!r}")
             time.sleep(pause)
             pause = min(10.0, 1.5 * pause)
         job.raise_if_error()

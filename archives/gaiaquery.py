@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from astropy.utils.xml.iterparser import get_xml_iterator
 from numpy.typing import NDArray
 
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
 from skycairn.archives.service import Have
 from skycairn.catalogs.bounds import MOST_TABLE_BYTES, check_gzip
 from skycairn.catalogs.ecsv import read_table
@@ -210,7 +210,7 @@ class GaiaQuery:
             if phase not in ("PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED"):
                 raise Busy(f"{url}: job {job.jobid} is {phase[:60]!r}, which is no phase; ask again")
             if time.monotonic() > end:
-                raise Busy(f"{url}: job {job.jobid} is not done after {self.settings.job_s:.0f} s; ask again later")
+                raise TimedOut(f"{url}: job {job.jobid} is not done after {self.settings.job_s:.0f} s; ask again later")
             self.sleep(pause)
             pause = min(pause * 1.5, 15 * self.settings.poll_s)
 
@@ -260,6 +260,8 @@ class GaiaQuery:
         for attempt in range(1, self.settings.tries + 1):
             try:
                 return ask()
+            except TimedOut:
+                raise
             except Busy as error:
                 if attempt == self.settings.tries:
                     raise
@@ -457,7 +459,7 @@ class _Body:
             if not found and self._reply.length:
                 raise Busy(f"{self._url}: the reply ends {self._reply.length:,} bytes too early; ask again")
             if time.monotonic() > self._end:
-                raise Busy(f"{self._url}: the reply was not whole after {self._most_s:.0f} s; ask again later")
+                raise TimedOut(f"{self._url}: the reply was not whole after {self._most_s:.0f} s; ask again later")
         if not found:
             self.close()
         return found

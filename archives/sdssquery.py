@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from skycairn.archives.celltable import box_of, cell_files, cell_of, rows_of_cell, write_sorted
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, TimedOut, Unsafe
 from skycairn.archives.replies import LATER, refusal, words
 from skycairn.archives.service import Have
 from skycairn.catalogs.survey import WORK_ORDER, RemoteFile
@@ -156,7 +156,9 @@ class SdssQuery:
                 reply: Any = SDSSClass().query_sql_async(
                     sql, timeout=self.timeout_s, data_release=self.release, cache=False
                 )
-        except (requests.RequestException, QueryTimeout, OSError) as error:
+        except (requests.Timeout, QueryTimeout) as error:
+            raise TimedOut(f"{self.url}: no answer in {self.timeout_s:g} s ({error})") from error
+        except (requests.RequestException, OSError) as error:
             raise Busy(f"{self.url}: cannot be reached, or answers too slowly ({error})") from error
         if (host := urlsplit(reply.url).netloc) != urlsplit(self.url).netloc:
             raise Unsafe(f"{self.url}: led to {host}, which is not asked for data")

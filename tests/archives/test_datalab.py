@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from skycairn.archives.datalab import DataLab, desi, legacysurvey, typed
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
 from skycairn.catalogs.desi import PRODUCTIONS, Desi
 from skycairn.catalogs.legacysurvey import LegacySurvey
 from skycairn.catalogs.survey import MissingColumn, Survey, WrongUnit
@@ -287,7 +287,7 @@ def test_a_query_that_the_service_refuses(lab, tmp_path):
 def test_a_job_that_never_ends_is_given_up(sweeps, tmp_path):
     with Mirror({}, {"datalab.noirlab.edu": [service([sweeps[1]], polls=10**9)]}) as mirror:
         slow = legacysurvey(url=mirror.of(TAP), timeout_s=0.3)
-        with pytest.raises(Busy, match=r"EXECUTING after 0\.3 s"):
+        with pytest.raises(TimedOut, match=r"EXECUTING after 0\.3 s"):
             ask(slow, LegacySurvey("dr10"), 1, tmp_path / "x.parquet")
 
 
