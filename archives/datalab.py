@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 
 from skycairn.archives.celltable import box_of, cell_files, cell_of, circle_of, rows_of_cell, write_sorted
 from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, TimedOut, Unsafe
+from skycairn.archives.pace import PACE
 from skycairn.archives.replies import refusal
 from skycairn.archives.service import Have
 from skycairn.catalogs import desicolumns, legacycolumns
@@ -45,6 +46,8 @@ HOSTS = ".noirlab.edu"
 MAX_ROWS = 1_000_000
 TIMEOUT_S = 3600.0
 """Of a query, from its start to its end."""
+PAUSE_S = 0.5
+"""From one query to the next, at least."""
 READ_S = 60.0
 """Of the service's silence."""
 WAITING = ("PENDING", "QUEUED", "EXECUTING", "UNKNOWN", "HELD", "SUSPENDED")
@@ -100,6 +103,7 @@ def tap_search(url: str, adql: str, max_rows: int, timeout_s: float) -> pa.Table
 def _job(url: str, adql: str, max_rows: int, timeout_s: float, session: Any) -> pa.Table:
     from pyvo.dal import TAPService
 
+    PACE.wait(url, PAUSE_S)
     job = TAPService(url, session=session).submit_job(adql, maxrec=max_rows)
     try:
         job.run()
