@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from skycairn.archives.errors import FetchError
 from skycairn.catalogs.survey import WORK_ORDER, RemoteFile
@@ -76,13 +77,18 @@ def rows_of_cell(cell: int, ask: Ask, ra: str, dec: str, order: int = WORK_ORDER
     return pa.concat_tables([rows_of_cell(4 * cell + k, ask, ra, dec, order + 1) for k in range(4)])
 
 
-def inside(table: pa.Table, order: int, cell: int, ra: str, dec: str) -> pa.Table:
-    """The rows whose position HEALPix puts into the cell; one without a position is in none."""
+def cells_at(table: pa.Table, order: int, ra: str, dec: str) -> NDArray[np.int64]:
+    """The cell that HEALPix puts each row's position into, NESTED; -1 for a row without one."""
     lon, lat = (table.column(c).cast(pa.float64()).fill_null(np.nan).to_numpy() for c in (ra, dec))
     on_sky = np.isfinite(lon) & (np.abs(np.where(np.isfinite(lat), lat, np.inf)) <= 90)
-    here = np.zeros(len(lon), dtype=bool)
-    here[on_sky] = healpy.ang2pix(1 << order, lon[on_sky], lat[on_sky], nest=True, lonlat=True) == cell
-    return table.filter(pa.array(here))
+    out = np.full(len(lon), -1, dtype=np.int64)
+    out[on_sky] = healpy.ang2pix(1 << order, lon[on_sky], lat[on_sky], nest=True, lonlat=True)
+    return out
+
+
+def inside(table: pa.Table, order: int, cell: int, ra: str, dec: str) -> pa.Table:
+    """The rows whose position HEALPix puts into the cell; one without a position is in none."""
+    return table.filter(pa.array(cells_at(table, order, ra, dec) == cell))
 
 
 def write_sorted(table: pa.Table, keys: tuple[str, ...], into: Path) -> None:

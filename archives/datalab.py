@@ -10,6 +10,11 @@ error that says so, another is left out, and a cut that needs it says so when it
 Data Lab keeps DESI's zpix without what the targets' own table has (github.com/desihub/specprod-db): position, motion
 and photometry come from `photometry` by TARGETID, where they are one row a target. It has no PHOTSYS; OBJTYPE is told
 by the bits of TARGETID.
+
+A row of zpix is in one query table, that of the cell of its position, as the survey's own file would have it; its
+HEALPIX may say a cell beside that one. Where it has no photometry, so no position, or HEALPIX says a cell far from it,
+it is in the table of its HEALPIX, and the reader counts what has no position. Rows with neither are in no table; each
+table's metadata say how many they are (`nowhere`).
 """
 
 from __future__ import annotations
@@ -26,12 +31,14 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
+import healpy
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skycairn.archives.celltable import box_of, cell_files, cell_of, circle_of, rows_of_cell, write_sorted
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Unsafe
+from skycairn.archives.celltable import box_of, cell_files, cell_of, cells_at, circle_of, rows_of_cell, write_sorted
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, TimedOut, Unsafe
+from skycairn.archives.pace import PACE
 from skycairn.archives.replies import refusal
 from skycairn.archives.service import Have
 from skycairn.catalogs import desicolumns, legacycolumns
@@ -45,15 +52,20 @@ HOSTS = ".noirlab.edu"
 MAX_ROWS = 1_000_000
 TIMEOUT_S = 3600.0
 """Of a query, from its start to its end."""
+PAUSE_S = 0.5
+"""From one query to the next, at least."""
 READ_S = 60.0
 """Of the service's silence."""
+MOST_PARTS = 1000
+"""Into which the rows of a cell are divided by their key; they are too many for the service if that is not enough."""
 WAITING = ("PENDING", "QUEUED", "EXECUTING", "UNKNOWN", "HELD", "SUSPENDED")
 """Phases in which a job may still come to an end (IVOA, UWS 1.1)."""
 F4, F8, I4 = pa.float32(), pa.float64(), pa.int32()
 
 Position = Literal["q3c", "box", "healpix"]
 """How a patch of sky is asked for: a circle by q3c_radial_query, for which the tables have an index; plain limits in
-right ascension and declination; or, of a table that has the work cell as a column, that column."""
+right ascension and declination; or, of a table that has the work cell as a column, that column, and where it says a
+cell beside it the position."""
 
 
 class Asked(NamedTuple):
@@ -100,6 +112,7 @@ def tap_search(url: str, adql: str, max_rows: int, timeout_s: float) -> pa.Table
 def _job(url: str, adql: str, max_rows: int, timeout_s: float, session: Any) -> pa.Table:
     from pyvo.dal import TAPService
 
+    PACE.wait(url, PAUSE_S)
     job = TAPService(url, session=session).submit_job(adql, maxrec=max_rows)
     try:
         job.run()
@@ -108,7 +121,7 @@ def _job(url: str, adql: str, max_rows: int, timeout_s: float, session: Any) -> 
             if phase not in WAITING:
                 raise Busy(f"{url}: the query is {phase!r}, which is no phase of a job; try later: {adql!r}")
             if time.monotonic() > end:
-                raise Busy(f"{url}: the query is {phase} after {timeout_s:g} s: {adql!r}")
+                raise TimedOut(f"{url}: the query is {phase} after {timeout_s:g} s: {adql!r}")
             time.sleep(pause)
             pause = min(10.0, 1.5 * pause)
         job.raise_if_error()
@@ -155,7 +168,7 @@ class DataLab:
     folder: str
     columns: tuple[Asked, ...]
     tables: Mapping[str, str]
-    "by alias: the first as it stands, the others joined to it by `join`"
+    "by alias: the first as it stands, the others joined to it by `join`, null where they have no such row"
     keys: tuple[str, ...]
     "of the query table, which sort it"
     ra: str
@@ -166,7 +179,7 @@ class DataLab:
     "column that all tables share"
     position: Position = "q3c"
     healpix: str = ""
-    "alias.column that holds the work cell"
+    "alias.column that holds the work cell, near enough; it is one of `columns`"
     derive: Callable[[pa.Table], pa.Table] = field(default=lambda table: table)
     "columns that the service does not have, from those that it has"
     url: str = URL
@@ -188,10 +201,12 @@ class DataLab:
         cell = cell_of(path, self.folder)
         asked = {
             "service": self.url,
-            "query": f"SELECT {self._items(self.columns)} {self._rest(WORK_ORDER, cell)}",
+            "query": f"SELECT {self._items(self.columns)} {self._rest(self._patch(WORK_ORDER, cell))}",
             "columns": [[c.name, str(c.type)] for c in self.columns],
             "max_rows": self.max_rows,
         }
+        if self.healpix and self.position != "healpix":
+            asked["without position"] = self._unplaced(cell)
         return json.dumps(asked, sort_keys=True)
 
     def fetch(self, path: str, into: Path, have: Have) -> None:
@@ -200,7 +215,14 @@ class DataLab:
         NotPublished where the service has no such table, FetchError where it lacks a column that must be there or
         refuses the query, Busy where it gave up, ChecksumMismatch where its reply was no table.
         """
-        rows = rows_of_cell(cell_of(path, self.folder), self._ask, self.ra, self.dec)
+        cell = cell_of(path, self.folder)
+        if self.position == "healpix":
+            rows = self._own(self._in_parts(self._patch(WORK_ORDER, cell), cell), cell)
+        else:
+            rows = rows_of_cell(cell, self._ask, self.ra, self.dec)
+            if self.healpix:
+                unplaced = self._own(self._in_parts(self._unplaced(cell), cell), cell)
+                rows = pa.concat_tables([unplaced, rows.replace_schema_metadata(unplaced.schema.metadata)])
         write_sorted(self.derive(rows), self.keys, into)
 
     @cached_property
@@ -227,18 +249,14 @@ class DataLab:
         # `AS dec` would be a reserved word of ADQL, and so may others be
         return ", ".join(c.sql if c.sql.partition(".")[2] == c.name else f"{c.sql} AS {c.name}" for c in columns)
 
-    def _rest(self, order: int, cell: int) -> str:
+    def _rest(self, patch: str) -> str:
         (first, table), *others = self.tables.items()
-        joined = "".join(f" JOIN {t} AS {a} ON {first}.{self.join} = {a}.{self.join}" for a, t in others)
-        conditions = [self.where, self._patch(order, cell)]
-        return f"FROM {table} AS {first}{joined} WHERE {' AND '.join(c for c in conditions if c)}"
+        joined = "".join(f" LEFT JOIN {t} AS {a} ON {first}.{self.join} = {a}.{self.join}" for a, t in others)
+        return f"FROM {table} AS {first}{joined} WHERE {' AND '.join(c for c in (self.where, patch) if c)}"
 
     def _patch(self, order: int, cell: int) -> str:
         sql = {c.name: c.sql for c in self.columns}
         ra, dec = sql[self.ra], sql[self.dec]
-        work_cell = f"{self.healpix} = {cell >> 2 * (order - WORK_ORDER)}" if self.position == "healpix" else ""
-        if work_cell and order == WORK_ORDER:
-            return work_cell
         if self.position == "q3c":
             ra0, dec0, radius = circle_of(order, cell)
             return f"'t' = q3c_radial_query({ra}, {dec}, {ra0:.6f}, {dec0:.6f}, {radius:.6f})"
@@ -247,10 +265,53 @@ class DataLab:
             f"({ra} >= {low:.6f} OR {ra} <= {high:.6f})" if low > high else f"{ra} BETWEEN {low:.6f} AND {high:.6f}"
         )
         box = f"{across} AND {dec} BETWEEN {south:.6f} AND {north:.6f}"
-        return f"{work_cell} AND {box}" if work_cell else box
+        if self.position == "box":
+            return box
+        beside = ", ".join(map(str, _around(cell)))
+        return f"({self.healpix} = {cell} OR {self.healpix} IS NULL OR ({self.healpix} IN ({beside}) AND {box}))"
+
+    def _unplaced(self, cell: int) -> str:
+        sql = {c.name: c.sql for c in self.columns}
+        cells = f"({self.healpix} = {cell} OR {self.healpix} IS NULL)"
+        return f"{cells} AND ({sql[self.ra]} IS NULL OR {sql[self.dec]} IS NULL)"
+
+    def _own(self, rows: pa.Table, cell: int) -> pa.Table:
+        """Those of the rows that are in this cell's table; `nowhere` counts those that are in none."""
+        name = next(c.name for c in self.columns if c.sql == self.healpix)
+        said = rows.column(name).cast(pa.int64()).fill_null(-1).to_numpy()
+        place = cells_at(rows, WORK_ORDER, self.ra, self.dec)
+        # what HEALPIX says counts where the tables of cells around it do not have the row
+        own = (place == cell) | ((said == cell) & ~np.isin(place, _around(cell)))
+        nowhere = int(((said == -1) & (place == -1)).sum())
+        return rows.filter(pa.array(own)).replace_schema_metadata({"nowhere": str(nowhere)})
+
+    def _in_parts(self, patch: str, cell: int) -> pa.Table:
+        """All rows of a patch, in as many parts as it takes; the first key tells these apart."""
+        key = next(c.sql for c in self.columns if c.name == self.keys[0])
+        n = 1
+        while n <= MOST_PARTS:
+            parts: list[pa.Table] = []
+            for k in range(n):
+                # the rest of what is negative is negative, or 0
+                rest = f"MOD({key}, {n})"
+                part = patch if n == 1 else f"{patch} AND ({rest} = {k} OR {rest} = {k - n})"
+                if (found := self._rows(part, f"part {k + 1} of {n} of HEALPix cell {cell}")) is None:
+                    break
+                parts.append(found)
+            else:
+                return pa.concat_tables(parts)
+            n = 2 * n + 1
+        raise FetchError(
+            f"{self.url}: more rows of HEALPix cell {cell} have one {self.keys[0]} than a reply holds: raise "
+            "`max_rows`, or read the survey's own files"
+        )
 
     def _ask(self, order: int, cell: int) -> pa.Table | None:
-        items, rest = self._items(self.known), self._rest(order, cell)
+        return self._rows(self._patch(order, cell), f"HEALPix cell {cell} of order {order}")
+
+    def _rows(self, patch: str, what: str) -> pa.Table | None:
+        """The rows of a patch; None where they are more than a reply holds."""
+        items, rest = self._items(self.known), self._rest(patch)
         counted = self.search(self.url, f"SELECT COUNT(*) AS n {rest}", 1, self.timeout_s)
         number = counted.column(0).to_pylist() if counted.num_columns == 1 else []
         if len(number) != 1 or not isinstance(number[0], int):
@@ -262,7 +323,7 @@ class DataLab:
         found = self.search(self.url, query, number[0] + 1, self.timeout_s)
         if found.num_rows != number[0]:
             raise Busy(
-                f"{self.url}: gave {found.num_rows:,} of {number[0]:,} rows of HEALPix cell {cell} of order {order}: "
+                f"{self.url}: gave {found.num_rows:,} of {number[0]:,} rows of {what}: "
                 "cut short, or at its limit; try again, with a smaller `max_rows` if it stays so"
             )
         return self._typed(found, query)
@@ -285,6 +346,12 @@ class DataLab:
                 ) from error
             fields.append(pa.field(column.name, column.type, metadata=metadata))
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _around(cell: int) -> list[int]:
+    """The work cells that touch this one."""
+    found = healpy.get_all_neighbours(1 << WORK_ORDER, cell, nest=True)
+    return sorted(int(c) for c in found if c >= 0)
 
 
 TRUE, FALSE = ("t", "true", "1"), ("f", "false", "0")

@@ -5,6 +5,7 @@ FetchError
   ChecksumMismatch    the bytes are not those that the archive publishes, or are no such file at all
   Changed             the file is another than it was when this build began
   Busy                the archive answers too slowly, or not at all, or asks to come later: another try may do
+    TimedOut          what was asked of a service is not done by the time that it was given: it had its tries
   Refused             the archive wants an account, or another password (401, 403)
   Unsafe              the address, or where it leads to, is none that this survey may be fetched from
 """
@@ -30,6 +31,10 @@ class Changed(FetchError):
 
 class Busy(FetchError):
     """The archive could not be reached, or gave up; another try may do."""
+
+
+class TimedOut(Busy):
+    """A service had not done what it was asked by the deadline of its own client: another build may try."""
 
 
 class Refused(FetchError):

@@ -34,7 +34,8 @@ import pyarrow.compute as pc
 from astropy.utils.xml.iterparser import get_xml_iterator
 from numpy.typing import NDArray
 
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
+from skycairn.archives.pace import PACE
 from skycairn.archives.service import Have
 from skycairn.catalogs.bounds import MOST_TABLE_BYTES, check_gzip
 from skycairn.catalogs.ecsv import read_table
@@ -79,6 +80,8 @@ class Settings:
     "of each call that finds the archive busy"
     wait_s: float = 5.0
     "before the second try; doubled before each further one, and drawn between half of it and all"
+    pause_s: float = 0.5
+    "from one query, or one call of DataLink, to the next, at least"
     poll_s: float = 1.0
     "between two looks at a job, at first; then longer, up to 15 times as long"
     timeout_s: float = 60.0
@@ -179,6 +182,7 @@ class GaiaQuery:
         from astroquery.utils.tap.core import TapPlus
 
         url = self.settings.tap_url
+        PACE.wait(url, self.settings.pause_s)
         line = _line(url, self.settings)
         with TemporaryDirectory() as folder, _network(url):
             reply = Path(folder) / "reply.vot.gz"
@@ -210,7 +214,7 @@ class GaiaQuery:
             if phase not in ("PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED"):
                 raise Busy(f"{url}: job {job.jobid} is {phase[:60]!r}, which is no phase; ask again")
             if time.monotonic() > end:
-                raise Busy(f"{url}: job {job.jobid} is not done after {self.settings.job_s:.0f} s; ask again later")
+                raise TimedOut(f"{url}: job {job.jobid} is not done after {self.settings.job_s:.0f} s; ask again later")
             self.sleep(pause)
             pause = min(pause * 1.5, 15 * self.settings.poll_s)
 
@@ -252,6 +256,7 @@ class GaiaQuery:
         }
         with TemporaryDirectory() as folder, _network(url):
             products = Path(folder) / "products.zip"
+            PACE.wait(url, self.settings.pause_s)
             TapPlus(connhandler=_line(url, self.settings)).load_data(params_dict=given, output_file=str(products))
             return spectra(products, ids, url)
 
@@ -260,6 +265,8 @@ class GaiaQuery:
         for attempt in range(1, self.settings.tries + 1):
             try:
                 return ask()
+            except TimedOut:
+                raise
             except Busy as error:
                 if attempt == self.settings.tries:
                     raise
@@ -457,7 +464,7 @@ class _Body:
             if not found and self._reply.length:
                 raise Busy(f"{self._url}: the reply ends {self._reply.length:,} bytes too early; ask again")
             if time.monotonic() > self._end:
-                raise Busy(f"{self._url}: the reply was not whole after {self._most_s:.0f} s; ask again later")
+                raise TimedOut(f"{self._url}: the reply was not whole after {self._most_s:.0f} s; ask again later")
         if not found:
             self.close()
         return found

@@ -112,11 +112,14 @@ class HatsSource:
         return cell_files(self.folder, cells)
 
     def question(self, path: str) -> str:
-        """Address, cell, columns, and which catalogue it was that the address led to."""
+        """Address, cell, columns; which catalogue it was that the address led to stands in the table."""
         asked = {
             "address": self.address,
-            "catalog": {k: v for k, v in sorted(self._properties.items()) if k in IDENTITY},
-            "columns": self._columns,
+            "needed": list(self.needed),
+            "optional": list(self.optional),
+            "names": dict(self.names),
+            "types": {name: str(kind) for name, kind in self.types.items()},
+            "position": list(self.position),
             "key": list(self.key),
             "order": WORK_ORDER,
             "cell": cell_of(path, self.folder),
@@ -125,8 +128,13 @@ class HatsSource:
         return json.dumps(asked, sort_keys=True)
 
     def fetch(self, path: str, into: Path, have: Have) -> None:
-        """Write the cell's rows, sorted by key; a table without rows where the catalogue has none."""
-        write_sorted(self.table(cell_of(path, self.folder)), tuple(self.key), into)
+        """Write the cell's rows, sorted by key; a table without rows where the catalogue has none.
+
+        The metadata of the table tell which `catalog` it is from.
+        """
+        rows = self.table(cell_of(path, self.folder))
+        told = {"catalog": json.dumps(self.identity, sort_keys=True)}
+        write_sorted(rows.replace_schema_metadata(told), tuple(self.key), into)
 
     def table(self, cell: int) -> pa.Table:
         """The rows of a work cell, in no order.
@@ -140,6 +148,16 @@ class HatsSource:
         return pa.concat_tables(pieces).combine_chunks()
 
     # -- the catalogue
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which catalogue it is that the address leads to, in its own words; asks for them."""
+        return {k: v for k, v in sorted(self._properties.items()) if k in IDENTITY}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are taken, by the reader's names; asks the catalogue which it has."""
+        return tuple(self._columns)
 
     @cached_property
     def _catalog(self) -> Any:

@@ -39,7 +39,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skycairn.archives.credentials import Credential, credential, how_to_set
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
 from skycairn.archives.service import Have
 from skycairn.catalogs.fitsfile import check_whole, column_units, read_columns
 from skycairn.catalogs.hsccolumns import PUBLISHED
@@ -378,7 +378,7 @@ class HscDatabase:
             if state == "done" or state in FAILED:
                 return state, message
             if self.clock() + pause > end:
-                raise Busy(
+                raise TimedOut(
                     f"{jobs.api}: job {job} is {state or 'not heard of'!r} after {self.deadline_s:.0f} s; try later, "
                     "give it more time, or split the tract by patch_bounds"
                 )

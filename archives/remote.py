@@ -23,7 +23,16 @@ from urllib.parse import quote, urlsplit
 from skycairn.archives.cache import Cache, Entry, NoRoom
 from skycairn.archives.client import Client, Head
 from skycairn.archives.credentials import basic_auth, credential, how_to_set
-from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import (
+    Busy,
+    Changed,
+    ChecksumMismatch,
+    FetchError,
+    NotPublished,
+    Refused,
+    TimedOut,
+    Unsafe,
+)
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
 from skycairn.archives.service import Service
 from skycairn.archives.structure import check_structure, tells_its_end
@@ -366,6 +375,9 @@ class RemoteArchive(SurveyArchive):
         for k in range(TRIES):
             try:
                 return self._fetch(path, into, listed)
+            except TimedOut:
+                # as long again, six times over, would be a day
+                raise
             except again:
                 if k == TRIES - 1 or self.client is None:
                     raise

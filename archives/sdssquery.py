@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from skycairn.archives.celltable import box_of, cell_files, cell_of, rows_of_cell, write_sorted
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, TimedOut, Unsafe
+from skycairn.archives.pace import PACE
 from skycairn.archives.replies import LATER, refusal, words
 from skycairn.archives.service import Have
 from skycairn.catalogs.survey import WORK_ORDER, RemoteFile
@@ -77,7 +78,7 @@ COLUMNS: tuple[Asked, ...] = (
 KEYS = ("run2d", "plate", "mjd", "fiberid")
 
 _ONE_AT_A_TIME = threading.Lock()
-"""The client's address is a setting of its module, and SkyServer wants no more than a query a second from one user."""
+"""The client's address is a setting of its module."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class SdssQuery:
     table: str = "SpecObjAll AS s LEFT JOIN PlateX AS p ON s.plateid=p.plateid"
     timeout_s: float = 600.0
     release: int = DATA_RELEASE
+    pause_s: float = 1.0
+    "from one query to the next, at least: SkyServer takes no more than 60 a minute from one user"
 
     prefix: ClassVar[str] = f"query/{FOLDER}/"
 
@@ -153,10 +156,13 @@ class SdssQuery:
 
         try:
             with _ONE_AT_A_TIME, conf.set_temp("skyserver_baseurl", self.url):
+                PACE.wait(self.url, self.pause_s)
                 reply: Any = SDSSClass().query_sql_async(
                     sql, timeout=self.timeout_s, data_release=self.release, cache=False
                 )
-        except (requests.RequestException, QueryTimeout, OSError) as error:
+        except (requests.Timeout, QueryTimeout) as error:
+            raise TimedOut(f"{self.url}: no answer in {self.timeout_s:g} s ({error})") from error
+        except (requests.RequestException, OSError) as error:
             raise Busy(f"{self.url}: cannot be reached, or answers too slowly ({error})") from error
         if (host := urlsplit(reply.url).netloc) != urlsplit(self.url).netloc:
             raise Unsafe(f"{self.url}: led to {host}, which is not asked for data")

@@ -23,7 +23,10 @@ class Service(Protocol):
         """The catalogue files of these work cells; None where the survey's own `catalog_files` names them."""
 
     def question(self, path: str) -> str:
-        """All that decides the reply: the service's address and the query, in full, and never a secret."""
+        """All that decides the reply: the service's address and the query, in full, and never a secret.
+
+        It asks nobody and reads nothing: the cache looks files up by it, on workers too, which have no network.
+        """
 
     def fetch(self, path: str, into: Path, have: Have) -> None:
         """Ask, and write the reply to the new file `into`: rows sorted by key, the same bytes for the same rows.

@@ -255,15 +255,14 @@ def hats(doctor: Doctor) -> str:
     """Properties and columns of the HATS catalogue of Gaia."""
     address = sample(doctor.samples.hats, "hats")
     service = hatssource.gaia(doctor.at(address) if "://" in address else address)
-    cell = doctor.samples.gaia_cell
     try:
-        told = json.loads(service.question(f"{service.prefix}{service.folder}/{WORK_ORDER}-{cell}.parquet"))
+        told, columns = service.identity, service.columns
     except ImportError as error:
         raise Skip(str(error)) from None
-    if lacking := [n for n in SOURCE_COLUMNS if n not in told["columns"]]:
+    if lacking := [n for n in SOURCE_COLUMNS if n not in columns]:
         raise Differs(f"{address}: lacks {', '.join(lacking)}, which was assumed")
-    name, n_rows = (told["catalog"].get(k, "not said") for k in ("obs_collection", "hats_nrows"))
-    return f"{name}: {n_rows} rows, {plural(len(told['columns']), 'column')} that are read"
+    name, n_rows = (told.get(k, "not said") for k in ("obs_collection", "hats_nrows"))
+    return f"{name}: {n_rows} rows, {plural(len(columns), 'column')} that are read"
 
 
 # --- SDSS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 import socket
 import socketserver
 import sys
@@ -230,7 +231,8 @@ class Mirror:
         body = stream.read(head.n_body) if head.n_body else b""
         if len(body) < head.n_body:
             return False
-        path, _, query = head.target.partition("?")
+        # a server takes whole addresses too (RFC 9112, 3.2.2); whose they name is not asked
+        path, _, query = re.sub(r"^https?://[^/?]*", "", head.target, flags=re.IGNORECASE).partition("?")
         host, _, path = path.lstrip("/").partition("/")
         # names on disk need not be UTF-8
         host, path = (unquote(text, errors="surrogateescape") for text in (host, "/" + path))

@@ -1,8 +1,8 @@
 """Enough of SELECT for the clients of SkyServer and Data Lab: parsed, then run on tables of numpy columns.
 
 SELECT [DISTINCT] [TOP n] columns FROM table [LEFT] JOIN table ON column = column ... WHERE ... ORDER BY ...; names in
-any case; AND, OR, NOT, BETWEEN, IN, IS NULL, LIKE, comparison, arithmetic and bits; q3c_radial_query, alone or as
-'t' = q3c_radial_query(...). What it does not know is an error that says so, never a guess.
+any case; AND, OR, NOT, BETWEEN, IN, IS NULL, LIKE, comparison, arithmetic and bits; ABS, MOD; q3c_radial_query, alone
+or as 't' = q3c_radial_query(...). What it does not know is an error that says so, never a guess.
 """
 
 from __future__ import annotations
@@ -58,10 +58,17 @@ def separation(ra: Any, dec: Any, ra2: Any, dec2: Any) -> NDArray[np.float64]:
     return np.asarray(np.degrees(2 * np.arcsin(np.sqrt(np.clip(half, 0, 1)))))
 
 
+def _within(ra: Any, dec: Any, ra2: Any, dec2: Any, radius: Any) -> Column:
+    """Whether positions are so near; those that are null are not."""
+    known = ~(np.ma.getmaskarray(ra) | np.ma.getmaskarray(dec))
+    return np.asarray(known & (separation(np.ma.getdata(ra), np.ma.getdata(dec), ra2, dec2) <= radius))
+
+
 FUNCTIONS: Mapping[str, tuple[int, Callable[..., Any]]] = {
     "abs": (1, np.ma.abs),
     "fphototypen": (1, lambda kind: kind),  # dbo.fPhotoTypeN: types are kept as their names
-    "q3c_radial_query": (5, lambda ra, dec, ra2, dec2, radius: separation(ra, dec, ra2, dec2) <= radius),
+    "mod": (2, np.ma.fmod),  # of the sign of what is divided, as the database's
+    "q3c_radial_query": (5, _within),
 }
 """Number of arguments, and what they do."""
 CONDITIONS = frozenset(("and", "or", "not", "between", "in", "is", "like", "q3c_radial_query"))

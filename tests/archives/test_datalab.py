@@ -6,13 +6,15 @@ from pathlib import Path
 import healpy
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from skycairn.archives.datalab import DataLab, desi, legacysurvey, typed
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
 from skycairn.catalogs.desi import PRODUCTIONS, Desi
 from skycairn.catalogs.legacysurvey import LegacySurvey
-from skycairn.catalogs.survey import MissingColumn, Survey, WrongUnit
+from skycairn.catalogs.survey import MissingColumn, Survey, WrongUnit, first_failed
 from skycairn.mirror.datalab import Database, service, tractor, zpix
 from skycairn.mirror.server import Mirror, Reply, Request
 
@@ -145,6 +147,59 @@ def test_desis_cells_are_found_at_a_pole_too(redshifts, tmp_path):
     for cell in np.unique(cells).tolist():
         found = ask(lab, Desi("dr1"), cell, tmp_path / "x.parquet")
         assert found.num_rows == (z["healpix"] == cell).sum()
+
+
+EDGE = healpy.pix2ang(64, 20_000, nest=True, lonlat=True)
+POSITIONS = ("healpix", "q3c", "box")
+
+
+def around(cell: int) -> list[int]:
+    return [int(c) for c in healpy.get_all_neighbours(64, cell, nest=True) if c >= 0]
+
+
+def astray(redshifts: tuple[pa.Table, Database], healpix: list[int | None], without: set[int]) -> Database:
+    """Targets 2, 3, .. in the middle of cell 20,000, of which HEALPIX says this; some have no row in photometry."""
+    tables, n = redshifts[1].tables, len(healpix)
+    z, p = ({c: v[:n].copy() for c, v in tables[f"desi_dr1.{t}"].items()} for t in ("zpix", "photometry"))
+    z["targetid"] = p["targetid"] = np.arange(n, dtype=np.int64) + 2
+    p["ra"], p["dec"] = (np.full(n, x) for x in EDGE)
+    null = [h is None for h in healpix]
+    z["healpix"] = np.ma.MaskedArray([h or 0 for h in healpix], mask=null, dtype=np.int32)
+    kept = np.array([i + 2 not in without for i in range(n)])
+    return Database({"desi_dr1.zpix": z, "desi_dr1.photometry": {c: v[kept] for c, v in p.items()}})
+
+
+@pytest.mark.parametrize("max_rows", [100_000, 1])
+def test_a_row_is_in_one_cells_table_whatever_its_healpix_says(redshifts, max_rows, tmp_path):
+    beside, far = around(20_000)[0], 100
+    database = astray(redshifts, [20_000, beside, far, None, beside, 20_000, None, None], {6, 7, 8, 9})
+    lab = desi(search=asking(database), max_rows=max_rows)
+    got = {}
+    for cell in (20_000, far, *around(20_000), *around(far), *around(beside)):
+        path = tmp_path / f"{cell}.parquet"
+        got[cell] = sorted(ask(lab, Desi("dr1"), cell, path)["targetid"].to_pylist())
+        assert pq.read_schema(path).metadata[b"nowhere"] == b"2", "targets 8 and 9"
+    assert {c: ids for c, ids in got.items() if ids} == {20_000: [2, 3, 5, 7], beside: [6], far: [4]}
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_rows_without_photometry_are_there_for_the_reader_to_count(redshifts, position, tmp_path):
+    database = astray(redshifts, [20_000, 20_000, 20_000, None], {3, 5})
+    found = ask(desi(position=position, search=asking(database)), Desi("dr1"), 20_000, tmp_path / "x.parquet")
+    assert pq.read_schema(tmp_path / "x.parquet").metadata[b"nowhere"] == b"1", "target 5"
+    assert sorted(found["targetid"].to_pylist()) == [2, 3, 4]
+    assert found.filter(pc.equal(found["targetid"], 3))["ra"].to_pylist() == [None]
+    reasons = first_failed(Desi.valid, found).to_pylist()
+    assert reasons.count("position") == 1
+
+
+def test_negative_keys_are_in_one_part_too(redshifts, tmp_path):
+    database = astray(redshifts, [20_000] * 6, set())
+    for table in ("zpix", "photometry"):
+        ids = [-5, -3, -1, 0, 4, 2**63 - 1]
+        database.tables[f"desi_dr1.{table}"]["targetid"] = np.array(ids, dtype=np.int64)
+    desi(search=asking(database), max_rows=2).fetch("query/zpix/6-20000.parquet", tmp_path / "x.parquet", nothing)
+    assert pq.read_table(tmp_path / "x.parquet")["targetid"].to_pylist() == ids
 
 
 def test_an_empty_cell_is_an_empty_table(sweeps, redshifts, tmp_path):
@@ -287,7 +342,7 @@ def test_a_query_that_the_service_refuses(lab, tmp_path):
 def test_a_job_that_never_ends_is_given_up(sweeps, tmp_path):
     with Mirror({}, {"datalab.noirlab.edu": [service([sweeps[1]], polls=10**9)]}) as mirror:
         slow = legacysurvey(url=mirror.of(TAP), timeout_s=0.3)
-        with pytest.raises(Busy, match=r"EXECUTING after 0\.3 s"):
+        with pytest.raises(TimedOut, match=r"EXECUTING after 0\.3 s"):
             ask(slow, LegacySurvey("dr10"), 1, tmp_path / "x.parquet")
 
 

@@ -203,7 +203,8 @@ def test_same_rows_give_same_bytes_however_the_catalogue_was_divided(stars: pa.T
     cell = int(np.bincount(cells_of(stars)).argmax())
     digests = set()
     for n, (most, group) in enumerate([(40, 10), (100_000, 1000)]):
-        folder = write_hats(tmp_path / f"c{n}", stars, adaptive(stars, most), group_rows=group)
+        leaves = adaptive(stars, most)
+        folder = write_hats(tmp_path / f"c{n}", stars, leaves, group_rows=group, obs_collection="stars")
         source = hatssource.gaia(str(folder))
         source.fetch(path(source, cell), tmp_path / f"t{n}", refused)
         digests.add((tmp_path / f"t{n}").read_bytes())
@@ -314,19 +315,20 @@ def test_a_unit_of_the_catalogue_that_is_another_is_refused(tmp_path: Path) -> N
         source.table(0)
 
 
-def test_the_question_tells_catalogues_columns_and_cells_apart(
-    catalogue: Path, stars: pa.Table, tmp_path: Path
-) -> None:
+def test_the_question_tells_addresses_columns_and_cells_apart_and_asks_nobody() -> None:
+    # a port that nobody listens at, and a folder that is not there
+    sources = [hatssource.gaia(a, **s) for a in ("http://127.0.0.1:9/x", "/nowhere") for s in ({}, {"optional": ()})]
+    sources.append(hatssource.gaia("/nowhere", names={"dec": "Dec"}))
+    assert len({s.question(path(s, c)) for s in sources for c in (3, 4)}) == 10
+    assert json.loads(sources[0].question(path(sources[0], 3)))["address"] == "http://127.0.0.1:9/x"
+
+
+def test_a_table_tells_which_catalogue_it_is_from(catalogue: Path, stars: pa.Table, tmp_path: Path) -> None:
     source = hatssource.gaia(str(catalogue))
-    said = json.loads(source.question(path(source, 3)))
-    assert said["address"] == str(catalogue)
-    assert said["catalog"]["hats_nrows"] == str(stars.num_rows)
-    assert said["catalog"]["hats_creation_date"] == "2025-01-01"
-    assert said["columns"]["source_id"] == "source_id"
-    later = write_hats(tmp_path / "stars", stars, mixed(stars), hats_creation_date="2026-01-01")
-    other = hatssource.gaia(str(later))
-    asked_ = {s.question(path(s, c)).replace(s.address, "") for s in (source, other) for c in (3, 4)}
-    assert len(asked_) == 4
+    for cell in (int(cells_of(stars)[0]), 0):
+        made = fetched(source, cell, tmp_path / str(cell))
+        said = json.loads(made.schema.metadata[b"catalog"])
+        assert (said["hats_nrows"], said["hats_creation_date"]) == (str(stars.num_rows), "2025-01-01")
 
 
 def test_a_collection_and_leaves_that_are_folders(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from astropy.io import fits
 
 from skycairn.archives.credentials import basic_auth, credential
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
 from skycairn.archives.files import RootArchive
 from skycairn.archives.hscjobs import ALWAYS, COLUMNS, HscDatabase, plain_post, write_sorted
 from skycairn.catalogs.hsc import Hsc
@@ -297,7 +297,7 @@ class TestEndings:
             pauses.append(seconds)
             now[0] += seconds
 
-        with pytest.raises(Busy, match="job 1 is 'waiting' after 600 s; try later, give it more time, or split"):
+        with pytest.raises(TimedOut, match="job 1 is 'waiting' after 600 s; try later, give it more time, or split"):
             ask(sleep=sleep, clock=lambda: now[0], deadline_s=600)
         assert not jobs.live and now[0] <= 600
         assert pauses == sorted(pauses) and pauses[0] == 1 and pauses[-1] == 60, "pauses grow, up to a minute"

@@ -13,7 +13,7 @@ import pytest
 from skycairn.archives import remote
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
-from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused
+from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut
 from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.service import Have
 from skycairn.catalogs.gaia import Gaia
@@ -214,12 +214,13 @@ def test_an_archive_that_never_says_the_same_twice_is_given_up(tmp_path: Path) -
 
 
 class Asked:
-    """A service that answers with what it was asked."""
+    """A service that answers with what it was asked, at the second time."""
 
     prefix = "query/"
 
-    def __init__(self) -> None:
+    def __init__(self, trouble: type[Busy] = Busy) -> None:
         self.n = 0
+        self.trouble = trouble
 
     def catalog_files(self, cells: Iterable[int]) -> list[RemoteFile] | None:
         return [RemoteFile(f"query/{c}.csv") for c in cells]
@@ -230,7 +231,7 @@ class Asked:
     def fetch(self, path: str, into: Path, have: Have) -> None:
         self.n += 1
         if self.n == 1:
-            raise Busy("come later")
+            raise self.trouble("come later")
         into.write_text(f"{path}\n")
 
 
@@ -245,6 +246,16 @@ def test_a_service_is_asked_again_where_it_was_busy_and_its_reply_is_kept(tmp_pa
         asked = service.n
         later = place.archive()
         assert later.decided(RemoteFile("query/3.csv")) and service.n == asked
+        place.close()
+
+
+def test_a_service_that_kept_its_own_deadline_is_not_asked_again(tmp_path: Path) -> None:
+    service = Asked(TimedOut)
+    with Mirror({}) as served:
+        place = Place(tmp_path, served, lambda archive: [service])
+        archive = place.archive()
+        archive.bring(RemoteFile("query/3.csv"))
+        assert isinstance(archive.failed("query/3.csv"), TimedOut) and service.n == 1
         place.close()
 
 

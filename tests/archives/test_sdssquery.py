@@ -1,6 +1,7 @@
 """SDSS spectra by SQL: each cell's query table is the bulk file's rows; odd replies are refused."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from astropy.io import fits
 
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
 from skycairn.archives.sdssquery import SdssQuery, parse_csv
 from skycairn.catalogs.sdss import CATALOG, Sdss
 from skycairn.catalogs.survey import first_failed
@@ -210,6 +211,14 @@ def test_a_table_cut_short_is_refused(sky, bulk, keep, tmp_path):
 def test_a_server_that_is_not_there_is_busy(tmp_path):
     with pytest.raises(Busy, match="cannot be reached"):
         ask(SdssQuery("http://127.0.0.1:9"), 1, tmp_path / "x.parquet")
+
+
+def test_a_server_that_keeps_silent_too_long_is_given_up(tmp_path):
+    held = threading.Event()
+    with Mirror({}, {"skyserver.sdss.org": [lambda _: held.wait(20) and None]}) as mirror:
+        with pytest.raises(TimedOut, match=r"no answer in 0\.2 s"):
+            ask(SdssQuery(mirror.of(SKYSERVER), timeout_s=0.2), 1, tmp_path / "x.parquet")
+        held.set()
 
 
 def test_cells_are_typed_as_they_stand():

@@ -296,6 +296,13 @@ def test_one_connection_carries_many_requests(mirror: Mirror) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("whose", ["http://127.0.0.1:1", "HTTPS://other.example", "http://[::1]:8000"])
+def test_a_whole_address_may_be_asked_for(mirror: Mirror, whose: str) -> None:
+    asked = f"GET {whose}/{HOST}/pub/dr1/data.fits?x=http://y/z HTTP/1.1\r\nConnection: close\r\n\r\n"
+    text = raw(mirror, asked.encode())
+    assert text.split()[1] == b"200" and text.endswith(DATA)
+
+
 def test_a_body_is_waited_for(tree: Path) -> None:
     asked: list[Request] = []
 
