@@ -22,7 +22,16 @@ from urllib.parse import quote, urlsplit
 from skycairn.archives.cache import Cache, Entry, NoRoom
 from skycairn.archives.client import Client, Head
 from skycairn.archives.credentials import basic_auth, credential, how_to_set
-from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
+from skycairn.archives.errors import (
+    Busy,
+    Changed,
+    ChecksumMismatch,
+    FetchError,
+    NotPublished,
+    Refused,
+    TimedOut,
+    Unsafe,
+)
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
 from skycairn.archives.service import Service
 from skycairn.archives.structure import check_structure
