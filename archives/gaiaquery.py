@@ -4,6 +4,11 @@ TAP has no spectra, and the bulk files hold ranges of ids that a small region to
 for by a circle that covers it, through astroquery's TAP client, and cut to the cell at each row's own position: cells
 neither share a row nor lose one. The spectra of the sources that have one are asked for by id, some thousand at a time.
 
+DataLink leaves out what it does not have, and a server in trouble what it should have; the replies look alike. So what
+does not come is asked for again beside a spectrum that did come, of this cell or of another, as long as that brings
+more. Only a reply that holds that one and none of the others is believed: they are absent. A reply without it, or too
+many sources that are absent (`absent_share`, `absent_few`), is a service that is busy.
+
 `GaiaClass` itself is not used, though it asks the same of the same client: `astroquery.gaia` calls the public archive
 as it is imported, and its `load_data` works in the current folder. Its connections know no time limit and tell nothing
 of a reply but its text, so that the client is given ones that do.
@@ -21,6 +26,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -55,6 +61,8 @@ XP_SCHEMA = pa.schema(
     [pa.field("source_id", pa.int64())]
     + [pa.field(c.name, pa.list_(pa.float32()) if pa.types.is_nested(c.type) else c.type) for c in XP_COLUMNS]
 )
+WITNESSES = 200
+"""Rows of the release's table that are looked through for a source whose spectrum comes."""
 BUSY_STATUS = {408, 425, 429}
 LONGEST_WAIT_S = 3600.0
 
@@ -80,6 +88,10 @@ class Settings:
     "of each call that finds the archive busy"
     wait_s: float = 5.0
     "before the second try; doubled before each further one, and drawn between half of it and all"
+    absent_share: float = 0.01
+    "of a cell's spectra may be absent"
+    absent_few: int = 20
+    "spectra of a cell may be absent, be it a larger share"
     pause_s: float = 0.5
     "from one query, or one call of DataLink, to the next, at least"
     poll_s: float = 1.0
@@ -111,6 +123,8 @@ class GaiaQuery:
     settings: Settings = field(default_factory=Settings)
     sleep: Callable[[float], None] = time.sleep
     prefix: str = "query/"
+    _witness: int | None = field(default=None, init=False, repr=False)
+    "a source whose spectrum came"
 
     def __post_init__(self) -> None:
         if self.release not in TABLES:
@@ -222,23 +236,77 @@ class GaiaQuery:
         """Spectra of the sources that are said to have one, by source_id."""
         table = read_table(sources, {"source_id": pa.int64(), "has_xp_continuous": pa.bool_()})
         ids = np.sort(table["source_id"].filter(pc.fill_null(table["has_xp_continuous"], False)).to_numpy())
-        parts = [XP_SCHEMA.empty_table()]
-        for start in range(0, len(ids), self.settings.batch):
-            wanted = ids[start : start + self.settings.batch]
-            parts.append(found := self._batch(wanted))
-            # what a loaded server left out may be there when it is asked for by itself
-            if len(missing := np.setdiff1d(wanted, found["source_id"].to_numpy())):
-                parts.append(self._batch(missing))
-        out = pa.concat_tables(parts).sort_by("source_id")
+        wanted = np.array_split(ids, range(self.settings.batch, len(ids), self.settings.batch)) if len(ids) else []
+        out = pa.concat_tables([XP_SCHEMA.empty_table(), *map(self._batch, wanted)])
         absent = np.setdiff1d(ids, out["source_id"].to_numpy())
+        for _ in range(self.settings.tries):
+            if not len(absent):
+                break
+            out = pa.concat_tables([out, found := self._beside_another(absent)])
+            absent = np.setdiff1d(absent, found["source_id"].to_numpy())
+            if not len(found):
+                break
+        else:
+            if len(absent):
+                raise self._partial(len(ids), absent, "each time that they are asked for some come")
+        if len(absent) > max(self.settings.absent_few, self.settings.absent_share * len(ids)):
+            raise self._partial(len(ids), absent, "so many cannot be absent")
         if len(out) + len(absent) != len(ids):
             raise ChecksumMismatch(
                 f"{self.settings.data_url}: {len(ids)} spectra were asked for; {len(out)} came, {len(absent)} did not"
             )
-        return out.replace_schema_metadata({"asked": str(len(ids)), "absent": ",".join(map(str, absent))})
+        told = {"asked": str(len(ids)), "absent": ",".join(map(str, absent))}
+        return out.sort_by("source_id").replace_schema_metadata(told)
+
+    def _partial(self, n: int, absent: NDArray[np.int64], why: str) -> Busy:
+        came = n - len(absent)
+        return Busy(
+            f"{self.settings.data_url}: {came:,} of {n:,} spectra came, {len(absent):,} did not, as that of "
+            f"{absent[0]}: {why}; ask again later"
+        )
 
     def _batch(self, ids: NDArray[np.int64]) -> pa.Table:
-        return self._again(lambda: self._load(ids))
+        found = self._again(lambda: self._load(ids))
+        if len(found):
+            self._witness = int(found["source_id"][0].as_py())
+        return found
+
+    def _beside_another(self, ids: NDArray[np.int64]) -> pa.Table:
+        """Spectra of these sources, asked for beside one that came before; Busy where that does not come again."""
+        witness = self._witness if self._witness is not None else self._find_witness(len(ids))
+        size = max(1, self.settings.batch - 1)
+        parts = [XP_SCHEMA.empty_table()]
+        for start in range(0, len(ids), size):
+            asked = np.append(ids[start : start + size], witness)
+            parts.append(self._again(partial(self._load_whole, asked, witness)))
+        return pa.concat_tables(parts)
+
+    def _load_whole(self, ids: NDArray[np.int64], witness: int) -> pa.Table:
+        found = self._load(ids)
+        itself = pc.equal(found["source_id"], witness)
+        if not pc.any(itself, min_count=0).as_py():
+            raise Busy(
+                f"{self.settings.data_url}: {len(found):,} of {len(ids):,} spectra came, and that of {witness} not, "
+                "which came before; ask again later"
+            )
+        return found.filter(pc.invert(itself))
+
+    def _find_witness(self, n: int) -> int:
+        """Another source of the release whose spectrum comes."""
+        query = f"SELECT TOP {WITNESSES} {', '.join(SOURCE_COLUMNS)} FROM {TABLES[self.release]}"
+        try:
+            rows = self._again(lambda: self._ask(query))
+        except Overflow:
+            raise Busy(f"{self.settings.tap_url}: does not give {WITNESSES} rows; ask again later") from None
+        ids = rows["source_id"].filter(pc.fill_null(rows["has_xp_continuous"], False)).to_numpy()
+        if len(ids):
+            self._batch(ids[: self.settings.batch])
+        if self._witness is None:
+            raise Busy(
+                f"{self.settings.data_url}: 0 of {n:,} spectra came, and of {len(ids):,} other sources' none either; "
+                "ask again later"
+            )
+        return self._witness
 
     def _load(self, ids: NDArray[np.int64]) -> pa.Table:
         """Spectra of these sources; those without one are left out."""

@@ -236,18 +236,63 @@ class TestBatches:
             assert table["rp_coefficients"].null_count == 0 and table.num_rows == n
             assert at.datalink.batches == calls
 
-    def test_what_a_call_left_out_is_asked_for_once_more(self, tmp_path: Path, fault: list[Fault]) -> None:
+    CELL = int(healpy.ang2pix(64, 10.0, 20.0, nest=True, lonlat=True))
+    XP = f"query/xp_continuous_mean_spectrum/6-{CELL}.parquet"
+
+    @staticmethod
+    def of(folder: Path, fault: list[Fault], ids: list[int], *held: list[int]) -> Iterator[Place]:
+        """Sources of one cell; DataLink has these spectra, one list a call, the last for good."""
+        left = [xp_rows(h) for h in held]
+        n = len(ids)
+        yield from place(folder, rows([10.0] * n, [20.0] * n, ids), lambda: left.pop(0) if left[1:] else left[0], fault)
+
+    def test_what_a_call_left_out_is_asked_for_again_till_no_more_comes(
+        self, tmp_path: Path, fault: list[Fault]
+    ) -> None:
         ids = list(range(1, 11))
-        held = [xp_rows([1, 2, 3]), xp_rows([1, 2, 3, 7, 8])]
-        for at in place(
-            tmp_path, rows([10.0] * 10, [20.0] * 10, ids), lambda: held.pop(0) if held[1:] else held[0], fault
-        ):
-            cell = int(healpy.ang2pix(64, 10.0, 20.0, nest=True, lonlat=True))
-            table = at.read(cell)
+        for at in self.of(tmp_path, fault, ids, [1, 2, 3], [1, 2, 3, 7, 8]):
+            table = at.read(self.CELL)
             assert [r["key"] for r in table.to_pylist() if not r["xp_file_absent"]] == [1, 2, 3, 7, 8]
-            metadata = pq.read_schema(at.have(f"query/xp_continuous_mean_spectrum/6-{cell}.parquet")).metadata
+            metadata = pq.read_schema(at.have(self.XP)).metadata
             assert (metadata[b"asked"], metadata[b"absent"]) == (b"10", b"4,5,6,9,10")
-            assert at.datalink.batches == [10, 7]
+            # each time beside one that came before
+            assert at.datalink.batches == [10, 8, 6]
+
+    def test_a_server_that_leaves_some_out_each_time_is_busy(self, tmp_path: Path, fault: list[Fault]) -> None:
+        ids = list(range(1, 11))
+        for at in self.of(tmp_path, fault, ids, *(list(range(1, k)) for k in range(3, 10))):
+            with pytest.raises(Busy, match=r"6 of 10 spectra came, 4 did not, as that of 7: each time"):
+                at.fetch(self.XP)
+            assert not (tmp_path / "1.parquet").exists()
+
+    def test_a_reply_without_what_came_before_says_nothing(self, tmp_path: Path, fault: list[Fault]) -> None:
+        for at in self.of(tmp_path, fault, [1, 2, 3, 4], [1, 2], []):
+            at.set(tries=2)
+            with pytest.raises(Busy, match=r"0 of 3 spectra came, and that of [12] not, which came before"):
+                at.fetch(self.XP)
+        other = tmp_path / "other"
+        other.mkdir()
+        for at in self.of(other, fault, [1, 2, 3, 4], [1, 2], [], [1, 2, 3]):
+            assert pq.read_table(at.fetch(self.XP))["source_id"].to_pylist() == [1, 2, 3], "it is asked again"
+
+    def test_of_a_cell_that_has_none_another_cells_spectrum_vouches(self, tmp_path: Path, fault: list[Fault]) -> None:
+        table = rows([10.0, 10.0, 200.0], [20.0, 20.0, 20.0], [1, 2, 3])
+        for at in place(tmp_path, table, xp_rows([3]), fault):
+            assert pq.read_schema(at.fetch(self.XP)).metadata[b"absent"] == b"1,2"
+            assert at.datalink.batches == [2, 3, 3]
+
+    def test_a_service_that_gives_nothing_at_all_is_busy(self, tmp_path: Path, fault: list[Fault]) -> None:
+        for at in self.of(tmp_path, fault, [1, 2], []):
+            with pytest.raises(Busy, match="0 of 2 spectra came, and of 2 other sources' none either"):
+                at.fetch(self.XP)
+
+    def test_more_than_a_few_absent_are_not_believed(self, tmp_path: Path, fault: list[Fault]) -> None:
+        for at in self.of(tmp_path, fault, list(range(1, 10)), [1, 2, 3, 4, 5, 6]):
+            at.set(absent_few=2, absent_share=0.3)
+            with pytest.raises(Busy, match=r"6 of 9 spectra came, 3 did not, as that of 7: so many cannot be absent"):
+                at.fetch(self.XP)
+            at.set(absent_few=2, absent_share=0.34)
+            assert pq.read_schema(at.fetch(self.XP)).metadata[b"absent"] == b"7,8,9"
 
     @pytest.mark.parametrize("batch", [0, 5001])
     def test_more_than_the_archive_takes(self, batch: int) -> None:
