@@ -194,6 +194,7 @@ class Client:
         size: int | None = None,
         digest: str | None = None,
         check: Callable[[Path], None] | None = None,
+        proves_whole: bool = True,
         reserve: Callable[[int], object] | None = None,
         json: Any = None,
         form: Mapping[str, str] | None = None,
@@ -204,7 +205,8 @@ class Client:
         """Fetch a file, whole, to `into`, which is written last of all and only then.
 
         `size` in bytes and `digest` (hex of MD5, SHA-1 or SHA-256, told by its length) are what the archive publishes;
-        `check` raises ChecksumMismatch or ValueError where the file is not what it should be. `reserve` is told, before
+        `check` raises ChecksumMismatch or ValueError where the file is not what it should be; unless it `proves_whole`,
+        a reply that tells no length is not believed. `reserve` is told, before
         they come, how many bytes will, and may raise a FetchError. What came of it stays in `<into>.part` and is gone
         on with by the next call, if the archive's file is still the same.
 
@@ -218,7 +220,7 @@ class Client:
         algorithm = _algorithm(digest)
         call = self._call("GET", url, headers, auth, allowed_hosts, json, form)
         limits = self._limits_of(call.url)
-        checked = size is not None or digest is not None or check is not None
+        checked = size is not None or digest is not None or (check is not None and proves_whole)
         with Partial(into, str(call.url), frozenset({algorithm})) as part:
             if call.content is not None:
                 part.restart(None)

@@ -46,6 +46,10 @@ ACCOUNTS = {
 }
 
 
+class NoAccount(Refused):
+    """There is no account of this name here."""
+
+
 class Secret(str):
     """A text that is sent, and not shown: `repr`, `str`, `%` and f-strings hide it, as do logs and shown tracebacks.
 
@@ -119,7 +123,7 @@ def credential(name: str) -> Credential:
     """Account and password of this name: of the environment, else of netrc, else of the keyring.
 
     An account's name in the environment without its password is the one that netrc and the keyring are asked for.
-    `Refused` says how to set them; ValueError for a name that is none.
+    `Refused` says how to set them, `NoAccount` where there is none at all; ValueError for a name that is none.
     """
     at = _account(name)
     user, password = (os.environ.get(v, "") for v in (at.user_variable, at.password_variable))
@@ -129,7 +133,7 @@ def credential(name: str) -> Credential:
         return Credential(name, user, password)
     found = _of_netrc(at, user) or _of_keyring(at, user)
     if found is None:
-        raise Refused(f"{at.archive} wants an account, and there is none here; {how_to_set(name)}")
+        raise NoAccount(f"{at.archive} wants an account, and there is none here; {how_to_set(name)}")
     return Credential(name, *found)
 
 

@@ -47,6 +47,8 @@ TIMEOUT_S = 3600.0
 """Of a query, from its start to its end."""
 READ_S = 60.0
 """Of the service's silence."""
+WAITING = ("PENDING", "QUEUED", "EXECUTING", "UNKNOWN", "HELD", "SUSPENDED")
+"""Phases in which a job may still come to an end (IVOA, UWS 1.1)."""
 F4, F8, I4 = pa.float32(), pa.float64(), pa.int32()
 
 Position = Literal["q3c", "box", "healpix"]
@@ -103,6 +105,8 @@ def _job(url: str, adql: str, max_rows: int, timeout_s: float, session: Any) -> 
         job.run()
         end, pause = time.monotonic() + timeout_s, 0.1
         while (phase := job.phase) not in ("COMPLETED", "ERROR", "ABORTED"):
+            if phase not in WAITING:
+                raise Busy(f"{url}: the query is {phase!r}, which is no phase of a job; try later: {adql!r}")
             if time.monotonic() > end:
                 raise Busy(f"{url}: the query is {phase} after {timeout_s:g} s: {adql!r}")
             time.sleep(pause)

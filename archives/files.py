@@ -59,6 +59,10 @@ class SurveyArchive(ABC):
     def check_unchanged(self, path: str, known: Sequence[Any]) -> None:
         """Changed unless the file is as it was fetched: `known` is its SHA-256, then its `state`."""
 
+    def origin(self, path: str) -> dict[str, str]:
+        """Where a file far away came from, when it was first seen, whether a published digest vouches for it."""
+        return {}
+
     def decided(self, file: RemoteFile) -> bool:
         """Whether it is known, without asking an archive far away, if the file is there."""
         return True
@@ -70,6 +74,10 @@ class SurveyArchive(ABC):
     @abstractmethod
     def as_noted(self, looked: Mapping[str, State | None]) -> bool:
         """Whether each file is still in the state that an earlier build found it in, as far as is known at once."""
+
+    def of_service(self, path: str) -> bool:
+        """Whether it is a service's reply, no file of the archive's."""
+        return False
 
     def expect(self, checksum_lists: Iterable[str]) -> None:  # noqa: B027
         """These lists will be asked for: time to have them together."""

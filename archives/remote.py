@@ -1,7 +1,8 @@
 """A survey's archive far away: its files come through the cache, each brought once and verified before it is there.
 
 The builder brings files, workers only read them: an archive without a client knows what the cache holds and no more. A
-file that was had once is not asked for again; what the archive lists and did not give is asked for in each build.
+file that was had once is not asked for again, unless all is to be looked at `anew`; what the archive lists and did not
+give is asked for in each build.
 
 Where no published digest vouches for a file and it did not come over TLS, it is fetched until two replies agree.
 """
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,15 @@ from skycairn.archives.credentials import basic_auth, credential, how_to_set
 from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
 from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
 from skycairn.archives.service import Service
-from skycairn.archives.structure import check_structure
-from skycairn.catalogs.survey import RemoteFile, Survey
+from skycairn.archives.structure import check_structure, tells_its_end
+from skycairn.catalogs.survey import MissingColumn, RemoteFile, Survey
 
 Services = Callable[["RemoteArchive"], Sequence[Service]]
 """The services of an archive, which may ask by its client and want its files."""
 MOST_QUESTIONS = 3000
 """Put to a service for one build; who wants more of the sky takes the archive's files."""
+MISSING_DAYS = 1.0
+"""How long it is believed that a file is not there which no list could tell of."""
 TRIES = 6
 AGREE = 6
 """How often an unvouched file is fetched at most, till two replies are the same."""
@@ -52,7 +56,9 @@ class RemoteArchive(SurveyArchive):
         super().__init__()
         self.survey, self.url, self.cache, self.mirror = survey, url.rstrip("/"), cache, mirror.rstrip("/")
         self.client: Client | None = None
+        self.anew = False
         self._services_of, self.services = services, services(self)
+        self._entries: dict[str, Entry] = {}
         self._failed: dict[str, FetchError] = {}
         self._refused: Refused | None = None
         self._lock = threading.Lock()
@@ -74,23 +80,36 @@ class RemoteArchive(SurveyArchive):
         parts = urlsplit(url)
         return f"{self.mirror}/{parts.netloc}{parts.path}"
 
-    def connect(self, client: Client | None) -> None:
-        """Ask by this client from now on; without one, know what the cache holds and no more."""
-        self.client = client
+    def connect(self, client: Client | None, anew: bool = False) -> None:
+        """Ask by this client from now on; without one, know what the cache holds and no more.
+
+        With `anew` the archive is asked whether what the cache holds is still what it publishes.
+        """
+        self.client, self.anew = client, anew
         self.services = self._services_of(self)
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
     def decided(self, file: RemoteFile) -> bool:
-        """See `SurveyArchive.decided`; what the cache holds decides, if the archive still publishes the same digest."""
+        """See `SurveyArchive.decided`; what the cache holds decides, if the archive still publishes the same digest.
+
+        A file whose list cannot be had has `failed`.
+        """
         if file.path in self.looked or self.failed(file.path):
             return True
         entry = self.cache.look(self._name(file.path))
         if entry is None or entry.state == "damaged":
             return False
-        listed = self.listed(file)
+        try:
+            listed = self.listed(file)
+        except FetchError as error:
+            self._failed[file.path] = error
+            return True
+        if self.anew and (listed is None or entry.state == "missing") and not self._as_before(file.path, entry):
+            return False
         if entry.state == "missing":
-            if listed is not None:
+            in_no_list = file.checksum_list is not None and self.names(file.checksum_list) is not None
+            if listed is not None or not (in_no_list or _young(entry)):
                 return False
             self.looked[file.path] = None
             return True
@@ -98,6 +117,17 @@ class RemoteArchive(SurveyArchive):
             return False
         self.looked[file.path] = _state(entry)
         return True
+
+    def _as_before(self, path: str, entry: Entry) -> bool:
+        """Whether the archive says of a file what it said when it was fetched; False where it says too little."""
+        if self.client is None or self._service(path) is not None or entry.state != "there":
+            return False
+        try:
+            head = self.head(path)
+        except FetchError:
+            return False
+        said = head and (head.etag, head.last_modified)
+        return bool(head and any(said or ()) and said == (entry.etag, entry.last_modified) and head.size == entry.size)
 
     def failed(self, path: str) -> FetchError | None:
         """See `SurveyArchive.failed`; where the account was refused, nothing more is asked."""
@@ -127,9 +157,23 @@ class RemoteArchive(SurveyArchive):
         """Whether the file's bytes are in the cache now."""
         return self._cached(path) is not None
 
+    def origin(self, path: str) -> dict[str, str]:
+        """See `SurveyArchive.origin`."""
+        entry = self.cache.look(self._name(path))
+        if entry is None:
+            return {}
+        by = "its archive's list" if entry.verified else "nobody: first seen here"
+        return {"from": self._name(path), "first seen": entry.first_seen, "vouched for by": by}
+
     def verify(self, path: str, listed: str | None) -> str:
-        """See `SurveyArchive.verify`."""
-        return verify(self.local(path), listed)
+        """See `SurveyArchive.verify`; what was damaged in the cache is dropped, and brought again by the next build."""
+        sha256 = verify(self.local(path), None)
+        entry = self._entry(path)
+        if entry is None or sha256 != entry.sha256:
+            if entry is not None:
+                self.cache.whole(entry)
+            raise Changed(f"{self.where(path)}: was damaged in the cache, and is dropped from it; build again")
+        return sha256 if listed in (None, sha256) else verify(self.local(path), listed)
 
     def check_unchanged(self, path: str, known: Sequence[Any]) -> None:
         """Changed unless the cache holds the bytes that are known; its files never change, they only go."""
@@ -142,13 +186,14 @@ class RemoteArchive(SurveyArchive):
         """See `SurveyArchive.as_noted`; False where a listed file was not had: the archive is asked for it again."""
         for path, state in looked.items():
             entry = self.cache.look(self._name(path))
-            if entry is None or _state(entry) != state or (state is None and entry.digest):
+            if entry is None or _state(entry) != state or (state is None and (entry.digest or not _young(entry))):
                 return False
         return True
 
     def look_again(self) -> None:
         """See `SurveyArchive.look_again`."""
         super().look_again()
+        self._entries.clear()
         self._failed.clear()
         self._refused = None
 
@@ -199,6 +244,11 @@ class RemoteArchive(SurveyArchive):
                 self._refused = error
             except FetchError as error:
                 self._failed[file.path] = error
+            except ValueError as error:
+                # a reply that is no table of this survey; a column that is not there is for the caller to mend
+                if isinstance(error, MissingColumn) or not self.of_service(file.path):
+                    raise
+                self._failed[file.path] = ChecksumMismatch(f"{self.where(file.path)}: {error}")
 
     def bring_whole(self, file: RemoteFile) -> None:
         """`bring`, and bring again what was dropped from the cache since."""
@@ -222,8 +272,8 @@ class RemoteArchive(SurveyArchive):
 
     def size(self, path: str) -> int | None:
         """Bytes of the file, dropped from the cache or not; None where it never came."""
-        entry = self.cache.look(self._name(path))
-        return entry.size if entry is not None and entry.state == "there" else None
+        entry = self._entry(path)
+        return None if entry is None else entry.size
 
     def known_absent(self, path: str) -> bool:
         """Whether the archive was asked for the file, and had none."""
@@ -260,7 +310,7 @@ class RemoteArchive(SurveyArchive):
     @contextmanager
     def keep(self, paths: Iterable[str]) -> Iterator[int]:
         """Those of the files that the cache holds stay in it; gives their bytes."""
-        entries = [e for path in paths if (e := self.cache.look(self._name(path))) and self.cache.path(e)]
+        entries = [e for path in paths if (e := self._entry(path)) and self.cache.path(e)]
         with self.cache.pin([str(e.sha256) for e in entries]):
             yield sum(e.size or 0 for e in entries)
 
@@ -303,6 +353,7 @@ class RemoteArchive(SurveyArchive):
                     into.unlink(missing_ok=True)
                     raise Busy(f"{self.where(path)}: {AGREE} replies, and no two of them the same; build again")
             self.cache.publish(into, name, entry)
+            self._entries.pop(path, None)
         return [entry.sha256, entry.size]
 
     def _download(self, path: str, into: Path, listed: str | None) -> Entry:
@@ -325,19 +376,35 @@ class RemoteArchive(SurveyArchive):
         into.unlink(missing_ok=True)
         file = path.rsplit("/", 1)[-1]
         if (service := self._service(path)) is not None:
-            service.fetch(path, into, self.local)
+            try:
+                service.fetch(path, into, self.local)
+            except NotPublished as error:
+                # a service that is not there says nothing about the sky
+                raise Busy(str(error)) from None
             return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)
         if self.client is None:
             raise Changed(f"{self.where(path)}: is not in the cache of this worker")
         check, reserve = partial(check_structure, name=file), partial(self._reserve, path)
         with self._account() as auth:
             url = self.address(path)
-            got = self.client.download(url, into, digest=listed, check=check, reserve=reserve, auth=auth)
+            whole = tells_its_end(file)
+            got = self.client.download(
+                url, into, digest=listed, check=check, proves_whole=whole, reserve=reserve, auth=auth
+            )
         return Entry(got.sha256, got.size, got.etag, got.last_modified, listed, listed is not None, file=file)
 
     def _cached(self, path: str) -> Path | None:
-        entry = self.cache.look(self._name(path))
-        return self.cache.path(entry) if entry is not None and entry.state == "there" else None
+        entry = self._entry(path)
+        return None if entry is None else self.cache.path(entry)
+
+    def _entry(self, path: str) -> Entry | None:
+        """What the cache knows of a file that it was seen to have; looked up once a build."""
+        if path not in self._entries:
+            entry = self.cache.look(self._name(path))
+            if entry is None or entry.state != "there":
+                return None
+            self._entries[path] = entry
+        return self._entries[path]
 
     def _name(self, path: str) -> str:
         """What the file is called in the cache; what a mirror serves must never pass for what the archive does."""
@@ -352,6 +419,15 @@ class RemoteArchive(SurveyArchive):
 
     def _service(self, path: str) -> Service | None:
         return next((s for s in self.services if path.startswith(s.prefix)), None)
+
+
+def _young(entry: Entry) -> bool:
+    """Whether it was found so short a time ago that it may be believed."""
+    try:
+        found = datetime.fromisoformat(entry.when)
+    except ValueError:
+        return False
+    return datetime.now(UTC) - found < timedelta(days=MISSING_DAYS)
 
 
 def _state(entry: Entry) -> State | None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
-from skycairn.archives.errors import Refused
+from skycairn.archives.errors import NotPublished, Refused
 from skycairn.archives.files import RootArchive, SurveyArchive
 from skycairn.archives.hosts import HOSTS
 from skycairn.archives.hscjobs import HscDatabase, plain_post
@@ -80,7 +80,7 @@ def _services(archive: RemoteArchive, source: str, collection: str) -> list[Serv
     """
     name, release = archive.survey.name, archive.survey.release
     if name == "hsc" and source in ("archive", "query"):
-        post = plain_post if archive.client is None else partial(_post, archive.client)
+        post = plain_post if archive.client is None else partial(post_once, archive.client)
         tract_list = partial(archive.local, TRACT_PATCHES)
         return [HscDatabase(archive.mirrored(archive.survey.url), post=post, tract_list=tract_list)]
     if source == "query" and name == "gaia":
@@ -117,12 +117,14 @@ def _collection(name: str, address: str) -> Service:
     return hatssource.desi(address) if name == "desi" else hatssource.sdss(address)
 
 
-def _post(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+def post_once(client: Client, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
     """As the job service wants it; what was submitted twice would run twice."""
     try:
         answer = client.send("POST", url, json=body, again=not url.endswith("/submit"), most_bytes=MOST_TABLE_BYTES)
     except Refused:
         return 401, {}, b""
+    except NotPublished:
+        return 404, {}, b""
     return answer.status, answer.headers, answer.content
 
 

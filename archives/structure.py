@@ -75,6 +75,11 @@ def check_structure(path: Path, name: str, *, least_hdus: int = 1, sums: bool = 
         raise ChecksumMismatch(f"{name}: starts as {found}, but is damaged or cut short ({error})") from error
 
 
+def tells_its_end(name: str) -> bool:
+    """Whether a file of this name shows by itself that nothing was cut off; a list of lines does not."""
+    return bool(_by_ending(name, 1, True)[0])
+
+
 def _by_ending(name: str, least_hdus: int, sums: bool) -> tuple[str, Callable[[Path], None]]:
     """What a file of this name must start as, empty where that is open, and what checks the rest of it."""
     if name.endswith((".fits.gz", ".fit.gz")):

@@ -25,7 +25,9 @@ SmallSplits = Annotated[
     bool, typer.Option("--allow-small-splits", help="let validation or test be smaller than split.least")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and why; do nothing")]
-Rehash = Annotated[bool, typer.Option("--rehash", help="read every byte of every survey file, whatever its date")]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="read every survey file again, whatever its date, and ask archives anew")
+]
 Source = Annotated[
     list[str] | None,
     typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),
@@ -84,6 +86,7 @@ def ingest(
     release: Annotated[str, typer.Option(help="of the survey; the one that the pile has, unless given")] = "",
     profile: Annotated[str, typer.Option(help="cuts: aion, strict, all; the pile's own, unless given")] = "",
     root: Root = None,
+    source: Annotated[str, typer.Option(help="instead of --root: archive, query, hats")] = "",
     workers: Workers = 2,
     scheduler: Scheduler = "",
     allow_small_splits: SmallSplits = False,
@@ -109,7 +112,7 @@ def ingest(
             )
         # the codecs that it was first built with are the pile's own by now
         last = replace(last, codecs=replace(last.codecs, lock=""))
-        chosen = with_survey(last, survey, release, profile, root.resolve() if root else None)
+        chosen = with_survey(last, survey, release, profile, root.resolve() if root else None, source)
         _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run)
 
 

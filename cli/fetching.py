@@ -32,7 +32,9 @@ def choose(
                 f"--source {told}: the recipe has no survey {name!r}; it has {', '.join(values['surveys'])}"
             )
         for chosen in [values["surveys"][name]] if name else values["surveys"].values():
-            chosen |= {"source": kind, "root": ""}
+            # an address is of one source
+            url = chosen.get("url", "") if chosen.get("source", "") == kind else ""
+            chosen |= {"source": kind, "root": "", "url": url}
     silent = [n for n, chosen in values["surveys"].items() if not chosen.get("source") and not chosen.get("root")]
     if field and silent:
         for name in silent:

@@ -11,7 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CAPTIONS = {
     "catalogs": "what each survey is; imports none of ours",
+    "archives": "how survey files are had: from a folder, over HTTPS, by query; each verified before it is used",
     "mocksky": "a sky whose truth is known, in each survey's own files",
+    "mirror": "the archives on this machine, serving the mock sky, with faults if wanted",
     "tokenizers": "measurements to tokens and back: arrays to arrays",
     "pile": "what lies on disk: parts, receipts, snapshots, shards",
     "pipeline": "from raw files to shards",

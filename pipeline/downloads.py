@@ -50,7 +50,10 @@ class _Shared:
 class Downloads:
     """What the builder brings; nothing where all surveys lie below roots."""
 
-    def __init__(self, ctx: Context, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def __init__(
+        self, ctx: Context, progress: Callable[[str, int, int], None] | None = None, anew: bool = False
+    ) -> None:
+        self.anew = anew
         self.archives = {c.name: a for c in ctx.recipe.surveys if isinstance(a := ctx.archive(c.name), RemoteArchive)}
         self.limit = ctx.recipe.download.limit_bytes
         self.progress = progress
@@ -64,7 +67,7 @@ class Downloads:
 
     def __enter__(self) -> Self:
         for name, archive in self.archives.items():
-            archive.connect(self.client)
+            archive.connect(self.client, self.anew)
             for i in range(AT_ONCE):
                 # daemons: a service that does not answer must not keep the process from ending
                 thread = threading.Thread(target=self._work, args=(name,), name=f"fetch {name} {i}", daemon=True)

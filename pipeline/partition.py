@@ -31,7 +31,8 @@ def fetch(ctx: Context, task: Task) -> Outcome:
     sha256 = archive.verify(path, task.settings["listed"])
     archive.check_unchanged(path, [sha256, *state])
     local = archive.local(path)
-    notes = {"sha256": sha256, "rows": survey.n_rows(local) if task.args["catalogue"] else None}
+    rows = survey.n_rows(local) if task.args["catalogue"] else None
+    notes = {"sha256": sha256, "rows": rows, "origin": archive.origin(path)}
     counts = {"files": 1, "bytes": local.stat().st_size, "verified": int(task.settings["listed"] is not None)}
     return Outcome(counts=counts, notes=notes)
 
@@ -39,18 +40,19 @@ def fetch(ctx: Context, task: Task) -> Outcome:
 def fetch_payload(ctx: Context, task: Task) -> Outcome:
     """Hold the payload files of one cell against their digests; those that differ are noted as damaged, not lost."""
     archive = ctx.archive(task.args["survey"])
-    known, damaged = {}, {}
+    known, damaged, origin = {}, {}, {}
     counts: Counter[str] = Counter({"files": len(task.settings["files"])})
     for path, listed, state in task.settings["files"]:
         try:
             known[path] = archive.verify(path, listed)
             archive.check_unchanged(path, [known[path], *state])
             counts["bytes"] += archive.local(path).stat().st_size
+            origin[path] = archive.origin(path)
         except ChecksumMismatch as error:
             damaged[path] = str(error)
         counts["verified"] += listed is not None and path not in damaged
     counts["damaged"] = len(damaged)
-    return Outcome(counts=counts, notes={"sha256": known, "damaged": damaged})
+    return Outcome(counts=counts, notes={"sha256": known, "damaged": damaged, "origin": origin})
 
 
 def read(ctx: Context, task: Task) -> Outcome:

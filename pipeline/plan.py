@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from skycairn.archives.errors import Busy, ChecksumMismatch, Refused, Unsafe
+from skycairn.archives.errors import ChecksumMismatch, FetchError
 from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
 from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
@@ -34,6 +34,17 @@ LEAST_BYTES = 9 * 0.25
 """That a pixel of kept payload takes: flux, ivar and mask, compressed; 0.29 to 0.60 of 9 bytes on the mock sky."""
 LOST = "listed by the archive, and not there; its values are null"
 UNLISTED = "not there, nor is the list of what was published beside it; its values are null"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that could not be done in this run."""
+
+    reason: str
+    cells: frozenset[int] = frozenset()
+    "work cells in which no object can be made without it"
+    kind: str = "file"
+    "`defer` where another try may do: time, memory, a lost worker"
 
 
 @dataclass
@@ -60,21 +71,13 @@ class Plan:
     downloads: dict[str, dict[str, RemoteFile]] = field(default_factory=dict)
     "files of which it is not known yet what the archive says, by survey and path, the first to be had first"
 
+    late: dict[str, Failure] = field(default_factory=dict)
+    "by label: cells whose payload files could not be had in this run; to be planned again as failed"
+
     @property
     def done(self) -> bool:
         """Whether nothing is left."""
-        return not self.todo and not self.downloads
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A task that could not be done in this run."""
-
-    reason: str
-    cells: frozenset[int] = frozenset()
-    "work cells in which no object can be made without it"
-    kind: str = "file"
-    "`defer` where another try may do: time, memory, a lost worker"
+        return not self.todo and not self.downloads and not self.late
 
 
 @dataclass
@@ -243,13 +246,13 @@ def _identity(s: Survey) -> dict[str, Any]:
 def _fetch(p: _Planner, s: Survey, file: RemoteFile, catalogue: bool = False) -> Receipt | None:
     """The receipt of a file that was held against its list; None while that is to do, or where it cannot be had."""
     archive = p.ctx.archive(s.name)
-    listed = archive.listed(file)
     label, name = f"{s.name} {file.path}", f"{s.name}/{file.path}"
     if not p.arrived(s, file):
         return None
     if trouble := _trouble(p, s, file):
         p.plan.held_back[name] = trouble.reason
         return None
+    listed = archive.listed(file)
     state = archive.state(file.path)
     if state is None:
         p.plan.held_back[name] = "listed by the archive, and not there" if listed else "not there"
@@ -262,9 +265,11 @@ def _fetch(p: _Planner, s: Survey, file: RemoteFile, catalogue: bool = False) ->
 
 
 def _trouble(p: _Planner, s: Survey, file: RemoteFile) -> Failure | None:
-    """Why a file could not be had in this run."""
-    if error := p.ctx.archive(s.name).failed(file.path):
-        return Failure(str(error), kind="file" if isinstance(error, ChecksumMismatch | Unsafe) else "defer")
+    """Why a file could not be had in this run: wrong bytes are the archive's file, all else may be another time."""
+    archive = p.ctx.archive(s.name)
+    if error := archive.failed(file.path):
+        wrong = isinstance(error, ChecksumMismatch) and not archive.of_service(file.path)
+        return Failure(str(error), kind="file" if wrong else "defer")
     return p.failed.get(f"fetch {s.name} {file.path}")
 
 
@@ -313,7 +318,7 @@ def _read(
     if s.name not in p.memory.files:
         try:
             p.memory.files[s.name] = archive.catalog_files(s, region_cells)
-        except (Busy, Refused) as error:
+        except FetchError as error:
             p.plan.held_back[f"{s.name}: what files there are"] = str(error)
             _hold_all(p, region_cells)
             return {}
@@ -343,11 +348,8 @@ def _read(
             if there and digest is None and f"{s.name}/{companion.path}" not in p.plan.held_back:
                 inputs = {}
                 break
-            if (
-                not there
-                and archive.listed(companion) is None
-                and archive.names(companion.checksum_list or "") is not None
-            ):
+            sums = companion.checksum_list
+            if not there and sums and archive.names(sums) is not None and archive.listed(companion) is None:
                 continue
             companions[role] = companion.path if digest else None
             inputs[role] = digest or "lost"
@@ -568,14 +570,15 @@ def _payload_files(p: _Planner, s: Survey, wanted: Mapping[int, Receipt]) -> Fil
             label = f"{m.name} cell {cell}"
             looked = f"{m.name} {w.outputs['wanted'].content_id}"
             of_groups = {v[0]: file_from_json(list(v)) for group in groups for v in group.values()}
+            if f"fetch payload {label}" in p.failed:
+                continue
             if looked not in p.memory.payload_files:
                 # a list, so that all of them are asked for
                 if not all([p.arrived(s, file) for file in of_groups.values()]):
                     continue
                 late = [t for f in of_groups.values() if (t := _trouble(p, s, f)) and t.kind == "defer"]
                 if late:
-                    p.plan.held_back[f"fetch payload {label}"] = late[0].reason
-                    p.plan.held_cells |= set(_around(cell))
+                    p.plan.late[f"fetch payload {label}"] = Failure(late[0].reason, frozenset(_around(cell)), "defer")
                     continue
                 p.memory.payload_files[looked] = payload_files(p.ctx, s.name, groups)
             files = p.memory.payload_files[looked]

@@ -21,6 +21,7 @@ from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import Survey, first_failed
 from skycairn.pipeline.region import Region, from_settings
+from skycairn.pipeline.sky import moc_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -240,6 +241,8 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
         surveys = [c for c in surveys if c.name != "targets"]
         surveys.append(_targets(folder / str(region.pop("table"))))
         region |= _positions(surveys[-1])
+    if region.get("kind") == "moc" and "file" in region:
+        region["moc"] = moc_text(folder / str(region.pop("file")))
     surveys.sort(key=lambda c: SURVEYS[c.name].rank)
     recipe = Recipe(
         name=str(settings.get("name", "recipe")),
@@ -265,17 +268,17 @@ def parse(settings: Mapping[str, Any], where: str, folder: Path = Path()) -> Rec
     return recipe
 
 
-def with_survey(recipe: Recipe, name: str, release: str, profile: str, root: Path | None) -> Recipe:
-    """The recipe with a survey more, or with another release, profile or root of one that it has; empty: as it is.
+def with_survey(recipe: Recipe, name: str, release: str, profile: str, root: Path | None, source: str = "") -> Recipe:
+    """The recipe with a survey more, or with another release, profile or source of one that it has; empty: as it is.
 
-    `root` holds a copy of each survey's archive, by name; other surveys than this one keep the root that they have.
+    `root` holds a copy of each survey's archive, by name; other surveys than this one keep the source that they have.
     """
     settings = recipe.settings()
     old = settings["surveys"].get(name, {})
     place = str(root / name) if root else ""
     given = {k: v for k, v in (("release", release), ("profile", profile), ("root", place)) if v}
-    if place:
-        given["source"] = "root"
+    if place or source:
+        given |= {"source": source or "root", "root": place, "url": ""}
     if old and release and release != old["release"]:
         # options belong to a release
         old = {k: v for k, v in old.items() if k in ("release", "profile", *PLACE)}
@@ -285,7 +288,7 @@ def with_survey(recipe: Recipe, name: str, release: str, profile: str, root: Pat
     if lacking := [c.name for c in made.surveys if not c.source]:
         raise ValueError(
             f"where the files of {', '.join(lacking)} lie is not known here; give --root, the folder with a copy of "
-            "each survey's archive"
+            "each survey's archive, or --source"
         )
     return made
 

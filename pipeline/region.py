@@ -1,4 +1,4 @@
-"""The part of the sky that a recipe asks for: a cone, a box, cells, or circles round a table of targets."""
+"""The part of the sky that a recipe asks for: a cone, a box, a polygon, cells, a MOC, or circles round targets."""
 
 from __future__ import annotations
 
@@ -213,7 +213,129 @@ class Targets(Region):
         return {"kind": self.kind, "ra": list(self.ra), "dec": list(self.dec), "radius_arcsec": self.radius_arcsec}
 
 
-KINDS: Mapping[str, type[Region]] = {c.kind: c for c in (Cone, Box, CellList, Targets)}
+@dataclass(frozen=True)
+class Polygon(Region):
+    """Inside a closed line of great circles through corners (ra, dec) in degrees, its border included.
+
+    Either sense, and it need not be convex; all corners lie within 80 degrees of their middle.
+    """
+
+    kind: ClassVar[str] = "polygon"
+    corners: tuple[tuple[float, float], ...]
+    _middle: Any = field(init=False, repr=False, compare=False)
+    _plane: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(c, list | tuple) and len(c) == 2 for c in self.corners) or len(self.corners) < 3:
+            raise ValueError("polygon: corners are not three or more pairs of [ra, dec] in degrees")
+        object.__setattr__(self, "corners", tuple((float(ra), float(dec)) for ra, dec in self.corners))
+        for corner in self.corners:
+            _check_point(self.kind, *corner)
+        points = sky.unit_vectors(*np.array(self.corners).T)
+        mean = points.mean(axis=1)
+        norm = float(np.linalg.norm(mean))
+        middle = mean / norm if norm > 1e-9 else points[:, 0]
+        if np.degrees(np.arccos(np.clip(middle @ points, -1, 1))).max() > 80:
+            raise ValueError("polygon: a corner is more than 80 degrees from the middle; divide it into smaller ones")
+        object.__setattr__(self, "_middle", middle)
+        x, y = self._projected(points)
+        object.__setattr__(self, "_plane", (x, y))
+        if _crosses_itself(x, y):
+            raise ValueError("polygon: two of its sides cross; give the corners in order round the outline")
+
+    def _projected(self, points: Floats) -> tuple[Floats, Floats]:
+        """Gnomonic projection about the middle, in which great circles are straight lines."""
+        pole = np.array([0.0, 0.0, 1.0]) if abs(self._middle[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
+        east = np.cross(pole, self._middle)
+        east /= np.linalg.norm(east)
+        north = np.cross(self._middle, east)
+        return (east @ points) / (self._middle @ points), (north @ points) / (self._middle @ points)
+
+    def _contains(self, ra: Floats, dec: Floats, margin_deg: float) -> Bools:
+        points = sky.unit_vectors(ra, dec)
+        front = self._middle @ points > np.cos(np.radians(89))
+        inside = np.zeros(ra.size, bool)
+        x, y = self._projected(points[:, front])
+        inside[front] = _even_odd(x, y, *self._plane)
+        near = max(margin_deg, 1e-12)
+        corners = sky.unit_vectors(*np.array(self.corners).T)
+        for a, b in zip(corners.T, np.roll(corners, -1, axis=1).T, strict=True):
+            rest = np.flatnonzero(~inside)
+            inside[rest] = _from_arc(points[:, rest], a, b) <= near
+        return inside
+
+    def settings(self) -> dict[str, Any]:
+        """See `Region`."""
+        return {"kind": self.kind, "corners": [list(c) for c in self.corners]}
+
+
+def _even_odd(x: Floats, y: Floats, xs: Floats, ys: Floats) -> Bools:
+    """Whether points lie inside a closed line in the plane: a ray to the right crosses it an odd number of times."""
+    odd = np.zeros(x.size, bool)
+    for x1, y1, x2, y2 in zip(xs, ys, np.roll(xs, -1), np.roll(ys, -1), strict=True):
+        spans = (y1 > y) != (y2 > y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            odd ^= spans & (x < (x2 - x1) * (y - y1) / (y2 - y1) + x1)
+    return odd
+
+
+def _crosses_itself(x: Floats, y: Floats) -> bool:
+    """Whether two sides that do not meet in a corner cross."""
+    n = len(x)
+
+    def side(i: int, j: int) -> float:
+        """Of corner j, seen along the side that begins at corner i."""
+        k = (i + 1) % n
+        return float((x[k] - x[i]) * (y[j] - y[i]) - (y[k] - y[i]) * (x[j] - x[i]))
+
+    pairs = ((i, j) for i in range(n) for j in range(i + 2, n) if (j + 1) % n != i)
+    return any(side(i, j) * side(i, (j + 1) % n) < 0 and side(j, i) * side(j, (i + 1) % n) < 0 for i, j in pairs)
+
+
+def _from_arc(points: Floats, a: Floats, b: Floats) -> Floats:
+    """Degrees from points to the shorter great-circle arc between unit vectors a and b."""
+    ends = np.minimum(sky.angle(points, a[:, None]), sky.angle(points, b[:, None]))
+    normal = np.cross(a, b)
+    if np.linalg.norm(normal) < 1e-15:
+        return np.degrees(ends)
+    normal /= np.linalg.norm(normal)
+    beside = (np.cross(normal, a) @ points >= 0) & (np.cross(b, normal) @ points >= 0)
+    across = np.abs(np.arcsin(np.clip(normal @ points, -1, 1)))
+    return np.degrees(np.where(beside, across, ends))
+
+
+@dataclass(frozen=True)
+class Moc(Region):
+    """The cells of an IVOA multi-order coverage map, in its ASCII form. A margin is as that of `CellList`."""
+
+    kind: ClassVar[str] = "moc"
+    moc: str
+    _parts: tuple[CellList, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.moc, str):
+            raise ValueError(f"moc: {self.moc!r}; wanted text as 5/8-10 6/44, or `file` with a MOC's file")
+        try:
+            parts = sky.moc_cells(self.moc)
+        except ValueError as error:
+            raise ValueError(f"moc: {self.moc[:60]!r} is no MOC in its ASCII form ({error})") from error
+        if not parts:
+            raise ValueError("moc: it is empty; wanted at least one cell")
+        object.__setattr__(self, "_parts", tuple(CellList(order, cells) for order, cells in parts))
+
+    def _contains(self, ra: Floats, dec: Floats, margin_deg: float) -> Bools:
+        return np.asarray(np.any([part._contains(ra, dec, margin_deg) for part in self._parts], axis=0))
+
+    def work_cells(self, margin_arcsec: float = 0.0) -> NDArray[np.int64]:
+        """See `Region`; exact without a margin."""
+        return np.unique(np.concatenate([part.work_cells(margin_arcsec) for part in self._parts]))
+
+    def settings(self) -> dict[str, Any]:
+        """See `Region`."""
+        return {"kind": self.kind, "moc": self.moc}
+
+
+KINDS: Mapping[str, type[Region]] = {c.kind: c for c in (Cone, Box, Polygon, CellList, Moc, Targets)}
 
 
 def from_settings(settings: Mapping[str, Any]) -> Region:

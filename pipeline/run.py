@@ -154,20 +154,21 @@ def rounds(
     """
     counts: Counter[str] = Counter() if n_tasks is None else n_tasks
     try:
-        with Downloads(ctx, progress) as downloads:
+        with Downloads(ctx, progress, rehash) as downloads:
             while True:
                 # what an archive is asked while files are planned may take long
                 with stoppable():
                     p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
                 if p.done:
                     break
+                failed.update(p.late)
                 _check_space(ctx, p)
                 todo, given_up = downloads.ready(p)
                 for task in p.todo:
                     if task.label in given_up:
                         _note_failure(ctx.pile, task, given_up[task.label], "defer", failed)
                 _round(ctx.pile, run, todo, memory, failed, progress, counts)
-                if not todo and not given_up:
+                if not todo and not given_up and not p.late:
                     downloads.wait()
             if asked is not None:
                 asked.update(downloads.counts())

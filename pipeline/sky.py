@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -233,6 +234,25 @@ def coverage_text(moc: Any) -> str:
 def coverage_from_text(text: str) -> Any:
     """The inverse of `coverage_text`."""
     return _moc().from_str(text)
+
+
+def moc_cells(text: str) -> list[tuple[int, tuple[int, ...]]]:
+    """Cells of a MOC's ASCII form by order, widest first; ValueError where it is none."""
+    try:
+        told = _moc().from_str(text).serialize("json")
+    except Exception as error:
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    return [(int(order), tuple(cells)) for order, cells in sorted(told.items(), key=lambda x: int(x[0])) if cells]
+
+
+def moc_text(path: Path) -> str:
+    """The ASCII form of a MOC in a file: FITS, JSON or ASCII; ValueError where it is none."""
+    suffix = path.suffix.lower()
+    try:
+        found = _moc().load(path, {".fits": "fits", ".json": "json"}.get(suffix, "ascii"))
+    except Exception as error:
+        raise ValueError(f"{path}: is no MOC ({error}); wanted one in FITS, JSON or ASCII form") from error
+    return " ".join(coverage_text(found).split())
 
 
 def within_coverage(moc: Any, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 VERSIONS = {
     "fetch": 4,
-    "fetch payload": 1,
+    "fetch payload": 2,
     "read": 4,
     "gather": 3,
     "match": 3,

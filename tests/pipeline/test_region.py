@@ -1,12 +1,14 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline import sky
-from skycairn.pipeline.region import Box, CellList, Cone, Region, Targets, from_settings
+from skycairn.pipeline.region import Box, CellList, Cone, Moc, Polygon, Region, Targets, from_settings
 
 REGIONS = [
     Cone(0.0, 0.0, 0.2),
@@ -21,6 +23,10 @@ REGIONS = [
     CellList(6, (0, 4095, 20000)),
     CellList(9, (1000000,)),
     CellList(2, (100, 191)),
+    Polygon(((359.0, -1.0), (2.0, -0.5), (0.5, 1.5))),
+    Polygon(((10.0, 60.0), (130.0, 70.0), (250.0, 65.0), (300.0, 80.0))),
+    Polygon(((50.0, 0.0), (54.0, 0.0), (54.0, 4.0), (52.0, 1.0), (50.0, 4.0))),
+    Moc("5/3 6/20000-20003 9/1000000"),
     Targets((0.001, 359.999, 77.0), (0.0, 0.0, -89.999), 30.0),
 ]
 
@@ -31,6 +37,10 @@ def points(rng: np.random.Generator, region: Region, n: int) -> tuple[np.ndarray
         "cone": lambda r: [(r.ra, r.dec)],
         "box": lambda r: [(r.ra_min, r.dec_min), (r.ra_max, r.dec_max), (r.ra_min, r.dec_max), (r.ra_max, r.dec_min)],
         "cells": lambda r: list(zip(*sky.centres(r.order, np.array(r.cells)), strict=True)),
+        "polygon": lambda r: r.corners,
+        "moc": lambda r: [
+            p for part in r._parts for p in zip(*sky.centres(part.order, np.array(part.cells)), strict=True)
+        ],
         "targets": lambda r: list(zip(r.ra, r.dec, strict=True)),
     }[region.kind](region)
     at = np.array(marks)[rng.integers(0, len(marks), n)]
@@ -132,3 +142,59 @@ def test_nonsense_is_one_line(wrong: dict) -> None:
     with pytest.raises(ValueError, match="wanted") as caught:
         from_settings(wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_a_polygon_is_what_great_circles_enclose() -> None:
+    """A small one against the plane, a wide one against the sides' own half spheres, both senses."""
+    small = ((10.0, 0.0), (10.2, 0.0), (10.2, 0.1), (10.0, 0.1))
+    ra, dec = np.array([10.1, 10.1, 10.25, 9.999, 190.1]), np.array([0.05, 0.101, 0.05, 0.05, -0.05])
+    for corners in (small, small[::-1]):
+        assert Polygon(corners).contains(ra, dec).tolist() == [True, False, False, False, False]
+    corners = np.array([(0.0, -20.0), (60.0, 10.0), (20.0, 40.0)])
+    rng = np.random.default_rng(3)
+    ra, dec = rng.uniform(0, 360, 20000), np.degrees(np.arcsin(rng.uniform(-1, 1, 20000)))
+    p, v = sky.unit_vectors(ra, dec), sky.unit_vectors(*corners.T)
+    sides = [np.cross(v[:, i], v[:, (i + 1) % 3]) @ p for i in range(3)]
+    brute = np.all(np.array(sides) > 0, axis=0)
+    assert 100 < brute.sum() and (Polygon(tuple(map(tuple, corners))).contains(ra, dec) == brute).all()
+
+
+def test_a_polygon_over_the_pole_and_across_ra_0() -> None:
+    pole = Polygon(((0.0, 80.0), (120.0, 80.0), (240.0, 80.0)))
+    # the middle of a side lies atan(tan(10 deg) cos(60 deg)) = 5.04 degrees from the pole
+    assert pole.contains([0.0, 77.0, 60.0, 180.0], [90.0, 89.0, 84.94, 84.98]).tolist() == [True, True, False, True]
+    zero = Polygon(((359.9, -0.1), (0.1, -0.1), (0.1, 0.1), (359.9, 0.1)))
+    assert zero.contains([0.0, 360.0, 359.95, 0.2], [0.0, 0.0, 0.05, 0.0]).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kind": "polygon", "corners": [[0, 0], [1, 1]]}, "three or more"),
+        ({"kind": "polygon", "corners": [[0, 0], [2, 2], [2, 0], [0, 2]]}, "cross"),
+        ({"kind": "polygon", "corners": [[0, 0], [120, 0], [240, 0]]}, "80 degrees"),
+        ({"kind": "polygon", "corners": [[0, 0], [1, 91], [1, 0]]}, "not on the sky"),
+        ({"kind": "moc", "moc": ""}, "empty"),
+        ({"kind": "moc", "moc": "5/nonsense"}, "no MOC"),
+    ],
+)
+def test_polygons_and_mocs_that_are_none(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        from_settings(settings)
+
+
+def test_a_moc_is_its_cells() -> None:
+    assert Moc("5/3 6/20000-20001").work_cells().tolist() == [12, 13, 14, 15, 20000, 20001]
+    ra, dec = sky.centres(9, np.array([3 * 256 + 7, 1000000]))
+    assert Moc("5/3").contains(ra, dec).tolist() == [True, False]
+    assert from_settings(Moc("5/3").settings()) == Moc("5/3")
+
+
+def test_a_recipe_reads_a_moc_from_its_file(tmp_path: Path) -> None:
+    from mocpy import MOC
+
+    MOC.from_str("5/3 6/20000-20003").save(tmp_path / "my.fits", "fits")
+    told = {"region": {"kind": "moc", "file": "my.fits"}, "surveys": {"gaia": {"release": "dr3", "root": "x"}}}
+    made = recipes.parse(told, "test", tmp_path)
+    assert made.region.work_cells().tolist() == [12, 13, 14, 15, 20000, 20001, 20002, 20003]
+    assert recipes.parse(made.settings(), "again") == made
