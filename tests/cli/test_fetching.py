@@ -53,11 +53,11 @@ def test_a_list_of_catalogue_files_then_of_pixels_and_spectra_too(tmp_path: Path
     # where the catalogues are copied, a root holds them, and the pile is told
     said = run("fetch", recipe, "--root", tiny_sky, "--list", into, "--pile", pile, "--all")
     assert "catalogue files, pixels and spectra" in said and "9 files lie below the root already" in said
-    rows = list(csv.DictReader(into.open()))
+    rows = list(csv.DictReader(into.read_text().splitlines()))
     assert {r["path"].rsplit("/", 1)[1][:7] for r in rows if r["survey"] == "sdss"} == {"specObj", "spPlate"}
     # lost on purpose: its list names it, and the root has it not
     run("fetch", recipe, "--root", tiny_sky, "--list", into, "--pile", pile)
-    assert [Path(r["path"]).name for r in csv.DictReader(into.open())] == [
+    assert [Path(r["path"]).name for r in csv.DictReader(into.read_text().splitlines())] == [
         "XpContinuousMeanSpectrum_278505-278708.csv.gz"
     ]
     run("fetch", recipe, "--root", tiny_sky, "--list", into, "--pile", pile, "--survey", "sdss", "--format", "rsync")
