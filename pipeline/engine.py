@@ -264,24 +264,16 @@ class _Cluster:
         self.stop.check()
         waiting = deque((task, 1) for task in todo)
         flying: dict[str, _Flight] = {}
-        # who was there when workers died may be innocent: each is tried once more, by itself
-        suspects: deque[Task] = deque()
         try:
-            while waiting or flying or suspects:
+            while waiting or flying:
                 self.stop.check()
-                if not waiting and not flying:
-                    waiting.append((suspects.popleft(), TRIES))
                 if self.client.status not in ("running", "connecting"):
                     raise EngineError(SCHEDULER_GONE)
                 while waiting and len(flying) < 2 * self._threads():
                     task, tries = waiting.popleft()
                     flying[task.key] = self._send(task, tries)
                 for flight in self._landed(flying):
-                    result = self._result(flight)
-                    if result.get("killed") and flight.tries < TRIES:
-                        suspects.append(flight.task)
-                    else:
-                        yield flight.task, result
+                    yield flight.task, self._result(flight)
                 for flight in self._overdue(flying):
                     del flying[flight.task.key]
                     if flight.tries < TRIES:
@@ -340,8 +332,7 @@ class _Cluster:
         except KilledWorker as error:
             memory = f" (each has {self.engine.memory_bytes / 1e6:.0f} MB)" if self.engine.memory_bytes else ""
             why = f"its worker died, again and again: {str(error).splitlines()[0]}; if it ran out of memory{memory}"
-            told = f"{why}, give each worker more: fewer --workers, or a larger --memory"
-            return {"error": told, "kind": "defer", "killed": True}
+            return {"error": f"{why}, give each worker more: fewer --workers, or a larger --memory", "kind": "defer"}
         except (CancelledError, OSError, TimeoutError):
             return gone
         except Exception as error:

@@ -180,7 +180,9 @@ def test_a_fault_in_the_recipe_is_one_line(sky: Path, tmp_path: Path, change: tu
 def test_other_refusals(sky: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path)
     assert "no recipe 'none.toml'" in refusal(run("build", "none.toml", "--pile", tmp_path / "pile"))
-    assert "where the files of gaia come from is not said" in refusal(run("build", recipe, "--pile", tmp_path / "pile", "--workers", 0))
+    assert "where the files of gaia come from is not said" in refusal(
+        run("build", recipe, "--pile", tmp_path / "pile", "--workers", 0)
+    )
     args = ("--root", tmp_path / "no", "--pile", tmp_path / "pile", "--workers", 0)
     assert "no such folder" in refusal(run("build", recipe, *args))
     args = ("--root", sky, "--pile", tmp_path, "--workers", 0)

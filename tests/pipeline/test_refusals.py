@@ -110,7 +110,7 @@ def test_an_empty_region(tiny_recipe: Recipe, tmp_path: Path) -> None:
 def test_a_root_that_is_not_there(tiny_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder; set the survey's root"):
         build(of(tiny_recipe, tmp_path / "nowhere"), tmp_path / "pile")
-    with pytest.raises(ValueError, match=r"no root for gaia; set surveys\.gaia\.root, or give --root"):
+    with pytest.raises(ValueError, match=r"files of gaia come from is not said; give --root"):
         build(recipes.parse(GAIA, "x"), tmp_path / "pile")
 
 
