@@ -269,7 +269,8 @@ class _Cluster:
                 self.stop.check()
                 if self.client.status not in ("running", "connecting"):
                     raise EngineError(SCHEDULER_GONE)
-                while waiting and len(flying) < 2 * self._threads():
+                # none waits on a worker: one that kills it would take the next with it, again and again
+                while waiting and len(flying) < self._threads():
                     task, tries = waiting.popleft()
                     flying[task.key] = self._send(task, tries)
                 for flight in self._landed(flying):
