@@ -178,7 +178,7 @@ class Client:
         self._transport.close()
 
     def counts(self) -> Counter[str]:
-        """How often hosts were asked, and what of it was asked again."""
+        """How many `requests` were made, redirects and further tries among them."""
         with self._lock:
             return Counter(self._counted)
 

@@ -10,6 +10,7 @@ Where no published digest vouches for a file and it did not come over TLS, it is
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,8 @@ from skycairn.archives.errors import (
     TimedOut,
     Unsafe,
 )
-from skycairn.archives.files import State, SurveyArchive, digests, inside, verify
+from skycairn.archives.files import State, SurveyArchive, digests, inside, parse_checksums, verify
+from skycairn.archives.hosts import HOSTS
 from skycairn.archives.service import Service
 from skycairn.archives.structure import check_structure, tells_its_end
 from skycairn.catalogs.survey import MissingColumn, RemoteFile, Survey
@@ -44,6 +46,8 @@ MOST_QUESTIONS = 3000
 """Put to a service for one build; who wants more of the sky takes the archive's files."""
 MISSING_DAYS = 1.0
 """How long it is believed that a file is not there which no list could tell of."""
+LIST = re.compile(r"(sha256sum|sha1sum|md5sum)(\.txt)?$", re.IGNORECASE)
+"""Names of lists of checksums."""
 TRIES = 6
 AGREE = 6
 """How often an unvouched file is fetched at most, till two replies are the same."""
@@ -110,7 +114,7 @@ class RemoteArchive(SurveyArchive):
         if entry is None or entry.state == "damaged":
             return False
         try:
-            listed = self.listed(file)
+            listed = self._listed(file)
         except FetchError as error:
             self._failed[file.path] = error
             return True
@@ -176,13 +180,19 @@ class RemoteArchive(SurveyArchive):
 
     def verify(self, path: str, listed: str | None) -> str:
         """See `SurveyArchive.verify`; what was damaged in the cache is dropped, and brought again by the next build."""
-        sha256 = verify(self.local(path), None)
-        entry = self._entry(path)
-        if entry is None or sha256 != entry.sha256:
+        local, entry = self.local(path), self._entry(path)
+        try:
+            sha256 = verify(local, listed)
+        except ChecksumMismatch:
+            if entry is not None and self.cache.whole(entry):
+                # as it came: the list is another than it was then
+                raise
+        else:
+            if entry is not None and sha256 == entry.sha256:
+                return sha256
             if entry is not None:
                 self.cache.whole(entry)
-            raise Changed(f"{self.where(path)}: was damaged in the cache, and is dropped from it; build again")
-        return sha256 if listed in (None, sha256) else verify(self.local(path), listed)
+        raise Changed(f"{self.where(path)}: was damaged in the cache, and is dropped from it; build again")
 
     def check_unchanged(self, path: str, known: Sequence[Any]) -> None:
         """Changed unless the cache holds the bytes that are known; its files never change, they only go."""
@@ -246,7 +256,7 @@ class RemoteArchive(SurveyArchive):
                 return
             try:
                 if not self.decided(file):
-                    self.looked[file.path] = self._bring(file, self.listed(file))
+                    self.looked[file.path] = self._bring(file, self._listed(file))
             except NoRoom:
                 raise
             except Refused as error:
@@ -294,7 +304,8 @@ class RemoteArchive(SurveyArchive):
         if self.client is None:
             raise Changed(f"{self.where(path)}: there is no client to ask by")
         with self._account() as auth:
-            return self.client.head(self.address(path), auth=auth)
+            url = self.address(path)
+            return self.client.head(url, auth=auth, allowed_hosts=_named(url))
 
     def of_service(self, path: str) -> bool:
         """Whether it is a service's reply, no file of the archive's."""
@@ -339,6 +350,13 @@ class RemoteArchive(SurveyArchive):
                     return self._publish(file.path, newer)
             self.cache.note(self._name(file.path), Entry(digest=listed, state="damaged"))
             raise
+
+    def _listed(self, file: RemoteFile) -> str | None:
+        """`listed`; what is wrong with the list says nothing about the file."""
+        try:
+            return self.listed(file)
+        except ChecksumMismatch as error:
+            raise Busy(f"{self.where(file.path)}: the list that tells of it cannot be had: {error}") from None
 
     def _list_anew(self, file: RemoteFile) -> str | None:
         path = str(file.checksum_list)
@@ -396,12 +414,19 @@ class RemoteArchive(SurveyArchive):
             return Entry(sha256=digests(into, "sha256")["sha256"], size=into.stat().st_size, file=file)
         if self.client is None:
             raise Changed(f"{self.where(path)}: is not in the cache of this worker")
-        check, reserve = partial(check_structure, name=file), partial(self._reserve, path)
+        check, reserve = partial(_check, name=file), partial(self._reserve, path)
         with self._account() as auth:
             url = self.address(path)
             whole = tells_its_end(file)
             got = self.client.download(
-                url, into, digest=listed, check=check, proves_whole=whole, reserve=reserve, auth=auth
+                url,
+                into,
+                digest=listed,
+                check=check,
+                proves_whole=whole,
+                reserve=reserve,
+                auth=auth,
+                allowed_hosts=_named(url),
             )
         return Entry(got.sha256, got.size, got.etag, got.last_modified, listed, listed is not None, file=file)
 
@@ -431,6 +456,22 @@ class RemoteArchive(SurveyArchive):
 
     def _service(self, path: str) -> Service | None:
         return next((s for s in self.services if path.startswith(s.prefix)), None)
+
+
+def _named(url: str) -> tuple[str, ...] | None:
+    """The host alone, where it is none of the archives' own: whoever wrote the recipe named it there."""
+    parts = urlsplit(url)
+    return None if parts.hostname in (*HOSTS, "127.0.0.1") else (parts.netloc,)
+
+
+def _check(path: Path, name: str) -> None:
+    """`check_structure`; and a list of checksums must be one, lest what is none is kept for one."""
+    check_structure(path, name)
+    if LIST.search(name):
+        try:
+            parse_checksums(path.read_text(), name)
+        except ValueError as error:
+            raise ChecksumMismatch(str(error)) from None
 
 
 def _young(entry: Entry) -> bool:

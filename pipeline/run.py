@@ -57,7 +57,7 @@ class Built:
     done: Mapping[str, int] = field(default_factory=dict)
     "tasks by step"
     asked: Mapping[str, int] = field(default_factory=dict)
-    "what was asked of archives far away: requests, retries, bytes"
+    "requests to archives far away"
 
 
 def build(

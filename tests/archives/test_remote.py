@@ -13,7 +13,16 @@ import pytest
 from skycairn.archives import remote
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
-from skycairn.archives.errors import Busy, Changed, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut
+from skycairn.archives.errors import (
+    Busy,
+    Changed,
+    ChecksumMismatch,
+    FetchError,
+    NotPublished,
+    Refused,
+    TimedOut,
+    Unsafe,
+)
 from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.service import Have
 from skycairn.catalogs.gaia import Gaia
@@ -330,3 +339,55 @@ def test_a_service_that_is_gone_says_nothing_about_the_sky(tmp_path: Path) -> No
         assert isinstance(archive.failed("query/3.csv"), Busy)
         assert not place.archive().decided(RemoteFile("query/3.csv"))
         place.close()
+
+
+def test_another_address_that_the_recipe_names_is_asked(tmp_path: Path) -> None:
+    """And no other, though one leads there."""
+
+    def serve(request: Request) -> Reply | None:
+        if request.path == "/away":
+            return Reply(302, b"", {"Location": "http://other.test/a.bin"})
+        return Reply(200, b"stars") if request.path == "/a.bin" else None
+
+    with Mirror({}, {"data": [serve]}) as served:
+        port = served.url.rsplit(":", 1)[1]
+        cache = Cache(tmp_path / "cache", 1 << 20)
+        archive = RemoteArchive(Gaia("dr3"), f"http://institute.test:{port}/data", cache)
+        with Client(loopback=True, sleep=lambda s: None, resolve=lambda host, port: ["127.0.0.1"]) as client:
+            archive.connect(client)
+            for name in ("a.bin", "away"):
+                archive.bring(RemoteFile(name))
+        assert archive.local("a.bin").read_bytes() == b"stars"
+        assert isinstance(archive.failed("away"), Unsafe)
+
+
+def test_what_is_no_list_is_not_kept_for_one(place: Place) -> None:
+    file = place.put("d/a.bin", b"stars")
+    good = (place.folder / LIST).read_text()
+    (place.folder / LIST).write_text('{"error": "quota exceeded"}\n')
+    archive = place.archive()
+    archive.bring(file)
+    assert isinstance(archive.failed(LIST), ChecksumMismatch) and "wanted `<digest>" in str(archive.failed(LIST))
+    # that says nothing about the file, which waits for another time
+    assert isinstance(archive.failed(file.path), Busy)
+    (place.folder / LIST).write_text(good)
+    archive = place.archive()
+    archive.bring(file)
+    assert archive.local(file.path).read_bytes() == b"stars"
+
+
+def test_damage_in_the_cache_is_told_from_a_list_that_changed(place: Place) -> None:
+    file = place.put("d/a.bin", b"stars")
+    archive = place.archive()
+    archive.bring(file)
+    md5 = hashlib.md5(b"stars", usedforsecurity=False).hexdigest()
+    assert archive.verify(file.path, md5) == archive.verify(file.path, None) == sha256(b"stars")
+    with pytest.raises(ChecksumMismatch):
+        archive.verify(file.path, sha256(b"other"))
+    assert archive.there(file.path)
+    held = archive.local(file.path)
+    held.chmod(0o644)
+    held.write_bytes(b"stirs")
+    with pytest.raises(Changed, match="damaged in the cache"):
+        archive.verify(file.path, sha256(b"stars"))
+    assert not held.exists()
