@@ -14,6 +14,10 @@ from skycairn.pipeline.run import build
 
 HERE = Path(__file__).resolve()
 
+# numba, below lsdb, would compile for 12 seconds what small tables do in none. Half on, half off it breaks, so before
+# any test imports it
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 TINY = {
     "name": "tiny",
     "region": {"kind": "cone", "ra": 0.0, "dec": -1.2, "radius_deg": 0.5},

@@ -34,8 +34,6 @@ SUFFIXES = {"suffixes": ("_a", "_b"), "suffix_method": "overlapping_columns", "l
 @pytest.fixture(scope="module")
 def lsdb() -> Iterator[ModuleType]:
     """lsdb in this process, one task after the other."""
-    # it would compile for 12 seconds what these small tables do in none; read once, when numba is first imported
-    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     import dask
     import lsdb
 
