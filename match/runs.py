@@ -1,0 +1,245 @@
+"""Rows sorted by cell, in as many sorted pieces ("runs") as memory asks for: an external sort that is never finished.
+
+A piece of the input is read, sorted and written; any range of the sky is then one slice of each run. So rows are
+written once, counts are exact at any order, and no file is open for writing but one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from skycairn.match.inputs import Columns, Piece, batches, check_sky
+from skycairn.match.regions import Ints, Ranges
+from skycairn.pipeline import sky
+
+CELL = "_healpix_29"
+"""Name of the column that runs are sorted by, as HATS has it."""
+SLICES = 64
+"""Up to so many ranges are cut out of a run one by one; of more, the rows are taken by number."""
+
+
+class Reader(Protocol):
+    """How rows of the input become rows of a run."""
+
+    @property
+    def columns(self) -> list[str]:
+        """That are read."""
+
+    def __call__(self, rows: pa.Table, path: str, first_row: int) -> pa.Table:
+        """Rows of a run, not sorted: `CELL` and others, no column in chunks."""
+
+
+class Slim:
+    """Reads what matching needs: key, ra, dec, and motion, epochs, errors where they are named; NaN for null."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+
+    @property
+    def columns(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(self._columns.named().values()))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns that come out."""
+        named = [n for n in self._columns.named() if n not in ("id", "healpix29")]
+        return [CELL, "key", *named]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of what comes out."""
+        whole = (CELL, "key")
+        return pa.schema([(n, pa.int64() if n in whole else pa.float64()) for n in self.names])
+
+    def __call__(self, rows: pa.Table, path: str, first_row: int) -> pa.Table:
+        """One chunk a column."""
+        named = self._columns.named()
+        out = {"key": keys(rows.column(named["id"]), path, named["id"], first_row)}
+        for name in self.names[2:]:
+            out[name] = np.asarray(rows.column(named[name]).cast(pa.float64()).to_numpy())
+        check_sky(out["ra"], out["dec"], path, first_row)
+        _check_epochs(out, path, first_row)
+        if "healpix29" in named:
+            cell = np.asarray(rows.column(named["healpix29"]).cast(pa.int64()).to_numpy())
+            _spot_check(cell, out["ra"], out["dec"], path, named["healpix29"])
+        else:
+            cell = sky.healpix29(out["ra"], out["dec"])
+        return pa.table({CELL: cell, **out})
+
+
+def _spot_check(cell: Ints, ra: NDArray[np.float64], dec: NDArray[np.float64], path: str, name: str) -> None:
+    """A catalogue's own cells are believed; of every thousandth row it is seen whether they are right."""
+    few = slice(None, None, 1000)
+    # another library may round a position on a border to the other side
+    off = sky.cells(sky.healpix29(ra[few], dec[few]), 10) != sky.cells(cell[few], 10)
+    if off.mean() > 0.01:
+        raise ValueError(
+            f"{path}: column {name!r} is not the order-29 NESTED HEALPix cell of its positions; "
+            "name ra and dec, and the cells are reckoned anew"
+        )
+
+
+def _check_epochs(rows: dict[str, NDArray[np.float64]], path: str, first_row: int) -> None:
+    if "epoch_min" in rows and "epoch_max" in rows:
+        bad = rows["epoch_min"] > rows["epoch_max"]
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{path} at row {first_row + row} holds from epoch {rows['epoch_min'][row]} to "
+                f"{rows['epoch_max'][row]}; wanted epoch_min <= epoch_max"
+            )
+
+
+def keys(column: pa.ChunkedArray, path: str, name: str, first_row: int) -> Ints:
+    """Integers as int64 in the same order, never through float; an unsigned one less 2^63."""
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise ValueError(f"{path} at row {first_row + row}: {name} is null; wanted an id in every row")
+    if column.type == pa.uint64():
+        return np.asarray(column.to_numpy() ^ np.uint64(1 << 63)).view(np.int64)
+    return np.asarray(column.cast(pa.int64()).to_numpy())
+
+
+def ids(key: Ints, id_type: pa.DataType) -> pa.Array:
+    """The inverse of `keys`."""
+    if id_type == pa.uint64():
+        return pa.array(key.view(np.uint64) ^ np.uint64(1 << 63))
+    return pa.array(key).cast(id_type)
+
+
+# -- sorting
+
+
+def order_of(cell: Ints, *ties: NDArray[np.generic]) -> Ints:
+    """Rows in ascending order of cell, then of `ties` one after the other: the same for the same set of rows."""
+    order = np.argsort(cell)
+    sorted_cell = cell[order]
+    same = sorted_cell[1:] == sorted_cell[:-1]
+    if ties and same.any():
+        at = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        rows = order[at]
+        order[at] = rows[np.lexsort([*(t[rows] for t in reversed(ties)), cell[rows]])]
+    return np.asarray(order, np.int64)
+
+
+def sorted_rows(rows: pa.Table, full: bool = False) -> pa.Table:
+    """The rows by ascending cell, one chunk a column; `full`: ties by key, then all other columns of a slim table."""
+    if not rows.num_rows:
+        return rows
+    rows = rows.combine_chunks()
+    cell = column(rows, CELL)
+    if not full and (cell[1:] >= cell[:-1]).all():
+        return rows
+    ties = [column(rows, n) for n in rows.column_names if n != CELL] if full else []
+    order = order_of(cell, *ties)
+    if all(_plain(f.type) and not rows.column(f.name).null_count for f in rows.schema):
+        return pa.table([column(rows, n)[order] for n in rows.column_names], schema=rows.schema)
+    return rows.take(pa.array(order)).combine_chunks()
+
+
+def _plain(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool((t.is_integer(kind) or t.is_floating(kind)) and kind != pa.float16())
+
+
+def column(rows: pa.Table, name: str) -> NDArray[np.generic]:
+    """A column of numbers without null; no copy where it is one chunk."""
+    chunked = rows.column(name)
+    return np.asarray(chunked.chunk(0).to_numpy() if chunked.num_chunks == 1 else chunked.to_numpy())
+
+
+def chunks(job: Sequence[Piece], reader: Reader, most_bytes: int) -> Iterator[pa.Table]:
+    """The job's rows, not sorted, in tables of about `most_bytes`."""
+    waiting: list[pa.Table] = []
+    n_bytes = 0
+    for piece in job:
+        for first, rows in batches(piece, reader.columns):
+            table = reader(rows, piece.path, first)
+            # what is to come may be as large
+            if waiting and n_bytes + table.nbytes > most_bytes:
+                yield pa.concat_tables(waiting)
+                waiting, n_bytes = [], 0
+            waiting.append(table)
+            n_bytes += table.nbytes
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+# -- runs
+
+
+def write_runs(job: Sequence[Piece], reader: Reader, most_bytes: int, folder: Path) -> None:
+    """Write the job's runs as `folder`/0.arrow, ...; the folder is there once all of them are."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    n_rows = 0
+    for i, rows in enumerate(chunks(job, reader, most_bytes)):
+        table = sorted_rows(rows)
+        del rows
+        with pa.OSFile(str(aside / f"{i}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        n_rows += table.num_rows
+    wanted = sum(p.n_rows for p in job)
+    if n_rows != wanted:
+        raise ValueError(f"{job[0].path}: {wanted} rows were to be read and {n_rows} were written; try again")
+    aside.rename(folder)
+
+
+class Runs:
+    """Sorted runs; reading a range of the sky touches only the rows in it."""
+
+    def __init__(self, tables: Sequence[pa.Table], schema: pa.Schema) -> None:
+        self.tables = [t for t in tables if t.num_rows]
+        self.schema = schema
+        self._cells = [column(t, CELL) for t in self.tables]
+
+    @classmethod
+    def open(cls, folder: Path, schema: pa.Schema) -> Runs:
+        """All that `write_runs` put below the folder; mapped, not read."""
+        paths = sorted(folder.glob("[0-9]*/*.arrow"))
+        return cls([pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in paths], schema)
+
+    @property
+    def n_rows(self) -> int:
+        """Of all runs."""
+        return sum(t.num_rows for t in self.tables)
+
+    def count(self, low: Ints, high: Ints) -> Ints:
+        """Rows in each range."""
+        total = np.zeros(low.size, np.int64)
+        for cell in self._cells:
+            total += np.searchsorted(cell, high) - np.searchsorted(cell, low)
+        return total
+
+    def rows(self, where: Ranges) -> pa.Table:
+        """The rows in these ranges, sorted within each run only, maybe in several chunks."""
+        low, high = where
+        out: list[pa.Table] = []
+        for cell, table in zip(self._cells, self.tables, strict=True):
+            start, stop = np.searchsorted(cell, low), np.searchsorted(cell, high)
+            some = stop > start
+            start, stop = start[some], stop[some]
+            if start.size > SLICES:
+                count = stop - start
+                first = np.cumsum(count) - count
+                at = np.arange(int(count.sum())) + np.repeat(start - first, count)
+                out.append(table.take(pa.array(at)))
+            else:
+                out += [table.slice(i, j - i) for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
+        return pa.concat_tables(out) if out else self.schema.empty_table()
+
+    def blocks(self, most_rows: int) -> Iterator[pa.Table]:
+        """All rows, few at a time."""
+        for table in self.tables:
+            for start in range(0, table.num_rows, most_rows):
+                yield table.slice(start, most_rows)
