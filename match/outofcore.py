@@ -27,17 +27,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skycairn.match.inputs import Columns, Table, columns_of, jobs, open_table
+from skycairn.match.pairs import DENSITY_ORDER, PAIR_SCHEMA, Positions, beads, candidate_pairs, epoch_span
+from skycairn.match.posterior import DENSITY_ORDER as PRIOR_ORDER
+from skycairn.match.posterior import OCCUPIED_ORDER, Prior
 from skycairn.match.regions import Ints, Leaves, around, groups, inside, leaves, ranges, union
 from skycairn.match.runs import CELL, Runs, Slim, chunks, column, ids, sorted_rows, write_runs
 from skycairn.match.work import Progress, aside, each, pool, publish, work_folder
 from skycairn.pile.parquet import encodings
 from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import DENSITY_ORDER, PAIR_SCHEMA, Positions, beads, candidate_pairs, epoch_span
 
 FORMAT = 1
 WHAT = "skycairn crossmatch"
 MEMORY_BYTES = 2 << 30
-LEAST_MEMORY = 1 << 20
+LEAST_MEMORY = 1 << 16
+"""So little gives very many tasks; tests want it."""
 ROW_BYTES = 400
 """Memory that matching takes for each row of both tables, and"""
 PAIR_BYTES = 400
@@ -84,6 +87,11 @@ class Side:
     def moves(self) -> bool:
         """Whether any motion is known."""
         return "pmra" in self.schema.names or "pmra" in self.constants
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether any error is known."""
+        return {"ra_error", "dec_error"} <= {*self.schema.names, *self.constants}
 
     def positions(self, rows: pa.Table) -> pa.Table:
         """Rows as `candidate_pairs` wants them."""
@@ -137,6 +145,8 @@ class Sides:
     radius_arcsec: float
     reach_arcsec: float
     "how far apart the catalogued positions of a pair may be, of two slow sources"
+    prior: Prior | None
+    "of the whole tables, where both have errors"
 
 
 def crossmatch_files(
@@ -241,12 +251,23 @@ def _rest(side: Side) -> tuple[pa.Schema, Mapping[str, float], pa.DataType]:
 
 def _shared(left: Side, right: Side, radius_arcsec: float) -> Sides:
     """Sets the fast sources of both sides apart, and says how far a task must look for the others."""
+    prior = Prior(_densities(left), _densities(right)) if left.has_errors and right.has_errors else None
     if not (left.moves or right.moves):
-        return Sides(left, right, None, None, radius_arcsec, radius_arcsec)
+        return Sides(left, right, None, None, radius_arcsec, radius_arcsec, prior)
     left_span, right_span = _span(left), _span(right)
     left_fast, right_fast = _fast(left, right_span), _fast(right, left_span)
     reach = radius_arcsec + sum(f.slow_arcsec for f in (left_fast, right_fast) if f) + BEAD_ARCSEC / 2
-    return Sides(left, right, left_fast, right_fast, radius_arcsec, reach)
+    return Sides(left, right, left_fast, right_fast, radius_arcsec, reach, prior)
+
+
+def _densities(side: Side) -> dict[int, float]:
+    """As `posterior.densities` of all rows, by counting them."""
+    cell = np.arange(12 << 2 * OCCUPIED_ORDER, dtype=np.int64)
+    count = side.runs().count(*ranges(OCCUPIED_ORDER, cell)).reshape(-1, 1 << 2 * (OCCUPIED_ORDER - PRIOR_ORDER))
+    rows, occupied = count.sum(axis=1), (count > 0).sum(axis=1)
+    some = np.flatnonzero(rows)
+    density = rows[some] / (occupied[some] * sky.cell_size_arcsec(OCCUPIED_ORDER) ** 2)
+    return dict(zip(some.tolist(), density.tolist(), strict=True))
 
 
 def _span(side: Side) -> tuple[float, float]:
@@ -314,7 +335,9 @@ def _match(shared: Sides, task: Task, schema: pa.Schema, part: Path) -> None:
     """Write the pairs of a task's left sources."""
     own = union([ranges(task.order, task.cell)])
     left, right = _rows(shared, task, own)
-    pairs = candidate_pairs(shared.left.positions(left), shared.right.positions(right), shared.radius_arcsec)
+    pairs = candidate_pairs(
+        shared.left.positions(left), shared.right.positions(right), shared.radius_arcsec, shared.prior
+    )
     if not task.whole:
         mine = inside(own, column(left, CELL))[pairs.column("left_row").to_numpy()]
         pairs = pairs.filter(pa.array(mine))
