@@ -216,8 +216,11 @@ def read_properties(path: Path) -> dict[str, str]:
 # -- columns
 
 
-def columns_of(table: Table, given: Mapping[str, str | float]) -> Columns:
-    """What is given, and the rest by the names in common use. ValueError names a column that is absent or of no use."""
+def columns_of(table: Table, given: Mapping[str, str | float], without_id: bool = False) -> Columns:
+    """What is given, and the rest by the names in common use. ValueError names a column that is absent or of no use.
+
+    `without_id`: a table need not have one, and `id` may be empty.
+    """
     known = [f.name for f in fields(Columns)]
     if odd := sorted(set(given) - set(known)):
         raise ValueError(
@@ -230,6 +233,9 @@ def columns_of(table: Table, given: Mapping[str, str | float]) -> Columns:
             continue
         hint = table.hints.get(meaning)
         guess = [hint] if hint else [n for n in usual if n in names]
+        if not guess and meaning == "id" and without_id:
+            found["id"] = ""
+            continue
         if not guess:
             raise ValueError(
                 f"{table.what}: {table.files[0].path} has none of {', '.join(usual)}; say which column is {meaning}; "
@@ -239,6 +245,8 @@ def columns_of(table: Table, given: Mapping[str, str | float]) -> Columns:
     if "healpix29" in table.hints and table.hints["healpix29"] in names and not {"ra", "dec"} & set(given):
         found.setdefault("healpix29", table.hints["healpix29"])
     for meaning, name in found.items():
+        if name == "" and meaning == "id" and without_id:
+            continue
         _check_column(table, meaning, name)
     motion = [m for m in ("pmra", "pmdec", "epoch") if m in found]
     if "pmra" in found or "pmdec" in found:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +208,7 @@ def crossmatch_files(
 
 
 def _held(side: Side) -> int:
-    return sum(t.nbytes for t in side.held.tables) if side.held is not None else 0
+    return side.held.n_bytes if side.held is not None else 0
 
 
 def _sorted(
@@ -222,9 +222,9 @@ def _sorted(
     side = Side(runs, None, reader.schema, columns.constants(), id_type)
     if executor is None and table.n_rows * row_bytes <= share // 8:
         job = [piece for some in jobs(table, table.n_rows) for piece in some]
-        rows = list(chunks(job, reader, share))
+        rows = pa.concat_tables([reader.schema.empty_table(), *chunks(job, reader, share)])
         tell(f"sort {table.what}", 1, 1)
-        return Side(runs, Runs([sorted_rows(pa.concat_tables(rows))] if rows else [], reader.schema), *_rest(side))
+        return replace(side, held=Runs.of(sorted_rows(rows)))
     runs.mkdir(exist_ok=True)
     # a run is read, sorted and written: rows, their order and the sorted rows at once
     most_bytes = share // 6
@@ -240,10 +240,6 @@ def _sorted(
             "a file changed meanwhile? run it again"
         )
     return side
-
-
-def _rest(side: Side) -> tuple[pa.Schema, Mapping[str, float], pa.DataType]:
-    return side.schema, side.constants, side.id_type
 
 
 # -- motion

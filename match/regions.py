@@ -104,9 +104,12 @@ def _spread(value: Ints) -> Ints:
     return out
 
 
-def around(order: int, cell: int, reach_arcsec: float, times: int = 1) -> list[Ranges]:
-    """Ranges that, with the cell, hold all within `reach_arcsec` of it, of that again, ...: `times` sets of them."""
-    fine = min(sky.order_for(reach_arcsec), order + BORDER_STEPS)
+def around(order: int, cell: int, reach_arcsec: float, times: int = 1, steps: int = BORDER_STEPS) -> list[Ranges]:
+    """Ranges that, with the cell, hold all within `reach_arcsec` of it, of that again, ...: `times` sets of them.
+
+    The border is followed in cells a little wider than the reach, or `steps` orders below the cell, if that is wider.
+    """
+    fine = min(sky.order_for(reach_arcsec), order + steps)
     grown = border(order, cell, fine)
     out = []
     for _ in range(times):

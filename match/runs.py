@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -140,10 +141,19 @@ def sorted_rows(rows: pa.Table, full: bool = False) -> pa.Table:
     if not full and (cell[1:] >= cell[:-1]).all():
         return rows
     ties = [column(rows, n) for n in rows.column_names if n != CELL] if full else []
-    order = order_of(cell, *ties)
-    if all(_plain(f.type) and not rows.column(f.name).null_count for f in rows.schema):
-        return pa.table([column(rows, n)[order] for n in rows.column_names], schema=rows.schema)
-    return rows.take(pa.array(order)).combine_chunks()
+    return taken(rows, order_of(cell, *ties))
+
+
+def taken(rows: pa.Table, at: Ints) -> pa.Table:
+    """Rows by number, one chunk a column; numbers without null go the short way, through numpy."""
+    out = []
+    for field in rows.schema:
+        values = rows.column(field.name)
+        if values.num_chunks == 1 and _plain(field.type) and not values.null_count:
+            out.append(pa.array(values.chunk(0).to_numpy()[at], field.type))
+        else:
+            out.append(values.take(pa.array(at)))
+    return pa.table(out, schema=rows.schema).combine_chunks()
 
 
 def _plain(kind: pa.DataType) -> bool:
@@ -195,51 +205,79 @@ def write_runs(job: Sequence[Piece], reader: Reader, most_bytes: int, folder: Pa
     aside.rename(folder)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Rows of a table by ascending cell."""
+
+    cell: Ints
+    rows: pa.Table
+    order: Ints | None = None
+    "numbers of the rows, where they are not sorted themselves"
+
+    def slice(self, start: int, stop: int) -> pa.Table:
+        """Some that follow each other."""
+        if self.order is None:
+            return self.rows.slice(start, stop - start)
+        return self.take(np.arange(start, stop))
+
+    def take(self, at: Ints) -> pa.Table:
+        """Some others."""
+        return taken(self.rows, at if self.order is None else self.order[at])
+
+
 class Runs:
     """Sorted runs; reading a range of the sky touches only the rows in it."""
 
-    def __init__(self, tables: Sequence[pa.Table], schema: pa.Schema) -> None:
-        self.tables = [t for t in tables if t.num_rows]
+    def __init__(self, runs: Sequence[Run], schema: pa.Schema) -> None:
+        self.runs = [r for r in runs if r.cell.size]
         self.schema = schema
-        self._cells = [column(t, CELL) for t in self.tables]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Runs:
+        """One run, of sorted rows in memory."""
+        return cls([Run(column(rows, CELL), rows)] if rows.num_rows else [], rows.schema)
 
     @classmethod
     def open(cls, folder: Path, schema: pa.Schema) -> Runs:
         """All that `write_runs` put below the folder; mapped, not read."""
-        paths = sorted(folder.glob("[0-9]*/*.arrow"))
-        return cls([pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in paths], schema)
+        tables = [pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in sorted(folder.glob("[0-9]*/*.arrow"))]
+        return cls([Run(column(t, CELL), t) for t in tables], schema)
 
     @property
     def n_rows(self) -> int:
         """Of all runs."""
-        return sum(t.num_rows for t in self.tables)
+        return sum(r.cell.size for r in self.runs)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all runs."""
+        return sum(r.rows.nbytes for r in self.runs)
 
     def count(self, low: Ints, high: Ints) -> Ints:
         """Rows in each range."""
         total = np.zeros(low.size, np.int64)
-        for cell in self._cells:
-            total += np.searchsorted(cell, high) - np.searchsorted(cell, low)
+        for run in self.runs:
+            total += np.searchsorted(run.cell, high) - np.searchsorted(run.cell, low)
         return total
 
     def rows(self, where: Ranges) -> pa.Table:
         """The rows in these ranges, sorted within each run only, maybe in several chunks."""
         low, high = where
         out: list[pa.Table] = []
-        for cell, table in zip(self._cells, self.tables, strict=True):
-            start, stop = np.searchsorted(cell, low), np.searchsorted(cell, high)
+        for run in self.runs:
+            start, stop = np.searchsorted(run.cell, low), np.searchsorted(run.cell, high)
             some = stop > start
             start, stop = start[some], stop[some]
             if start.size > SLICES:
                 count = stop - start
                 first = np.cumsum(count) - count
-                at = np.arange(int(count.sum())) + np.repeat(start - first, count)
-                out.append(table.take(pa.array(at)))
+                out.append(run.take(np.arange(int(count.sum())) + np.repeat(start - first, count)))
             else:
-                out += [table.slice(i, j - i) for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
+                out += [run.slice(i, j) for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
         return pa.concat_tables(out) if out else self.schema.empty_table()
 
     def blocks(self, most_rows: int) -> Iterator[pa.Table]:
         """All rows, few at a time."""
-        for table in self.tables:
-            for start in range(0, table.num_rows, most_rows):
-                yield table.slice(start, most_rows)
+        for run in self.runs:
+            for start in range(0, run.cell.size, most_rows):
+                yield run.slice(start, min(start + most_rows, run.cell.size))

@@ -1,7 +1,5 @@
 """Pairs of files, in many small tasks, held against `candidate_pairs` of the whole tables."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-
+from skycairn.match import outofcore
+from skycairn.match.catalogue import write_catalogue
 from skycairn.match.outofcore import LEAST_MEMORY, crossmatch_files
 from skycairn.match.pairs import candidate_pairs
 from skycairn.pipeline import sky
@@ -91,12 +89,19 @@ def read(out: Path) -> pa.Table:
     st.sampled_from(PLACES),
     st.sampled_from([0.7, 20.0, 150.0]),
     st.sampled_from([{}, MOTION, ERRORS, MOTION | ERRORS]),
-    st.sampled_from([0, 1, 900]),
-    st.sampled_from([0, 1, 900]),
+    st.sampled_from([(900, 900), (900, 900), (1, 900), (900, 1), (0, 900), (900, 0), (0, 0)]),
+    st.sampled_from([3, 20_000]),
 )
 def test_pairs_are_those_of_the_whole_tables(
-    tmp_path: Path, seed: int, place: tuple[float, float], radius: float, columns: dict[str, str], n: int, m: int
+    tmp_path: Path,
+    seed: int,
+    place: tuple[float, float],
+    radius: float,
+    columns: dict[str, str],
+    size: tuple[int, int],
+    fast: int,
 ) -> None:
+    (n, m), outofcore.FAST_MOST = size, fast
     rng = np.random.default_rng(seed)
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
     left = patch(rng, n, place)
@@ -111,3 +116,171 @@ def test_pairs_are_those_of_the_whole_tables(
     assert summary.parts > 3 or min(n, m) < 900
     assert got.num_rows == 0 or got.equals(got.sort_by([("healpix29", "ascending"), ("left_id", "ascending")]))
     assert sorted(p.name for p in folder.iterdir()) == ["left", "out", "right"]
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders of files, round RA 0. Not to be changed."""
+    folder, rng = tmp_path_factory.mktemp("sides"), np.random.default_rng(5)
+    left = patch(rng, 1500, (0.0, 0.0))
+    right = pa.concat_tables([patch(rng, 500, (0.0, 0.0)), beside(rng, left, 1000, 5.0)])
+    return write(left, folder / "left", rng), write(right, folder / "right", rng)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*.parquet")}
+
+
+def test_pairs_do_not_hang_on_memory_workers_or_how_rows_lie(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    known = MOTION | ERRORS
+    crossmatch_files(*sides, 15.0, tmp_path / "whole", known, known)
+    whole = read(tmp_path / "whole")
+    assert len(list((tmp_path / "whole").glob("*.parquet"))) == 1
+    crossmatch_files(*sides, 15.0, tmp_path / "tasks", known, known, 2 * LEAST_MEMORY, workers=2)
+    assert read(tmp_path / "tasks").equals(whole) and whole.num_rows > 1000
+    for name, side in zip(("left", "right"), sides, strict=True):
+        write_catalogue(side, tmp_path / name, leaf_rows=100)
+    sorted_sides = tmp_path / "left", tmp_path / "right"
+    crossmatch_files(*sorted_sides, 15.0, tmp_path / "sorted", known, known, LEAST_MEMORY)
+    assert read(tmp_path / "sorted").equals(whole)
+    said = json.loads((tmp_path / "sorted/crossmatch.json").read_text())
+    assert said["pairs"] == whole.num_rows and said["left_rows"] == 1575
+
+
+def test_ids_keep_their_type_and_value(tmp_path: Path) -> None:
+    top = (1 << 64) - 1
+    rows = pa.table({"name": pa.array([top, 0, 1 << 63], pa.uint64()), "x": [0.0, 360.0, 10.0], "y": [0.0, 0.0, 5.0]})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    small = pa.table({"id": pa.array([-7, 3], pa.int16()), "ra": [0.0001, 10.0], "dec": [0.0, 5.0]})
+    pq.write_table(small, tmp_path / "b.parquet")
+    columns = {"id": "name", "ra": "x", "dec": "y", "ra_error": 0.1, "dec_error": 0.1}
+    crossmatch_files(
+        tmp_path / "a.parquet",
+        tmp_path / "b.parquet",
+        1.0,
+        tmp_path / "out",
+        columns,
+        {"ra_error": 0.3, "dec_error": 0.3},
+    )
+    got = read(tmp_path / "out")
+    assert got.schema.field("left_id").type == pa.uint64() and got.schema.field("right_id").type == pa.int16()
+    found = set(
+        zip(got["left_id"].to_pylist(), got["right_id"].to_pylist(), got["right_rank"].to_pylist(), strict=True)
+    )
+    # two at one place: the smaller id is the nearer
+    assert found == {(0, -7, 1), (top, -7, 2), (1 << 63, 3, 1)}
+    assert got["sigmas"].null_count == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"id": "note"}, "'note' for id is string; wanted integers"),
+        ({"id": "no"}, "no column 'no' for id"),
+        ({"pmra": "pmra"}, "name all three"),
+        ({"epoch": 2016.0}, "says nothing"),
+        ({"ra": 5.0}, "wanted the name of a column"),
+        ({"mass": "key"}, "no meaning 'mass'"),
+        ({"epoch_min": 2030.0, "epoch_max": "epoch_max"}, None),
+    ],
+)
+def test_columns_are_refused_in_words(
+    sides: tuple[Path, Path], tmp_path: Path, columns: dict[str, str | float], words: str | None
+) -> None:
+    if words is None:
+        pytest.skip("a constant beside a column is held against it when rows are read")
+    with pytest.raises(ValueError, match=words):
+        crossmatch_files(*sides, 1.0, tmp_path / "out", columns)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_rows_are_named_with_their_file(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(sides[0], tmp_path / "left")
+    table = pq.read_table(tmp_path / "left/1.parquet")
+    row = table.num_rows - 2
+    for name, value, words in (
+        ("dec", float("nan"), "dec nan"),
+        ("ra", -0.1, "ra -0.1"),
+        ("key", None, "key is null"),
+        ("epoch_max", 1900.0, "to 1900.0"),
+    ):
+        values = table.column(name).to_pylist()
+        values[row] = value
+        extra = {"epoch_min": pa.array(np.full(table.num_rows, 1901.0))} if name == "epoch_max" else {}
+        if name == "epoch_max":
+            values = [1999.0] * table.num_rows
+            values[row] = value
+        changed = table
+        for column, new in {name: pa.array(values, table.schema.field(name).type), **extra}.items():
+            changed = changed.set_column(changed.column_names.index(column), column, new)
+        pq.write_table(changed, tmp_path / "left/1.parquet", row_group_size=100)
+        with pytest.raises(ValueError, match=rf"1\.parquet at row {row}.*{words}"):
+            crossmatch_files(tmp_path / "left", sides[1], 1.0, tmp_path / "out", MOTION)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_or_absent_file_is_named(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = (sides[0] / "0.parquet").read_bytes()
+    (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
+    for left, words in (
+        (tmp_path / "half.parquet", "half.parquet: the file cannot be read"),
+        (tmp_path / "none.parquet", "none.parquet: the file is not there"),
+        (tmp_path, "half.parquet: the file cannot be read"),
+        ([], "no file was named"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            crossmatch_files(left, sides[1], 1.0, tmp_path / "out")
+    (tmp_path / "half.parquet").unlink()
+    with pytest.raises(ValueError, match=r"no \*\.parquet below"):
+        crossmatch_files(tmp_path, sides[1], 1.0, tmp_path / "out")
+    for radius in (0.0, float("nan"), 4000.0):
+        with pytest.raises(ValueError, match="the radius is"):
+            crossmatch_files(*sides, radius, tmp_path / "out")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from skycairn.match import outofcore
+before, left = outofcore._match, int(sys.argv[4])
+def match(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), 9)
+    before(*arguments)
+outofcore._match = match
+outofcore.crossmatch_files(sys.argv[1], sys.argv[2], 15.0, Path(sys.argv[3]), memory_bytes=1 << 17)
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_looks_done_and_goes_on(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "pairs"
+    arguments = [sys.executable, "-c", KILLED, *map(str, sides), str(out), "3"]
+    run = subprocess.run(arguments, check=False, env=dict(os.environ))
+    assert run.returncode == -signal.SIGKILL
+    assert not out.exists()
+    (work,) = tmp_path.glob(".pairs.work-*")
+    times = {p.stat().st_mtime_ns for p in work.rglob("part-*.parquet")}
+    assert len(times) == 3
+    seen: list[tuple[str, int, int]] = []
+    crossmatch_files(*sides, 15.0, out, memory_bytes=1 << 17, progress=lambda *a: seen.append(a))
+    assert {step for step, _, _ in seen} == {"match"} and seen[0][1] == 4
+    crossmatch_files(*sides, 15.0, tmp_path / "again", memory_bytes=1 << 17)
+    assert files_of(out) == files_of(tmp_path / "again")
+    assert times <= {p.stat().st_mtime_ns for p in out.iterdir()}
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_changed_input_is_not_matched_with_what_was_left(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(sides[0], tmp_path / "in/left")
+    out = tmp_path / "pairs"
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "in/left"), str(sides[1]), str(out), "3"]
+    subprocess.run(arguments, check=False, env=dict(os.environ))
+    (tmp_path / "in/left/1.parquet").unlink()
+    summary = crossmatch_files(tmp_path / "in/left", sides[1], 15.0, out, memory_bytes=1 << 17)
+    left = pa.concat_tables([pq.read_table(p) for p in sorted((tmp_path / "in/left").iterdir())])
+    right = pa.concat_tables([pq.read_table(p) for p in sorted(sides[1].iterdir())])
+    assert rows_of(read(out).drop_columns("healpix29")) == expected(left, right, 15.0, {})
+    assert summary.left_rows == left.num_rows
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "pairs"]
