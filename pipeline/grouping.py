@@ -20,7 +20,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.pipeline import sky
 from skycairn.match.pairs import (
     PAIR_SCHEMA,
     Positions,
@@ -30,6 +29,7 @@ from skycairn.match.pairs import (
     healpix29_of,
     keys_of,
 )
+from skycairn.pipeline import sky
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
