@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -68,7 +68,7 @@ class Slim:
         for name in self.names[2:]:
             out[name] = np.asarray(rows.column(named[name]).cast(pa.float64()).to_numpy())
         check_sky(out["ra"], out["dec"], path, first_row)
-        _check_epochs(out, path, first_row)
+        _check_epochs({**self._columns.constants(), **out}, path, first_row, rows.num_rows)
         if "healpix29" in named:
             cell = np.asarray(rows.column(named["healpix29"]).cast(pa.int64()).to_numpy())
             _spot_check(cell, out["ra"], out["dec"], path, named["healpix29"])
@@ -89,14 +89,15 @@ def _spot_check(cell: Ints, ra: NDArray[np.float64], dec: NDArray[np.float64], p
         )
 
 
-def _check_epochs(rows: dict[str, NDArray[np.float64]], path: str, first_row: int) -> None:
-    if "epoch_min" in rows and "epoch_max" in rows:
-        bad = rows["epoch_min"] > rows["epoch_max"]
+def _check_epochs(values: Mapping[str, NDArray[np.float64] | float], path: str, first_row: int, n_rows: int) -> None:
+    if "epoch_min" in values and "epoch_max" in values:
+        low, high = (np.broadcast_to(values[n], n_rows) for n in ("epoch_min", "epoch_max"))
+        bad = low > high
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"{path} at row {first_row + row} holds from epoch {rows['epoch_min'][row]} to "
-                f"{rows['epoch_max'][row]}; wanted epoch_min <= epoch_max"
+                f"{path} at row {first_row + row} holds from epoch {low[row]} to {high[row]}; "
+                "wanted epoch_min <= epoch_max"
             )
 
 
