@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from skycairn.match.inputs import Columns, Table, columns_of, jobs, open_table
 from skycairn.match.pairs import DENSITY_ORDER, PAIR_SCHEMA, Positions, beads, candidate_pairs, epoch_span
 from skycairn.match.posterior import DENSITY_ORDER as PRIOR_ORDER
-from skycairn.match.posterior import OCCUPIED_ORDER, Prior
+from skycairn.match.posterior import FOUND, FULL, OCCUPIED_ORDERS, Prior
 from skycairn.match.regions import Ints, Leaves, around, groups, inside, leaves, ranges, union
 from skycairn.match.runs import CELL, Runs, Slim, chunks, column, ids, sorted_rows, write_runs
 from skycairn.match.work import Progress, aside, each, pool, publish, work_folder
@@ -156,6 +156,7 @@ def crossmatch_files(
     out: Path,
     left_columns: Told | None = None,
     right_columns: Told | None = None,
+    found: float = FOUND,
     memory_bytes: int = MEMORY_BYTES,
     workers: int = 1,
     progress: Progress | None = None,
@@ -165,7 +166,7 @@ def crossmatch_files(
     `left` and `right` are files, folders of them, or a HATS catalogue; `left_columns` says which column is what
     (`Columns`), by default the usual names. The pairs are those of `candidate_pairs` of the whole tables, with
     `left_id`, `right_id` for the row numbers and the left source's `healpix29`; sorted by it, left_id and left_rank,
-    from one file to the next. `memory_bytes` is what all workers together may take beside their code; it holds as long
+    from one file to the next. `found` is the prior of the posteriors (`posterior.Prior`). `memory_bytes` is what all workers together may take beside their code; it holds as long
     as no cell of order 10 (3.4 arcmin), or of the search, holds more than a worker's share.
 
     A cut off run is taken up where it was by the same call. ValueError for a bad radius, column or row (file and row
@@ -184,6 +185,7 @@ def crossmatch_files(
     identity = {
         "format": FORMAT,
         "radius_arcsec": radius_arcsec,
+        "found": found,
         "memory": [memory_bytes, workers],
         "left": [tables[0].identity(), asdict(columns[0])],
         "right": [tables[1].identity(), asdict(columns[1])],
@@ -192,7 +194,7 @@ def crossmatch_files(
     share = memory_bytes // workers
     with work_folder(out, identity) as folder, pool(workers) as executor:
         sides = [_sorted(t, c, folder, share, executor, tell) for t, c in zip(tables, columns, strict=True)]
-        shared = _shared(sides[0], sides[1], radius_arcsec)
+        shared = _shared(sides[0], sides[1], radius_arcsec, found)
         tasks = _tasks(shared, share - sum(_held(s) for s in sides))
         schema = _pair_schema(shared)
         parts = [folder / "result" / f"part-{i:06d}.parquet" for i in range(len(tasks))]
@@ -245,9 +247,9 @@ def _sorted(
 # -- motion
 
 
-def _shared(left: Side, right: Side, radius_arcsec: float) -> Sides:
+def _shared(left: Side, right: Side, radius_arcsec: float, found: float) -> Sides:
     """Sets the fast sources of both sides apart, and says how far a task must look for the others."""
-    prior = Prior(_densities(left), _densities(right)) if left.has_errors and right.has_errors else None
+    prior = Prior(_densities(left), _densities(right), found) if left.has_errors and right.has_errors else None
     if not (left.moves or right.moves):
         return Sides(left, right, None, None, radius_arcsec, radius_arcsec, prior)
     left_span, right_span = _span(left), _span(right)
@@ -257,12 +259,22 @@ def _shared(left: Side, right: Side, radius_arcsec: float) -> Sides:
 
 
 def _densities(side: Side) -> dict[int, float]:
-    """As `posterior.densities` of all rows, by counting them."""
-    cell = np.arange(12 << 2 * OCCUPIED_ORDER, dtype=np.int64)
-    count = side.runs().count(*ranges(OCCUPIED_ORDER, cell)).reshape(-1, 1 << 2 * (OCCUPIED_ORDER - PRIOR_ORDER))
-    rows, occupied = count.sum(axis=1), (count > 0).sum(axis=1)
-    some = np.flatnonzero(rows)
-    density = rows[some] / (occupied[some] * sky.cell_size_arcsec(OCCUPIED_ORDER) ** 2)
+    """As `posterior.densities` of all rows, a block at a time."""
+    finest = OCCUPIED_ORDERS[-1]
+    occupied = np.zeros(12 << 2 * finest, bool)
+    count = np.zeros(12 << 2 * PRIOR_ORDER, np.int64)
+    for block in side.runs().blocks(BLOCK_ROWS):
+        cell = np.asarray(column(block, CELL), np.int64)
+        occupied[sky.cells(cell, finest)] = True
+        count += np.bincount(sky.cells(cell, PRIOR_ORDER), minlength=count.size)
+    some = np.flatnonzero(count)
+    count = count[some]
+    density = np.zeros(some.size)
+    for order in OCCUPIED_ORDERS:
+        cells = occupied.reshape(12 << 2 * order, -1).any(axis=1).reshape(12 << 2 * PRIOR_ORDER, -1)
+        n_occupied = cells.sum(axis=1)[some]
+        good = (count >= FULL * n_occupied) | (order == OCCUPIED_ORDERS[0])
+        density[good] = (count / (n_occupied * sky.cell_size_arcsec(order) ** 2))[good]
     return dict(zip(some.tolist(), density.tolist(), strict=True))
 
 

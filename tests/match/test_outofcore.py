@@ -116,7 +116,7 @@ def test_pairs_are_those_of_the_whole_tables(
     if n and m:
         right = pa.concat_tables([right, beside(rng, left, m, radius / 2)])
     inputs = [write(t, folder / name, rng) for t, name in ((left, "left"), (right, "right"))]
-    summary = crossmatch_files(*inputs, radius, folder / "out", columns, columns, LEAST_MEMORY)
+    summary = crossmatch_files(*inputs, radius, folder / "out", columns, columns, memory_bytes=LEAST_MEMORY)
     got = read(folder / "out")
     assert rows_of(got.drop_columns("healpix29")) == expected(left, right, radius, columns)
     assert summary.pairs == got.num_rows
@@ -140,15 +140,15 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_pairs_do_not_hang_on_memory_workers_or_how_rows_lie(sides: tuple[Path, Path], tmp_path: Path) -> None:
     known = MOTION | ERRORS
-    crossmatch_files(*sides, 15.0, tmp_path / "whole", known, known)
+    crossmatch_files(*sides, 15.0, tmp_path / "whole", known, known, memory_bytes=1 << 30)
     whole = read(tmp_path / "whole")
     assert len(list((tmp_path / "whole").glob("*.parquet"))) == 1
-    crossmatch_files(*sides, 15.0, tmp_path / "tasks", known, known, 2 * LEAST_MEMORY, workers=2)
+    crossmatch_files(*sides, 15.0, tmp_path / "tasks", known, known, memory_bytes=2 * LEAST_MEMORY, workers=2)
     assert read(tmp_path / "tasks").equals(whole) and whole.num_rows > 1000
     for name, side in zip(("left", "right"), sides, strict=True):
         write_catalogue(side, tmp_path / name, leaf_rows=100)
     sorted_sides = tmp_path / "left", tmp_path / "right"
-    crossmatch_files(*sorted_sides, 15.0, tmp_path / "sorted", known, known, LEAST_MEMORY)
+    crossmatch_files(*sorted_sides, 15.0, tmp_path / "sorted", known, known, memory_bytes=LEAST_MEMORY)
     assert read(tmp_path / "sorted").equals(whole)
     said = json.loads((tmp_path / "sorted/crossmatch.json").read_text())
     assert said["pairs"] == whole.num_rows and said["left_rows"] == 1575
