@@ -44,9 +44,14 @@ class Piece:
 
     path: str
     groups: tuple[int, ...]
+    group_rows: tuple[int, ...]
     first_row: int
     "of the file"
-    n_rows: int
+
+    @property
+    def n_rows(self) -> int:
+        """Of these row groups."""
+        return sum(self.group_rows)
 
 
 @dataclass(frozen=True)
@@ -300,36 +305,45 @@ def jobs(table: Table, most_rows: int) -> list[tuple[Piece, ...]]:
         for i, n in enumerate(file.group_rows):
             if total and total + n > most_rows:
                 if i > begin:
-                    now.append(Piece(file.path, tuple(range(begin, i)), first, taken))
+                    now.append(Piece(file.path, tuple(range(begin, i)), file.group_rows[begin:i], first))
                 out.append(tuple(now))
                 now, total = [], 0
                 first, begin, taken = first + taken, i, 0
             total += n
             taken += n
         if taken:
-            now.append(Piece(file.path, tuple(range(begin, len(file.group_rows))), first, taken))
+            now.append(Piece(file.path, tuple(range(begin, len(file.group_rows))), file.group_rows[begin:], first))
     if now:
         out.append(tuple(now))
     return out
 
 
 def batches(piece: Piece, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
-    """The piece's rows, few at a time: (row of the file of the first, table)."""
+    """The piece's rows, few at a time: (row of the file of the first, table). A row group of twice as many is one."""
     first = piece.first_row
     path = Path(piece.path)
-    with damage(path):
-        file = pq.ParquetFile(path)
-    with file:
-        reader = file.iter_batches(batch_rows, list(piece.groups), columns=list(columns))
-        while True:
-            with damage(path):
-                batch = next(reader, None)
-            if batch is None:
-                break
-            yield first, pa.Table.from_batches([batch]).select(list(columns))
-            first += batch.num_rows
-    if first != piece.first_row + piece.n_rows:
-        raise ValueError(f"{path} gave {first - piece.first_row} rows where its footer says {piece.n_rows}")
+    for group, n_rows in zip(piece.groups, piece.group_rows, strict=True):
+        # a file opened anew each time costs little, and holds no buffers
+        with damage(path):
+            file = pq.ParquetFile(path, pre_buffer=False)
+        with file:
+            start = first
+            if n_rows <= 2 * batch_rows:
+                with damage(path):
+                    rows = file.read_row_group(group, columns=list(columns), use_threads=True)
+                yield first, rows.select(list(columns))
+                first += rows.num_rows
+            else:
+                reader = file.iter_batches(batch_rows, [group], columns=list(columns))
+                while True:
+                    with damage(path):
+                        batch = next(reader, None)
+                    if batch is None:
+                        break
+                    yield first, pa.Table.from_batches([batch]).select(list(columns))
+                    first += batch.num_rows
+        if first - start != n_rows:
+            raise ValueError(f"{path}: row group {group} gave {first - start} rows where its footer says {n_rows}")
 
 
 def check_sky(ra: NDArray[np.float64], dec: NDArray[np.float64], path: str, first_row: int) -> None:

@@ -41,8 +41,10 @@ WHAT = "skycairn crossmatch"
 MEMORY_BYTES = 2 << 30
 LEAST_MEMORY = 1 << 16
 """So little gives very many tasks; tests want it."""
-ROW_BYTES = 400
-"""Memory that matching takes for each row of both tables, and"""
+ROW_BYTES = 120
+"""Memory that matching takes for each row of both tables (112 measured with 4 columns), and"""
+COLUMN_BYTES = 20
+"""for each of its columns, and"""
 PAIR_BYTES = 400
 """for each pair."""
 FAST_MOST = 20_000
@@ -166,8 +168,9 @@ def crossmatch_files(
     `left` and `right` are files, folders of them, or a HATS catalogue; `left_columns` says which column is what
     (`Columns`), by default the usual names. The pairs are those of `candidate_pairs` of the whole tables, with
     `left_id`, `right_id` for the row numbers and the left source's `healpix29`; sorted by it, left_id and left_rank,
-    from one file to the next. `found` is the prior of the posteriors (`posterior.Prior`). `memory_bytes` is what all workers together may take beside their code; it holds as long
-    as no cell of order 10 (3.4 arcmin), or of the search, holds more than a worker's share.
+    from one file to the next. `found` is the prior of the posteriors (`posterior.Prior`). `memory_bytes` is what all
+    workers together may take beside their code (about 300 MB each); it holds as long as no cell of order 10 (3.4
+    arcmin), or of the search, holds more than a worker's share.
 
     A cut off run is taken up where it was by the same call. ValueError for a bad radius, column or row (file and row
     are named), and where `out` is there already; BlockingIOError where another process writes it.
@@ -226,7 +229,7 @@ def _sorted(
         job = [piece for some in jobs(table, table.n_rows) for piece in some]
         rows = pa.concat_tables([reader.schema.empty_table(), *chunks(job, reader, share)])
         tell(f"sort {table.what}", 1, 1)
-        return replace(side, held=Runs.of(sorted_rows(rows)))
+        return replace(side, held=Runs.of(sorted_rows(rows, full=True)))
     runs.mkdir(exist_ok=True)
     # a run is read, sorted and written: rows, their order and the sorted rows at once
     most_bytes = share // 6
@@ -319,11 +322,12 @@ def _tasks(shared: Sides, task_bytes: int) -> list[Task]:
     """The sky cut so that each task's rows and pairs fit the memory, whatever their density; ascending."""
     left, right = shared.left.runs(), shared.right.runs()
     most = max(task_bytes, LEAST_MEMORY)
+    row_bytes = [ROW_BYTES + COLUMN_BYTES * len(side.schema) for side in (shared.left, shared.right)]
 
     def weight(rows: Ints, order: NDArray[np.int64] | int) -> NDArray[np.float64]:
         area = np.degrees(np.degrees(4 * np.pi / 12)) * 3600.0**2 / 4.0 ** np.asarray(order)
         pairs = rows[0].astype(float) * rows[1] * np.pi * shared.radius_arcsec**2 / area
-        return np.asarray(ROW_BYTES * (rows[0] + rows[1]) + PAIR_BYTES * pairs, np.float64)
+        return np.asarray(row_bytes[0] * rows[0] + row_bytes[1] * rows[1] + PAIR_BYTES * pairs, np.float64)
 
     found: Leaves = leaves(
         lambda low, high: np.stack([left.count(low, high), right.count(low, high)]),
@@ -370,7 +374,7 @@ def _rows(shared: Sides, task: Task, own: tuple[Ints, Ints]) -> tuple[pa.Table, 
     """All right rows that may match one of the task's left rows, and all left rows that may match one of those."""
     if task.whole:
         everything = ranges(0, np.arange(12))
-        return tuple(sorted_rows(s.runs().rows(everything), full=True) for s in (shared.left, shared.right))
+        return _gather(shared.left, None, everything, None), _gather(shared.right, None, everything, None)
     rings = [around(k, c, shared.reach_arcsec, 2) for k, c in zip(task.order.tolist(), task.cell.tolist(), strict=True)]
     near, far = [own, *(r[0] for r in rings)], [own, *(r[1] for r in rings)]
     order = sky.order_for(shared.reach_arcsec)
@@ -395,6 +399,9 @@ def _gather(side: Side, fast: Fast | None, where: tuple[Ints, Ints], some: Ints 
     if fast is not None:
         slow = _reach(Positions.of(side.positions(rows)), fast.span) <= fast.slow_arcsec
         rows = pa.concat_tables([rows.filter(pa.array(slow)), fast.rows.take(pa.array(some))])
+    elif side.held is not None:
+        # of one run, whose rows were sorted in full
+        return rows.combine_chunks()
     return sorted_rows(rows, full=True)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.match.inputs import Columns, Piece, batches, check_sky
-from skycairn.match.regions import Ints, Ranges
+from skycairn.match.regions import Ints, Ranges, union
 from skycairn.pipeline import sky
 
 CELL = "_healpix_29"
@@ -123,14 +123,45 @@ def ids(key: Ints, id_type: pa.DataType) -> pa.Array:
 
 def order_of(cell: Ints, *ties: NDArray[np.generic]) -> Ints:
     """Rows in ascending order of cell, then of `ties` one after the other: the same for the same set of rows."""
-    order = np.argsort(cell)
+    order = _argsort(cell)
     sorted_cell = cell[order]
     same = sorted_cell[1:] == sorted_cell[:-1]
     if ties and same.any():
-        at = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        rows = order[at]
-        order[at] = rows[np.lexsort([*(t[rows] for t in reversed(ties)), cell[rows]])]
+        _settle(order, same, *ties, sorted_cell)
+    return order
+
+
+def _argsort(cell: Ints) -> Ints:
+    """As `np.argsort`: cell and row number packed into one number, which sorts several times faster.
+
+    The cell's last bits may have to go for it; rows that are equal without them are settled afterwards.
+    """
+    if cell.size < 2:
+        return np.arange(cell.size)
+    low, high = int(cell.min()), int(cell.max())
+    row_bits = (cell.size - 1).bit_length()
+    lost = max(0, (high - low).bit_length() + row_bits - 63)
+    packed = (((cell - low) >> lost) << row_bits) | np.arange(cell.size)
+    packed.sort()
+    order = packed & ((1 << row_bits) - 1)
+    if lost:
+        packed >>= row_bits
+        same = packed[1:] == packed[:-1]
+        if same.sum() > cell.size // 4:
+            return np.asarray(np.argsort(cell), np.int64)
+        if same.any():
+            _settle(order, same, cell, packed)
     return np.asarray(order, np.int64)
+
+
+def _settle(order: Ints, same: NDArray[np.bool_], *by: NDArray[np.generic]) -> None:
+    """Sort, in place, runs of rows that are the same as the one before, by all but the last of `by`, rows' values.
+
+    The last of them is in the order of `order` already, and tells one run from another.
+    """
+    at = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = order[at]
+    order[at] = rows[np.lexsort([*(values[rows] for values in reversed(by[:-1])), by[-1][at]])]
 
 
 def sorted_rows(rows: pa.Table, full: bool = False) -> pa.Table:
@@ -263,7 +294,7 @@ class Runs:
 
     def rows(self, where: Ranges) -> pa.Table:
         """The rows in these ranges, sorted within each run only, maybe in several chunks."""
-        low, high = where
+        low, high = union([where])
         out: list[pa.Table] = []
         for run in self.runs:
             start, stop = np.searchsorted(run.cell, low), np.searchsorted(run.cell, high)
