@@ -5,7 +5,7 @@
 The kernel starts from tables that are sorted by HEALPix, all others from ra and dec in no order; all must find as many
 nearest pairs. Prints seconds, rows a second (both tables' rows), and ratios; what share of the kernel's time is
 needed to read its columns once (the limit of memory bandwidth, measured in the same run); the memory that the kernel
-allocates; and how long it takes to be compiled, which is once a machine. `match_files.py` has LSDB, STILTS, hats-import.
+allocates; how long it takes to be compiled, once a machine. LSDB, STILTS and hats-import: `match_files.py`.
 """
 
 import os
