@@ -16,7 +16,7 @@ from astropy.coordinates import SkyCoord
 from scipy.spatial import cKDTree
 
 from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import candidate_pairs
+from skycairn.match.pairs import candidate_pairs
 
 RADIUS_ARCSEC = 1.0
 

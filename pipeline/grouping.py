@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match import idlinks
 from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import (
+from skycairn.match.pairs import (
     PAIR_SCHEMA,
     Positions,
     beads,
