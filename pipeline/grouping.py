@@ -23,7 +23,6 @@ from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match import idlinks
-from skycairn.pipeline import sky
 from skycairn.match.pairs import (
     PAIR_SCHEMA,
     Positions,
@@ -33,6 +32,7 @@ from skycairn.match.pairs import (
     healpix29_of,
     keys_of,
 )
+from skycairn.pipeline import sky
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

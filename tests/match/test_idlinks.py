@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skycairn.match.idlinks import DISAGREEMENTS, FARTHEST_ARCSEC, disagreements, named
+from skycairn.match.pairs import separation_uas
 from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import separation_uas
 from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3}

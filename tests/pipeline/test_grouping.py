@@ -50,7 +50,7 @@ FIRST_KEYS = (-(2**63), 0, 1 << 61, 2**63 - 1000)
 def crowd(
     rng: np.random.Generator, place: tuple[float, float], n: int, speed: float, links: float = 0.5
 ) -> dict[str, pa.Table]:
-    """Some surveys of one crowded patch: chains, blends, doubles, movers; a share of `links` of the rows name another."""
+    """Some surveys of one crowded patch: chains, blends, doubles, movers; a share of `links` of the rows name one."""
     out = {}
     seen_by, keys = {}, {}
     patch = rng.choice([5.0, 15.0, 60.0])
