@@ -15,8 +15,8 @@ import pyarrow as pa
 from astropy.coordinates import SkyCoord
 from scipy.spatial import cKDTree
 
-from skycairn.pipeline import sky
 from skycairn.match.pairs import candidate_pairs
+from skycairn.pipeline import sky
 
 RADIUS_ARCSEC = 1.0
 

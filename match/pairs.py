@@ -229,7 +229,9 @@ def _in_order(beads: Beads) -> Beads:
     if (beads.healpix29[1:] >= beads.healpix29[:-1]).all():
         return beads
     order = np.argsort(beads.healpix29, kind="stable")
-    return Beads(*(getattr(beads, f.name)[order] for f in fields(beads)[:-1]), beads.cover_arcsec)
+    return Beads(
+        beads.row[order], beads.ra[order], beads.dec[order], beads.healpix29[order], cover_arcsec=beads.cover_arcsec
+    )
 
 
 def _within(a: Positions, b: Positions, a_cell: Ints, b_cell: Ints, radius_arcsec: float) -> tuple[Ints, Ints, Ints]:
@@ -255,13 +257,20 @@ def _within(a: Positions, b: Positions, a_cell: Ints, b_cell: Ints, radius_arcse
     return i[order], j[order], apart[order]
 
 
-def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float, prior: Prior | None = None) -> pa.Table:
+def candidate_pairs(
+    left: pa.Table,
+    right: pa.Table,
+    radius_arcsec: float,
+    prior: Prior | None = None,
+    right_ratio: Floats | None = None,
+) -> pa.Table:
     """All pairs within `radius_arcsec`, as `PAIR_SCHEMA`, sorted by left_row and left_rank.
 
     Ranks order the candidates of a source by (separation_uas, key of the other). `chance` is 1 - exp(-pi s^2 n): the
     probability that an unrelated source lies within the separation s, where n is the surface density of the denser
     table, counted in the left source's order-10 cell (3.4 arcmin; at least one source). Where the cell is cut by the
-    edge of a footprint it is too low. `sigmas` and the posteriors are as in `posterior.py`, with this prior.
+    edge of a footprint it is too low. `sigmas` and the posteriors are as in `posterior.py`, with this prior and, for
+    each right row, the ratio of a magnitude prior. Errors of a moving source are those at its own epoch.
 
     Raises ValueError for a radius not above 0, a missing column, or a row whose position is not on the sky.
     """
@@ -278,32 +287,38 @@ def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float, prior
     chance = np.round(_chance(a_cell, b_cell, i, separation), 12)
     columns = [i, j, separation, left_rank, right_rank, (left_rank == 1) & (right_rank == 1)]
     columns += [left_rivals, right_rivals, chance]
-    columns += _by_errors(a, b, a_cell, b_cell, i, j, separation, prior)
+    columns += _by_errors(a, b, a_cell, b_cell, i, j, separation, prior, right_ratio)
     order = np.lexsort((left_rank, i))
     return pa.table([pa.array(c[order], from_pandas=True) for c in columns], schema=PAIR_SCHEMA)
 
 
 def _by_errors(
-    a: Positions, b: Positions, a_cell: Ints, b_cell: Ints, i: Ints, j: Ints, separation: Ints, prior: Prior | None
+    a: Positions,
+    b: Positions,
+    a_cell: Ints,
+    b_cell: Ints,
+    i: Ints,
+    j: Ints,
+    separation: Ints,
+    prior: Prior | None,
+    right_ratio: Floats | None,
 ) -> list[Floats]:
     """`sigmas`, `left_posterior`, `right_posterior`; NaN where an error is not known."""
-    out = [np.full(i.size, np.nan) for _ in range(3)]
-    known = np.isfinite(a.ra_error * a.dec_error)[i] & np.isfinite(b.ra_error * b.dec_error)[j]
-    if not known.any():
-        return out
-    rows = np.flatnonzero(known)
+    sigmas, likelihood = np.full(i.size, np.nan), np.full(i.size, np.nan)
+    rows = np.flatnonzero(np.isfinite(a.ra_error * a.dec_error)[i] & np.isfinite(b.ra_error * b.dec_error)[j])
+    if not rows.size:
+        return [sigmas, sigmas, sigmas]
     one, other = a.take(i[rows]), b.take(j[rows])
     east, north = _directions(one, other)
-    arcsec = separation[rows] / 1e6
-    errors = np.hypot(one.ra_error, other.ra_error), np.hypot(one.dec_error, other.dec_error)
-    sigmas = arcsec * np.hypot(east / errors[0], north / errors[1])
-    likelihood = np.full(i.size, np.nan)
-    likelihood[rows] = np.exp(-(sigmas**2) / 2) / (2 * np.pi * errors[0] * errors[1])
+    ra_error, dec_error = np.hypot(one.ra_error, other.ra_error), np.hypot(one.dec_error, other.dec_error)
+    sigmas[rows] = separation[rows] / 1e6 * np.hypot(east / ra_error, north / dec_error)
+    likelihood[rows] = np.exp(-(sigmas[rows] ** 2) / 2) / (2 * np.pi * ra_error * dec_error)
     prior = prior or Prior.of(a_cell, b_cell)
-    left, right = posterior.posteriors(i, j, likelihood, *prior.of_pairs(a_cell[i]))
-    out[0][rows] = sigmas
-    out[1], out[2] = left, right
-    return [np.round(values, DIGITS) for values in out]
+    found = prior.found or posterior.estimate_found(i, j, likelihood, prior, a_cell, b_cell)
+    left, right, lower = prior.of_pairs(a_cell[i])
+    ratio = 1.0 if right_ratio is None else right_ratio[j]
+    of_left, of_right = posterior.posteriors(i, j, likelihood, left, right, found * lower, ratio)
+    return [np.round(values, DIGITS) for values in (sigmas, of_left, of_right)]
 
 
 def _directions(a: Positions, b: Positions) -> tuple[Floats, Floats]:

@@ -28,19 +28,25 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 FOUND = 0.9
+MOST_STEPS = 100
 DENSITY_ORDER = 6
 """Densities are those of the left source's cell of this order, the work cell."""
-OCCUPIED_ORDER = 8
-"""A cell is as large as the cells of this order (13.7 arcmin) that hold any source of the table."""
+OCCUPIED_ORDERS = (8, 9, 10)
+"""A cell is as large as its cells of one of these orders (13.7 to 3.4 arcmin) that hold any source of the table."""
+FULL = 8
+"""Of these, the deepest whose occupied cells hold so many sources each: few would be empty by chance."""
 
 
 def densities(healpix29: Ints) -> dict[int, float]:
     """Sources a square arcsecond of what is occupied, by order-6 cell."""
     cell, count = np.unique(sky.cells(healpix29, DENSITY_ORDER), return_counts=True)
-    occupied = np.unique(sky.cells(healpix29, OCCUPIED_ORDER)) >> 2 * (OCCUPIED_ORDER - DENSITY_ORDER)
-    _, n_occupied = np.unique(occupied, return_counts=True)
-    area = n_occupied * sky.cell_size_arcsec(OCCUPIED_ORDER) ** 2
-    return dict(zip(cell.tolist(), (count / area).tolist(), strict=True))
+    out = np.zeros(cell.size)
+    for order in OCCUPIED_ORDERS:
+        occupied = np.unique(sky.cells(healpix29, order)) >> 2 * (order - DENSITY_ORDER)
+        _, n_occupied = np.unique(occupied, return_counts=True)
+        good = (count >= FULL * n_occupied) | (order == OCCUPIED_ORDERS[0])
+        out[good] = (count / (n_occupied * sky.cell_size_arcsec(order) ** 2))[good]
+    return dict(zip(cell.tolist(), out.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -50,30 +56,30 @@ class Prior:
     left: Mapping[int, float]
     "sources of the left table a square arcsecond, by order-6 cell"
     right: Mapping[int, float]
-    found: float = FOUND
-    "share of the sparser table's sources that have a counterpart in the other"
+    found: float | None = FOUND
+    "share of the sparser table's sources that have a counterpart in the other; None = to be estimated"
 
     def __post_init__(self) -> None:
-        if not 0 < self.found < 1:
+        if self.found is not None and not 0 < self.found < 1:
             raise ValueError(f"the share with a counterpart is {self.found}; wanted above 0 and below 1")
 
     @classmethod
-    def of(cls, left_healpix29: Ints, right_healpix29: Ints, found: float = FOUND) -> Prior:
+    def of(cls, left_healpix29: Ints, right_healpix29: Ints, found: float | None = FOUND) -> Prior:
         """With densities counted in the tables themselves."""
         return cls(densities(left_healpix29), densities(right_healpix29), found)
 
     def of_pairs(self, left_healpix29: Ints) -> tuple[Floats, Floats, Floats]:
-        """Of each pair, by its left source: the densities left and right, and that of things that are in both.
+        """Of each pair, by its left source: the densities left and right, and the lower of the two.
 
         Where the right table has no density in the left source's cell, a border of the sky lies between them: one
         source an occupied cell is assumed.
         """
         cell, which = np.unique(sky.cells(left_healpix29, DENSITY_ORDER), return_inverse=True)
-        least = sky.cell_size_arcsec(OCCUPIED_ORDER) ** -2
+        least = sky.cell_size_arcsec(OCCUPIED_ORDERS[0]) ** -2
         left, right = (
             np.array([of.get(c, least) for c in cell.tolist()], np.float64)[which] for of in (self.left, self.right)
         )
-        return left, right, self.found * np.minimum(left, right)
+        return left, right, np.minimum(left, right)
 
 
 def posteriors(
@@ -83,16 +89,16 @@ def posteriors(
     left_density: Floats,
     right_density: Floats,
     common_density: Floats,
-    ratio: Floats | None = None,
+    ratio: Floats | float = 1.0,
 ) -> tuple[Floats, Floats]:
     """Posterior of each pair among the left source's candidates, and among the right one's.
 
     `likelihood` is a square arcsecond's, NaN where an error is not known: such a pair has no posterior, and none of
-    the others counts it. `ratio` is of the right source's magnitude: how much more often counterparts have it than
-    sources at large.
+    the others counts it. `common_density` is that of things that are in both tables, below both others. `ratio` is
+    of the right source's magnitude: how much more often counterparts have it than sources at large.
     """
     known = np.isfinite(likelihood)
-    value = np.where(known, likelihood, 0.0) * (1.0 if ratio is None else ratio)
+    value = np.where(known, likelihood, 0.0) * ratio
     out = []
     for row, own, other in ((left_row, left_density, right_density), (right_row, right_density, left_density)):
         # with the densities of this pair's own place for all rivals, wherever they lie
@@ -102,6 +108,60 @@ def posteriors(
         with np.errstate(over="ignore", invalid="ignore"):
             out.append(np.where(known, weight * value / (1 + weight * total), np.nan))
     return out[0], out[1]
+
+
+def estimate_found(
+    left_row: Ints,
+    right_row: Ints,
+    likelihood: Floats,
+    prior: Prior,
+    left_healpix29: Ints,
+    right_healpix29: Ints,
+) -> float:
+    """The share `found` that agrees with itself: as many sources have a counterpart as the posteriors add up to.
+
+    Found by expectation and maximization over all left sources; the sky that both tables occupy (cells of order 8)
+    alone counts. Kept within 0.001 and 0.999: no table says that a share is exactly none or all.
+    """
+    tables = [sky.cells(healpix29, OCCUPIED_ORDERS[0]) for healpix29 in (left_healpix29, right_healpix29)]
+    both = np.intersect1d(tables[0], tables[1])
+    up = 2 * (OCCUPIED_ORDERS[0] - DENSITY_ORDER)
+    cell = np.unique(both >> up)
+    inside = (np.searchsorted(cell, table[np.isin(table, both)] >> up) for table in tables)
+    n_sparser = np.minimum(*(np.bincount(which, minlength=cell.size) for which in inside)).sum()
+    if not n_sparser:
+        return FOUND
+    left, right, lower = prior.of_pairs(left_healpix29[left_row])
+    found = FOUND
+    for _ in range(MOST_STEPS):
+        before = found
+        of_left, _ = posteriors(left_row, right_row, likelihood, left, right, found * lower)
+        found = float(np.clip(np.nansum(of_left) / n_sparser, 0.001, 0.999))
+        if abs(found - before) < 1e-6:
+            break
+    return found
+
+
+def magnitude_ratio(magnitude: Floats, is_counterpart: NDArray[np.bool_], n_bins: int = 20) -> Floats:
+    """How much more often counterparts have each source's magnitude than sources at large do, learnt from safe ones.
+
+    Bins hold as many counterparts each (NWAY's `auto` prior); one is added to each bin's count in both, so that no bin
+    says never. 1 where the magnitude is not known. ValueError with fewer than ten counterparts a bin.
+    """
+    known = np.isfinite(magnitude)
+    safe = magnitude[known & is_counterpart]
+    if safe.size < 10 * n_bins:
+        raise ValueError(
+            f"{safe.size} safe counterparts have a magnitude; wanted {10 * n_bins} to learn a magnitude prior from: "
+            "match without one, or more of the sky at once"
+        )
+    edges = np.unique(np.quantile(safe, np.linspace(0, 1, n_bins + 1)[1:-1]))
+    bin_of = np.searchsorted(edges, magnitude, side="right")
+    n = edges.size + 1
+    of_safe = np.bincount(bin_of[known & is_counterpart], minlength=n) + 1.0
+    of_all = np.bincount(bin_of[known], minlength=n) + 1.0
+    ratio = (of_safe / of_safe.sum()) / (of_all / of_all.sum())
+    return np.where(known, ratio[np.minimum(bin_of, n - 1)], 1.0)
 
 
 def _sum_by(row: Ints, value: Floats) -> Floats:
