@@ -3,6 +3,8 @@
 Of a star that moves two surveys without motions may see two places farther apart than that. Where a member that knows
 its motion has been at both, they are of one object all the same (docs/contracts.md, 4).
 
+Where a table has a column `link.OTHER` (see idlinks.py), the rows that it names go before what is merely near.
+
 `group` does a whole set of sources at once. `match_cell` does one work cell, reading as much round it as the answer
 needs; over all cells it gives what `group` gives. Both follow docs/contracts.md, 4.
 """
@@ -20,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import idlinks
 from skycairn.match.pairs import (
     PAIR_SCHEMA,
     Positions,
@@ -43,7 +46,8 @@ EPOCHS = (1990.0, 2035.0)
 BEAD_ARCSEC = 8.0
 FEWEST_RINGS = 2
 COLUMNS = ("key", "healpix29", *Positions.__dataclass_fields__)
-"""Columns that matching reads."""
+"""Columns that matching reads, beside those that begin with `idlinks.PREFIX`."""
+PAIRS = PAIR_SCHEMA.append(pa.field("link", pa.bool_()))
 
 
 def radius_of(radii: Radii, a: str, b: str) -> float:
@@ -70,8 +74,9 @@ class Groups:
     is that of the blend group; `n_SURVEY`, how many sources of each survey that group has."""
     pairs: pa.Table
     """One row a candidate, sorted by (rank, key) of a, of b; a is of the survey of lower rank: `survey_a`, `key_a`,
-    `survey_b`, `key_b`, `separation_uas`, `rank_a`, `rank_b`, `rivals_a`, `rivals_b`, `chance`, `mutual` (an edge),
-    `accepted` (both are of one object), `conflict` (a refused edge), `blend_survey`, `blend_key`."""
+    `survey_b`, `key_b`, `separation_uas`, `rank_a`, `rank_b`, `rivals_a`, `rivals_b`, `chance`, `link` (one names the
+    other by its id), `mutual` (an edge), `accepted` (both are of one object), `conflict` (a refused edge),
+    `blend_survey`, `blend_key`. Ranks go by id first, see `idlinks.ranked`."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +145,13 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
         for j, right in enumerate(names[i + 1 :], i + 1):
             radius = radius_of(radii, left, right)
             pairs = candidate_pairs(sources[left], sources[right], radius)
+            pairs = idlinks.ranked(pairs, sources[left], sources[right], (left, right))
             a = number[i][pairs.column("left_row").to_numpy()]
             b = number[j][pairs.column("right_row").to_numpy()]
             limits[i, j] = round(radius * 1e6)
             ends.append((a, b, np.full(a.size, limits[i, j])))
             found.append(pairs)
-    pairs = pa.concat_tables(found) if found else PAIR_SCHEMA.empty_table()
+    pairs = pa.concat_tables(found) if found else PAIRS.empty_table()
     a, b, radius_uas = (np.concatenate(part) for part in zip(*ends, strict=True)) if ends else (np.zeros(0, int),) * 3
     order = np.lexsort((b, a))
     n = int(start[-1])
@@ -184,11 +190,11 @@ def _anchors(c: _Candidates) -> Ints:
     edge = c.columns["mutual"][rest].astype(bool)
     scale = (common // r for r in c.radius_uas[rest[edge]].tolist())
     separation = c.columns["separation_uas"][rest[edge]].tolist()
-    edges = zip(
-        (s * k for s, k in zip(separation, scale, strict=True)), a[edge].tolist(), b[edge].tolist(), strict=True
-    )
+    by_position = (~c.columns["link"][rest[edge]].astype(bool)).tolist()
+    share = (s * k for s, k in zip(separation, scale, strict=True))
+    edges = zip(by_position, share, a[edge].tolist(), b[edge].tolist(), strict=True)
     holder: dict[int, list[int]] = {}
-    for _, x, y in sorted(edges):
+    for *_, x, y in sorted(edges):
         one, two = holder.setdefault(x, [x]), holder.setdefault(y, [y])
         if one is two:
             continue
@@ -275,6 +281,7 @@ def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Boo
                 "rivals_a": pa.array(column["left_rivals"]),
                 "rivals_b": pa.array(column["right_rivals"]),
                 "chance": pa.array(column["chance"]),
+                "link": pa.array(column["link"].astype(bool)),
                 "mutual": pa.array(column["mutual"]),
                 "accepted": pa.array(one),
                 "conflict": pa.array(column["mutual"].astype(bool) & ~one),
@@ -397,7 +404,7 @@ def _joined(
         if name in fast:
             row, at = tracks[name]
             parts.append(fast[name].take(np.unique(row[np.isin(at, read)])))
-        known = [[c for c in COLUMNS if c in part.column_names] for part in parts]
+        known = [[c for c in part.column_names if c in COLUMNS or c.startswith(idlinks.PREFIX)] for part in parts]
         parts = [part.select(columns) for part, columns in zip(parts, known, strict=True)]
         out[name] = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
     return out

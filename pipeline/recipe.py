@@ -54,6 +54,8 @@ class Match:
     "radius in arcsec for a pair of surveys, named `a-b`"
     on: str = "valid"
     "`valid`: all sources that can be trusted; `selected`: only those that the science cuts want, as AION-1 did"
+    ids: bool = True
+    "rows that name a row of another survey by its id are taken first, where the positions bear them out"
 
     def radius(self, a: str, b: str) -> float:
         """Radius of this pair of surveys, arcsec."""
@@ -364,6 +366,7 @@ def _section(kind: Any, values: Mapping[str, Any], where: str) -> Any:
             made[key] = tuple(float(v) for v in value)
         elif type(value) is not wanted:
             named = {dict: "a table", tuple: "a list of numbers", float: "a number", int: "a whole number"}
+            named[bool] = "true or false"
             raise ValueError(f"{where}.{key} is {value!r}; wanted {named.get(wanted, 'a text')}")
     return kind(**made)
 

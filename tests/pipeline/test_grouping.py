@@ -43,9 +43,16 @@ def offset(place: tuple[float, float], east, north) -> tuple[np.ndarray, np.ndar
     return sky.propagate(*place, np.asarray(east) * 1000.0, np.asarray(north) * 1000.0, 1.0)
 
 
-def crowd(rng: np.random.Generator, place: tuple[float, float], n: int, speed: float) -> dict[str, pa.Table]:
-    """Some surveys of one small crowded patch: chains, blends, doubles, movers."""
+LINKS = {"legacysurvey": "gaia", "desi": "legacysurvey"}
+FIRST_KEYS = (-(2**63), 0, 1 << 61, 2**63 - 1000)
+
+
+def crowd(
+    rng: np.random.Generator, place: tuple[float, float], n: int, speed: float, links: float = 0.5
+) -> dict[str, pa.Table]:
+    """Some surveys of one crowded patch: chains, blends, doubles, movers; a share of `links` of the rows name one."""
     out = {}
+    seen_by, keys = {}, {}
     patch = rng.choice([5.0, 15.0, 60.0])
     things = rng.normal(0, patch, (2, n))
     for name in RANKS:
@@ -62,10 +69,24 @@ def crowd(rng: np.random.Generator, place: tuple[float, float], n: int, speed: f
         ra, dec = offset(place, here[0] + pmra / 1000 * years, here[1] + pmdec / 1000 * years)
         null = np.where(moves, 0.0, np.nan)
         hold = np.where(moves | (rng.uniform(size=m) < 0.1), np.nan, 0.0)
-        key = rng.choice(4 * n, m, replace=False) + (1 << 61)
+        key = rng.choice(4 * n, m, replace=False) + np.int64(rng.choice(FIRST_KEYS))
+        seen_by[name], keys[name] = np.flatnonzero(seen), key
         out[name] = source_table(
             ra, dec, key, pmra + null, pmdec + null, epoch + null, start + hold, start + hold + rng.uniform(0, 4, m)
         )
+    for name, other in LINKS.items():
+        # the same thing's row mostly, or any other, or one that is not there
+        own = dict(zip(seen_by[other].tolist(), keys[other].tolist(), strict=True))
+        wrong = [*keys[other].tolist(), -7, 2**63 - 1]
+        claims = [
+            None
+            if rng.uniform() >= links
+            else own.get(thing, wrong[0])
+            if rng.uniform() < 0.7
+            else wrong[rng.integers(len(wrong))]
+            for thing in seen_by[name].tolist()
+        ]
+        out[name] = out[name].append_column(f"link.{other}", pa.array(claims, pa.int64()))
     return out
 
 
@@ -104,25 +125,40 @@ def closest(a: dict, b: dict) -> int:
     return round(float(np.hypot(*(d + v * t))) * 1e6)
 
 
-def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, set]:
-    """Objects, separations of all candidates, and conflicts, from rows of Python."""
+def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, set, set]:
+    """Objects, separations of all candidates, conflicts, and candidates by id, from rows of Python."""
     every = [(RANKS[s], row["key"], s, row) for s, table in sources.items() for row in table.to_pylist()]
-    near = {}
+    near, linked = {}, set()
     for p, q in combinations(sorted(every, key=lambda x: x[:2]), 2):
         if p[0] == q[0] or np.cos(np.radians(p[3]["dec"] - q[3]["dec"])) < np.cos(np.radians(0.5)):
             continue
         s = separation(p[3], q[3])
         if s <= round(radius(p[2], q[2]) * 1e6):
             near[p[:2], q[:2]] = s
+            if p[3].get(f"link.{q[2]}") == q[1] or q[3].get(f"link.{p[2]}") == p[1]:
+                linked.add((p[:2], q[:2]))
     name = {RANKS[s]: s for s in sources}
 
+    spoken_for = {(x, y[0]) for pair in linked for x, y in (pair, pair[::-1])}
+
+    def turn(pair: tuple) -> int:
+        p, q = pair
+        return 0 if pair in linked else 2 if {(p, q[0]), (q, p[0])} & spoken_for else 1
+
     def first(own: tuple, other: tuple) -> bool:
-        mine = [(s, (set(pair) - {own}).pop()[1]) for pair, s in near.items() if own in pair]
-        mine = [(s, x[1]) for pair, s in near.items() if own in pair for x in pair if x != own and x[0] == other[0]]
-        return min(mine)[1] == other[1]
+        mine = [
+            (turn(pair), s, x[1])
+            for pair, s in near.items()
+            if own in pair
+            for x in pair
+            if x != own and x[0] == other[0]
+        ]
+        return min(mine)[2] == other[1]
 
     edges = [(p, q) for p, q in near if first(p, q) and first(q, p)]
-    edges.sort(key=lambda e: (Fraction(near[e], round(radius(name[e[0][0]], name[e[1][0]]) * 1e6)), *e))
+    edges.sort(
+        key=lambda e: (e not in linked, Fraction(near[e], round(radius(name[e[0][0]], name[e[1][0]]) * 1e6)), *e)
+    )
     moves = {x[:2]: x[3]["pmra"] is not None for x in every}
 
     def beside(x: tuple, y: tuple, both: frozenset) -> bool:
@@ -141,7 +177,7 @@ def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, 
             for x in both:
                 holder[x] = both
     conflicts = {e for e in edges if holder[e[0]] != holder[e[1]]}
-    return set(holder.values()), near, conflicts
+    return set(holder.values()), near, conflicts, linked
 
 
 def objects(groups: Groups) -> set:
@@ -164,7 +200,7 @@ places = st.sampled_from(sorted(PLACES))
 def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: int) -> None:
     sources = crowd(np.random.default_rng(seed), PLACES[place], n, speed)
     groups = group(sources, RANKS, RADII)
-    expected, near, conflicts = brute(sources)
+    expected, near, conflicts, linked = brute(sources)
     rows = groups.pairs.to_pylist()
     found = {pair_of(r): r["separation_uas"] for r in rows}
     assert set(found) == set(near)
@@ -172,6 +208,7 @@ def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: in
     assert all(abs(found[p] - near[p]) < 20 + 2e-6 * near[p] for p in near)
     assert objects(groups) == expected
     assert {pair_of(r) for r in rows if r["conflict"]} == conflicts
+    assert {pair_of(r) for r in rows if r["link"]} == linked
     whole = {x: members for members in expected for x in members}
     moving = {(RANKS[s], r["key"]): r["pmra"] is not None for s, t in sources.items() for r in t.to_pylist()}
     assert all(r["accepted"] == (whole[pair_of(r)[0]] == whole[pair_of(r)[1]]) for r in rows)
@@ -180,12 +217,12 @@ def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: in
         others = [tuple(sorted((m, pair[1]))) for m in whole[pair[1]] if moving[m]]
         lent = min((found[p] for p in others if p in found), default=0)
         assert r["separation_uas"] == (0 if pair[0] == pair[1] else found.get(pair, lent))
-        linked = {pair[1]}
-        while more := {x for p in near for x in p if linked & set(p)} - linked:
-            linked |= more
-        assert (RANKS[r["blend_survey"]], r["blend_key"]) == min(linked)
+        blend = {pair[1]}
+        while more := {x for p in near for x in p if blend & set(p)} - blend:
+            blend |= more
+        assert (RANKS[r["blend_survey"]], r["blend_key"]) == min(blend)
         for survey, rank in RANKS.items():
-            assert r[f"n_{survey}"] == sum(x[0] == rank for x in linked)
+            assert r[f"n_{survey}"] == sum(x[0] == rank for x in blend)
 
 
 def test_a_star_that_one_survey_saw_move_is_one_object_of_all() -> None:
