@@ -5,7 +5,9 @@ import resource
 import subprocess
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -61,26 +63,30 @@ def write_sides(folder: Path, n_left: int, n_right: int, n_files: int, place=pat
         return left, right
     for side in (left, right):
         side.mkdir(parents=True, exist_ok=True)
-    for i in range(n_files):
-        rng = np.random.default_rng([7, i])
-        n, m = (
-            (n_left * (i + 1) // n_files - n_left * i // n_files),
-            n_right * (i + 1) // n_files - n_right * i // n_files,
-        )
-        ra, dec = place(rng, n)
-        pq.write_table(
-            rows(rng, ra, dec, n_left * i // n_files, n_columns), left / f"{i:04d}.parquet", compression="zstd"
-        )
-        true = rng.permutation(n)[: int(0.7 * m)]
-        near = sky.propagate(ra[true], dec[true], *rng.normal(0, 200, (2, true.size)), 1.0)
-        rest = place(rng, m - true.size)
-        order = rng.permutation(m)
-        ra, dec = (np.concatenate([near[k], rest[k]])[order] for k in (0, 1))
-        pq.write_table(
-            rows(rng, ra, dec, n_right * i // n_files, n_columns), right / f"{i:04d}.parquet", compression="zstd"
-        )
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        calls = [
+            pool.submit(write_files, folder, n_left, n_right, i, n_files, place, n_columns) for i in range(n_files)
+        ]
+        for call in calls:
+            call.result()
     (folder / "done").touch()
     return left, right
+
+
+def write_files(folder: Path, n_left: int, n_right: int, i: int, n_files: int, place, n_columns: int) -> None:
+    """One file of each side."""
+    rng = np.random.default_rng([7, i])
+    first = n_left * i // n_files, n_right * i // n_files
+    n, m = n_left * (i + 1) // n_files - first[0], n_right * (i + 1) // n_files - first[1]
+    ra, dec = place(rng, n)
+    true = rng.permutation(n)[: int(0.7 * m)]
+    near = sky.propagate(ra[true], dec[true], *rng.normal(0, 200, (2, true.size)), 1.0)
+    rest = place(rng, m - true.size)
+    order = rng.permutation(m)
+    sides = (ra, dec), [np.concatenate([near[k], rest[k]])[order] for k in (0, 1)]
+    for name, (ra, dec), start in zip(("left", "right"), sides, first, strict=True):
+        path = folder / name / f"{i:04d}.parquet"
+        pq.write_table(rows(rng, ra, dec, start, n_columns), path, compression="zstd")
 
 
 @dataclass

@@ -47,6 +47,9 @@ COLUMN_BYTES = 20
 """for each of its columns, and"""
 PAIR_BYTES = 400
 """for each pair."""
+TASKS_EACH = 8
+FEW_ROWS = 2_000_000
+"""So many rows are sooner matched than a second process is there."""
 FAST_MOST = 20_000
 """So many of the fastest sources of each table are kept apart."""
 BEAD_ARCSEC = 8.0
@@ -81,9 +84,9 @@ class Side:
     constants: Mapping[str, float]
     id_type: pa.DataType
 
-    def runs(self) -> Runs:
-        """Opened anew each time, since a page once touched is memory until the runs are closed."""
-        return self.held if self.held is not None else Runs.open(self.folder, self.schema)
+    def runs(self, where: tuple[Ints, Ints] | None = None) -> Runs:
+        """All, or those of some ranges. Opened anew each time: a page once touched is memory until they are closed."""
+        return self.held if self.held is not None else Runs.open(self.folder, self.schema, where)
 
     @property
     def moves(self) -> bool:
@@ -194,11 +197,13 @@ def crossmatch_files(
         "right": [tables[1].identity(), asdict(columns[1])],
         "schema": str(PAIR_SCHEMA),
     }
+    if sum(t.n_rows for t in tables) <= FEW_ROWS and memory_bytes >= MEMORY_BYTES:
+        workers = 1
     share = memory_bytes // workers
     with work_folder(out, identity) as folder, pool(workers) as executor:
-        sides = [_sorted(t, c, folder, share, executor, tell) for t, c in zip(tables, columns, strict=True)]
+        sides = [_sorted(t, c, folder, share, workers, executor, tell) for t, c in zip(tables, columns, strict=True)]
         shared = _shared(sides[0], sides[1], radius_arcsec, found)
-        tasks = _tasks(shared, share - sum(_held(s) for s in sides))
+        tasks = _tasks(shared, share - sum(_held(s) for s in sides), workers)
         schema = _pair_schema(shared)
         parts = [folder / "result" / f"part-{i:06d}.parquet" for i in range(len(tasks))]
         todo = [(shared, t, schema, p) for t, p in zip(tasks, parts, strict=True) if not p.exists()]
@@ -217,7 +222,7 @@ def _held(side: Side) -> int:
 
 
 def _sorted(
-    table: Table, columns: Columns, folder: Path, share: int, executor: Executor | None, tell: Progress
+    table: Table, columns: Columns, folder: Path, share: int, workers: int, executor: Executor | None, tell: Progress
 ) -> Side:
     """The table's slim rows, sorted: in memory where they take a small part of it, else as runs on disk."""
     reader = Slim(columns)
@@ -233,7 +238,7 @@ def _sorted(
     runs.mkdir(exist_ok=True)
     # a run is read, sorted and written: rows, their order and the sorted rows at once
     most_bytes = share // 6
-    cut = jobs(table, max(1, most_bytes // row_bytes))
+    cut = jobs(table, max(1, min(most_bytes // row_bytes, -(-table.n_rows // workers))))
     todo = [(job, reader, most_bytes, runs / f"{i:06d}") for i, job in enumerate(cut)]
     todo = [call for call in todo if not call[3].exists()]
     before = len(cut) - len(todo)
@@ -318,11 +323,15 @@ def _fast(side: Side, span: tuple[float, float]) -> Fast | None:
 # -- tasks
 
 
-def _tasks(shared: Sides, task_bytes: int) -> list[Task]:
-    """The sky cut so that each task's rows and pairs fit the memory, whatever their density; ascending."""
+def _tasks(shared: Sides, task_bytes: int, workers: int) -> list[Task]:
+    """The sky cut so that each task's rows and pairs fit the memory, whatever their density; ascending.
+
+    Several tasks a worker, so that the last to end keeps the others waiting for a small part of the whole.
+    """
     left, right = shared.left.runs(), shared.right.runs()
-    most = max(task_bytes, LEAST_MEMORY)
     row_bytes = [ROW_BYTES + COLUMN_BYTES * len(side.schema) for side in (shared.left, shared.right)]
+    total = row_bytes[0] * left.n_rows + row_bytes[1] * right.n_rows
+    most = max(min(task_bytes, total / (TASKS_EACH * workers) if workers > 1 else np.inf), LEAST_MEMORY)
 
     def weight(rows: Ints, order: NDArray[np.int64] | int) -> NDArray[np.float64]:
         area = np.degrees(np.degrees(4 * np.pi / 12)) * 3600.0**2 / 4.0 ** np.asarray(order)
@@ -395,7 +404,7 @@ def _rows(shared: Sides, task: Task, own: tuple[Ints, Ints]) -> tuple[pa.Table, 
 
 
 def _gather(side: Side, fast: Fast | None, where: tuple[Ints, Ints], some: Ints | None) -> pa.Table:
-    rows = side.runs().rows(where)
+    rows = side.runs(where).rows(where)
     if fast is not None:
         slow = _reach(Positions.of(side.positions(rows)), fast.span) <= fast.slow_arcsec
         rows = pa.concat_tables([rows.filter(pa.array(slow)), fast.rows.take(pa.array(some))])

@@ -220,7 +220,7 @@ def chunks(job: Sequence[Piece], reader: Reader, most_bytes: int) -> Iterator[pa
 
 
 def write_runs(job: Sequence[Piece], reader: Reader, most_bytes: int, folder: Path) -> None:
-    """Write the job's runs as `folder`/0.arrow, ...; the folder is there once all of them are."""
+    """Write the job's runs into a folder, which is there once all of them are; a name tells first and last cell."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -228,7 +228,9 @@ def write_runs(job: Sequence[Piece], reader: Reader, most_bytes: int, folder: Pa
     for i, rows in enumerate(chunks(job, reader, most_bytes)):
         table = sorted_rows(rows)
         del rows
-        with pa.OSFile(str(aside / f"{i}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        cell = column(table, CELL)
+        path = aside / f"{i}-{cell[0]}-{cell[-1]}.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         n_rows += table.num_rows
     wanted = sum(p.n_rows for p in job)
@@ -270,10 +272,15 @@ class Runs:
         return cls([Run(column(rows, CELL), rows)] if rows.num_rows else [], rows.schema)
 
     @classmethod
-    def open(cls, folder: Path, schema: pa.Schema) -> Runs:
-        """All that `write_runs` put below the folder; mapped, not read."""
-        tables = [pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in sorted(folder.glob("[0-9]*/*.arrow"))]
-        return cls([Run(column(t, CELL), t) for t in tables], schema)
+    def open(cls, folder: Path, schema: pa.Schema, where: Ranges | None = None) -> Runs:
+        """All that `write_runs` put below the folder, or those that may have rows in these ranges; mapped, not read."""
+        found = []
+        for path in sorted(folder.glob("[0-9]*/*.arrow")):
+            first, last = map(int, path.stem.split("-")[1:])
+            if where is None or _overlap(where, first, last):
+                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+                found.append(Run(column(table, CELL), table))
+        return cls(found, schema)
 
     @property
     def n_rows(self) -> int:
@@ -313,3 +320,10 @@ class Runs:
         for run in self.runs:
             for start in range(0, run.cell.size, most_rows):
                 yield run.slice(start, min(start + most_rows, run.cell.size))
+
+
+def _overlap(where: Ranges, first: int, last: int) -> bool:
+    """Whether any of the ranges, ascending, has a cell of first .. last."""
+    low, high = where
+    at = int(np.searchsorted(high, first, side="right"))
+    return at < low.size and int(low[at]) <= last
