@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from skycairn.match import outofcore
 from skycairn.match.catalogue import write_catalogue
 from skycairn.match.outofcore import LEAST_MEMORY, crossmatch_files
 from skycairn.match.pairs import candidate_pairs
+from skycairn.match.posterior import Prior
 from skycairn.pipeline import sky
 
 PLACES = [(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (45.0, np.degrees(np.arcsin(2 / 3))), (90.0, 0.0)]
@@ -80,7 +81,8 @@ def rows_of(pairs: pa.Table) -> list[tuple[Any, ...]]:
 
 def expected(left: pa.Table, right: pa.Table, radius: float, columns: Mapping[str, str]) -> list[tuple[Any, ...]]:
     keep = ["key", "ra", "dec", *columns.values()]
-    pairs = candidate_pairs(left.select(keep), right.select(keep), radius)
+    prior = Prior.of(*(sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right)))
+    pairs = candidate_pairs(left.select(keep), right.select(keep), radius, prior)
     left_id, right_id = (t.column("key").take(pairs.column(c)) for t, c in ((left, "left_row"), (right, "right_row")))
     found = pa.table([left_id, right_id, *pairs.columns[2:]], names=["left_id", "right_id", *pairs.column_names[2:]])
     return rows_of(found)
@@ -90,7 +92,13 @@ def read(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(p) for p in sorted(out.glob("part-*.parquet"))])
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# not shrunk: an example takes a second
+@settings(
+    deadline=None,
+    max_examples=15,
+    phases=[Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     st.integers(0, 2**31),
     st.sampled_from(PLACES),
