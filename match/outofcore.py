@@ -48,6 +48,8 @@ COLUMN_BYTES = 20
 PAIR_BYTES = 400
 """for each pair."""
 TASKS_EACH = 8
+"""Tasks a worker, but none of fewer rows than the next for their sake."""
+TASK_ROWS = 1_000_000
 FEW_ROWS = 2_000_000
 """So many rows are sooner matched than a second process is there."""
 FAST_MOST = 20_000
@@ -238,7 +240,7 @@ def _sorted(
     runs.mkdir(exist_ok=True)
     # a run is read, sorted and written: rows, their order and the sorted rows at once
     most_bytes = share // 6
-    cut = jobs(table, max(1, min(most_bytes // row_bytes, -(-table.n_rows // workers))))
+    cut = jobs(table, max(1, min(most_bytes // row_bytes, max(TASK_ROWS, -(-table.n_rows // workers)))))
     todo = [(job, reader, most_bytes, runs / f"{i:06d}") for i, job in enumerate(cut)]
     todo = [call for call in todo if not call[3].exists()]
     before = len(cut) - len(todo)
@@ -331,7 +333,9 @@ def _tasks(shared: Sides, task_bytes: int, workers: int) -> list[Task]:
     left, right = shared.left.runs(), shared.right.runs()
     row_bytes = [ROW_BYTES + COLUMN_BYTES * len(side.schema) for side in (shared.left, shared.right)]
     total = row_bytes[0] * left.n_rows + row_bytes[1] * right.n_rows
-    most = max(min(task_bytes, total / (TASKS_EACH * workers) if workers > 1 else np.inf), LEAST_MEMORY)
+    if workers > 1:
+        task_bytes = min(task_bytes, max(total // (TASKS_EACH * workers), TASK_ROWS * max(row_bytes)))
+    most = max(task_bytes, LEAST_MEMORY)
 
     def weight(rows: Ints, order: NDArray[np.int64] | int) -> NDArray[np.float64]:
         area = np.degrees(np.degrees(4 * np.pi / 12)) * 3600.0**2 / 4.0 ** np.asarray(order)

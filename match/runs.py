@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +64,7 @@ class Slim:
     def __call__(self, rows: pa.Table, path: str, first_row: int) -> pa.Table:
         """One chunk a column."""
         named = self._columns.named()
-        out = {"key": keys(rows.column(named["id"]), path, named["id"], first_row)}
+        out: dict[str, NDArray[Any]] = {"key": keys(rows.column(named["id"]), path, named["id"], first_row)}
         for name in self.names[2:]:
             out[name] = np.asarray(rows.column(named[name]).cast(pa.float64()).to_numpy())
         check_sky(out["ra"], out["dec"], path, first_row)
@@ -121,7 +121,7 @@ def ids(key: Ints, id_type: pa.DataType) -> pa.Array:
 # -- sorting
 
 
-def order_of(cell: Ints, *ties: NDArray[np.generic]) -> Ints:
+def order_of(cell: Ints, *ties: NDArray[Any]) -> Ints:
     """Rows in ascending order of cell, then of `ties` one after the other: the same for the same set of rows."""
     order = _argsort(cell)
     sorted_cell = cell[order]
@@ -154,7 +154,7 @@ def _argsort(cell: Ints) -> Ints:
     return np.asarray(order, np.int64)
 
 
-def _settle(order: Ints, same: NDArray[np.bool_], *by: NDArray[np.generic]) -> None:
+def _settle(order: Ints, same: NDArray[np.bool_], *by: NDArray[Any]) -> None:
     """Sort, in place, runs of rows that are the same as the one before, by all but the last of `by`, rows' values.
 
     The last of them is in the order of `order` already, and tells one run from another.
@@ -193,7 +193,7 @@ def _plain(kind: pa.DataType) -> bool:
     return bool((t.is_integer(kind) or t.is_floating(kind)) and kind != pa.float16())
 
 
-def column(rows: pa.Table, name: str) -> NDArray[np.generic]:
+def column(rows: pa.Table, name: str) -> NDArray[Any]:
     """A column of numbers without null; no copy where it is one chunk."""
     chunked = rows.column(name)
     return np.asarray(chunked.chunk(0).to_numpy() if chunked.num_chunks == 1 else chunked.to_numpy())
