@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from skycairn.match.hatsfiles import SKYMAP_ORDER, Cell, leaf_path, properties_text, put, skymap, write_words
 from skycairn.match.inputs import Columns, Table, batches, check_sky, columns_of, jobs, open_table
 from skycairn.match.regions import Ints, Leaves, Ranges, around, groups, leaves, ranges
-from skycairn.match.runs import CELL, Run, Runs, chunks, column, keys, order_of, taken, write_runs
+from skycairn.match.runs import CELL, MOST_BYTES, Runs, keys, order_of, taken, write_runs
 from skycairn.match.work import Progress, aside, each, pool, publish, work_folder
 from skycairn.pile.parquet import ROW_GROUP_ROWS, encodings, stored_schema
 from skycairn.pipeline import sky
@@ -171,22 +171,13 @@ def _sorted(
     """The rows, sorted, and the bytes of one: in memory where they take a part of it, else as runs on disk."""
     row_bytes = _row_bytes(table, reader)
     source = Source(folder / "runs", None, reader.schema, named.id)
-    if executor is None and table.n_rows * row_bytes * 2.5 <= share:
+    if executor is None and table.n_rows * row_bytes * 2 <= share:
         job = [piece for some in jobs(table, table.n_rows) for piece in some]
-        held = pa.concat_tables(chunks(job, reader, share)).columns
-        for i, values in enumerate(held):
-            # one by one, so that a column's chunks are gone before the next is copied
-            held[i] = values.combine_chunks()
-            del values
-        rows = pa.table(held, schema=reader.schema)
-        cell = column(rows, CELL)
-        order = order_of(cell, *([keys(rows.column(named.id), "", named.id, 0)] if named.id else []))
+        held = Runs.hold(job, reader, reader.schema)
         tell("sort", 1, 1)
-        return Source(
-            source.folder, Runs([Run(cell[order], rows, order)], reader.schema), reader.schema, named.id
-        ), row_bytes
+        return replace(source, held=held), row_bytes
     source.folder.mkdir(exist_ok=True)
-    most_bytes = share // 4
+    most_bytes = min(share // 4, 4 * MOST_BYTES)
     cut = jobs(table, max(1, int(most_bytes / row_bytes)))
     todo = [(job, reader, most_bytes, source.folder / f"{i:06d}") for i, job in enumerate(cut)]
     todo = [call for call in todo if not call[3].exists()]

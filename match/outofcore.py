@@ -31,7 +31,7 @@ from skycairn.match.pairs import DENSITY_ORDER, PAIR_SCHEMA, Positions, beads, c
 from skycairn.match.posterior import DENSITY_ORDER as PRIOR_ORDER
 from skycairn.match.posterior import FOUND, FULL, OCCUPIED_ORDERS, Prior
 from skycairn.match.regions import Ints, Leaves, around, groups, inside, leaves, ranges, union
-from skycairn.match.runs import CELL, Runs, Slim, chunks, column, ids, sorted_rows, write_runs
+from skycairn.match.runs import CELL, MOST_BYTES, Runs, Slim, column, ids, sorted_rows, write_runs
 from skycairn.match.work import Progress, aside, each, pool, publish, work_folder
 from skycairn.pile.parquet import encodings
 from skycairn.pipeline import sky
@@ -234,12 +234,12 @@ def _sorted(
     side = Side(runs, None, reader.schema, columns.constants(), id_type)
     if executor is None and table.n_rows * row_bytes <= share // 8:
         job = [piece for some in jobs(table, table.n_rows) for piece in some]
-        rows = pa.concat_tables([reader.schema.empty_table(), *chunks(job, reader, share)])
+        held = Runs.hold(job, reader, reader.schema, full=True)
         tell(f"sort {table.what}", 1, 1)
-        return replace(side, held=Runs.of(sorted_rows(rows, full=True)))
+        return replace(side, held=held)
     runs.mkdir(exist_ok=True)
     # a run is read, sorted and written: rows, their order and the sorted rows at once
-    most_bytes = share // 6
+    most_bytes = min(share // 6, MOST_BYTES)
     cut = jobs(table, max(1, min(most_bytes // row_bytes, max(TASK_ROWS, -(-table.n_rows // workers)))))
     todo = [(job, reader, most_bytes, runs / f"{i:06d}") for i, job in enumerate(cut)]
     todo = [call for call in todo if not call[3].exists()]
@@ -333,8 +333,10 @@ def _tasks(shared: Sides, task_bytes: int, workers: int) -> list[Task]:
     left, right = shared.left.runs(), shared.right.runs()
     row_bytes = [ROW_BYTES + COLUMN_BYTES * len(side.schema) for side in (shared.left, shared.right)]
     total = row_bytes[0] * left.n_rows + row_bytes[1] * right.n_rows
-    if workers > 1:
-        task_bytes = min(task_bytes, max(total // (TASKS_EACH * workers), TASK_ROWS * max(row_bytes)))
+    task_bytes = min(task_bytes, max(total // (TASKS_EACH * workers), TASK_ROWS * max(row_bytes)))
+    if shared.left.held is not None and shared.right.held is not None:
+        # there is nothing to open, and few rows stay in the processor's cache
+        task_bytes = min(task_bytes, TASK_ROWS * max(row_bytes))
     most = max(task_bytes, LEAST_MEMORY)
 
     def weight(rows: Ints, order: NDArray[np.int64] | int) -> NDArray[np.float64]:
@@ -412,8 +414,8 @@ def _gather(side: Side, fast: Fast | None, where: tuple[Ints, Ints], some: Ints 
     if fast is not None:
         slow = _reach(Positions.of(side.positions(rows)), fast.span) <= fast.slow_arcsec
         rows = pa.concat_tables([rows.filter(pa.array(slow)), fast.rows.take(pa.array(some))])
-    elif side.held is not None:
-        # of one run, whose rows were sorted in full
+    elif side.held is not None and len(side.held.runs) <= 1:
+        # whose rows were sorted in full
         return rows.combine_chunks()
     return sorted_rows(rows, full=True)
 

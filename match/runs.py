@@ -23,6 +23,10 @@ from skycairn.pipeline import sky
 
 CELL = "_healpix_29"
 """Name of the column that runs are sorted by, as HATS has it."""
+HELD_BYTES = 32 << 20
+"""Of a run in memory: few enough to be sorted in the processor's cache."""
+MOST_BYTES = 128 << 20
+"""Of a run on disk."""
 SLICES = 64
 """Up to so many ranges are cut out of a run one by one; of more, the rows are taken by number."""
 
@@ -165,7 +169,7 @@ def _settle(order: Ints, same: NDArray[np.bool_], *by: NDArray[Any]) -> None:
 
 
 def sorted_rows(rows: pa.Table, full: bool = False) -> pa.Table:
-    """The rows by ascending cell, one chunk a column; `full`: ties by key, then all other columns of a slim table."""
+    """The rows by ascending cell, one chunk a column; `full`: ties by all other columns, from the left."""
     if not rows.num_rows:
         return rows
     rows = rows.combine_chunks()
@@ -241,22 +245,10 @@ def write_runs(job: Sequence[Piece], reader: Reader, most_bytes: int, folder: Pa
 
 @dataclass(frozen=True)
 class Run:
-    """Rows of a table by ascending cell."""
+    """Rows of a table, sorted by cell."""
 
     cell: Ints
     rows: pa.Table
-    order: Ints | None = None
-    "numbers of the rows, where they are not sorted themselves"
-
-    def slice(self, start: int, stop: int) -> pa.Table:
-        """Some that follow each other."""
-        if self.order is None:
-            return self.rows.slice(start, stop - start)
-        return self.take(np.arange(start, stop))
-
-    def take(self, at: Ints) -> pa.Table:
-        """Some others."""
-        return taken(self.rows, at if self.order is None else self.order[at])
 
 
 class Runs:
@@ -267,9 +259,10 @@ class Runs:
         self.schema = schema
 
     @classmethod
-    def of(cls, rows: pa.Table) -> Runs:
-        """One run, of sorted rows in memory."""
-        return cls([Run(column(rows, CELL), rows)] if rows.num_rows else [], rows.schema)
+    def hold(cls, job: Sequence[Piece], reader: Reader, schema: pa.Schema, full: bool = False) -> Runs:
+        """Of a job's rows, in memory; `full` as in `sorted_rows`."""
+        tables = [sorted_rows(rows, full) for rows in chunks(job, reader, HELD_BYTES)]
+        return cls([Run(column(t, CELL), t) for t in tables], schema)
 
     @classmethod
     def open(cls, folder: Path, schema: pa.Schema, where: Ranges | None = None) -> Runs:
@@ -310,16 +303,17 @@ class Runs:
             if start.size > SLICES:
                 count = stop - start
                 first = np.cumsum(count) - count
-                out.append(run.take(np.arange(int(count.sum())) + np.repeat(start - first, count)))
+                at = np.arange(int(count.sum())) + np.repeat(start - first, count)
+                out.append(taken(run.rows, at))
             else:
-                out += [run.slice(i, j) for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
+                out += [run.rows.slice(i, j - i) for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
         return pa.concat_tables(out) if out else self.schema.empty_table()
 
     def blocks(self, most_rows: int) -> Iterator[pa.Table]:
         """All rows, few at a time."""
         for run in self.runs:
             for start in range(0, run.cell.size, most_rows):
-                yield run.slice(start, min(start + most_rows, run.cell.size))
+                yield run.rows.slice(start, most_rows)
 
 
 def _overlap(where: Ranges, first: int, last: int) -> bool:
