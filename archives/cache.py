@@ -4,7 +4,7 @@ objects/ab/<sha256>/<file name>   a file, read-only, under a name whose ending r
 index/ab/<sha256 of name>.json    what is known of a name (an address, or a question in full), its object evicted or not
 partial/<sha256 of name>          a download under way, which another process may go on with
 pins/                             who reads which objects; a pin goes with its process, however that ends
-locks/                            `cache`: who changes it just now, and how many bytes it holds; the rest: `claim`s
+locks/                            `cache`: who changes it just now, and how many bytes it holds; `claims`: a byte each
 
 Processes and threads of one machine may share a cache, and those of several where its file system locks for all.
 """
@@ -18,9 +18,10 @@ import os
 import re
 import shutil
 import stat
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from time import time_ns
@@ -167,7 +168,7 @@ class Cache:
         """Write down what was found of a name, no file with it; the entry as it was written."""
         entry = replace(entry, file=entry.file or file_name(name), when=entry.when or _now())
         _check(entry)
-        path, told = self._index(name), sealed({"format": FORMAT, "name": name, "entry": asdict(entry)})
+        path, told = self._index(name), sealed({"format": FORMAT, "name": name, "entry": vars(entry)})
         if entry.boot:
             # what a crash may damage is as if it were not there
             make_scratch(path.parent)
@@ -291,8 +292,9 @@ class Cache:
         Gives where to fetch it to. Look again first: the other may have published it meanwhile.
         """
         told = _sha256(name)
-        with self._lock(told, lasting=False):
-            yield self.folder / "partial" / told
+        # by a byte of one file: to make and remove a file for each lock costs more than all else
+        with self._lock("claims", at=int(told[:15], 16)):
+            yield self.folder / f"partial/{told}"
 
     def _pinned(self) -> set[str]:
         """Nobody else may change the cache meanwhile: a pin that is just being made would be taken for a dead one's."""
@@ -312,11 +314,11 @@ class Cache:
     def _object(self, sha256: str, file: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise ValueError(f"{sha256[:80]!r} is no SHA-256 in lower-case hex")
-        return self.folder / "objects" / sha256[:2] / sha256 / safe_name(file)
+        return self.folder / f"objects/{sha256[:2]}/{sha256}/{safe_name(file)}"
 
     def _index(self, name: str) -> Path:
         told = _sha256(name)
-        return self.folder / "index" / told[:2] / f"{told}.json"
+        return self.folder / f"index/{told[:2]}/{told}.json"
 
     def _refuse_giant(self, n_bytes: int, name: str) -> None:
         if n_bytes > self.limit_bytes:
@@ -366,34 +368,22 @@ class Cache:
                 disk.write(file, memoryview(b"%d\n" % book.n_bytes))
 
     @contextmanager
-    def _lock(self, name: str, lasting: bool = True) -> Iterator[disk.OpenFile]:
-        """Hold a lock, which goes with the process; its file too, unless it is `lasting`."""
-        path = self.folder / "locks" / name
-        while True:
-            file = disk.open_or_create(path)
-            try:
-                fcntl.flock(file.fd, fcntl.LOCK_EX)
-            except OSError as error:
-                disk.close(file)
-                if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS):
-                    raise ValueError(
-                        f"{self.folder}: its file system knows no locks, which a cache wants; put it on another disk"
-                    ) from error
-                raise
-            if lasting:
-                break
-            # its holder may have removed it while we waited: the lock that others ask for is then another file
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fd), path.stat()):
-                    break
+    def _lock(self, name: str, at: int | None = None) -> Iterator[disk.OpenFile]:
+        """Hold a file's lock, or that of one of its bytes, which goes with the process."""
+        file = disk.open_or_create(self.folder / f"locks/{name}")
+        try:
+            _take(file, fcntl.LOCK_EX, at)
+        except OSError as error:
             disk.close(file)
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS):
+                raise ValueError(
+                    f"{self.folder}: its file system knows no locks, which a cache wants; put it on another disk"
+                ) from error
+            raise
         try:
             yield file
         finally:
-            if not lasting:
-                with suppress(OSError):
-                    disk.unlink(path)
-            _let_go(file)
+            _let_go(file, at)
 
     def _forget_partials(self) -> None:
         now = now_on_disk(self.folder / "tmp")
@@ -477,10 +467,19 @@ def _flush(path: Path) -> None:
         os.close(fd)
 
 
-def _let_go(file: disk.OpenFile) -> None:
+def _take(file: disk.OpenFile, how: int, at: int | None) -> None:
+    """Lock the file, for this open file alone; or one byte of it (`F_OFD_SETLKW` of fcntl(2), Linux)."""
+    if at is None:
+        fcntl.flock(file.fd, how)
+    else:
+        kind = fcntl.F_UNLCK if how == fcntl.LOCK_UN else fcntl.F_WRLCK
+        fcntl.fcntl(file.fd, fcntl.F_OFD_SETLKW, struct.pack("hhqqi", kind, os.SEEK_SET, at, 1, 0))
+
+
+def _let_go(file: disk.OpenFile, at: int | None = None) -> None:
     # closing alone would leave the lock with a child that was forked just now
     with suppress(OSError):
-        fcntl.flock(file.fd, fcntl.LOCK_UN)
+        _take(file, fcntl.LOCK_UN, at)
     disk.close(file)
 
 

@@ -27,7 +27,9 @@ import httpx
 
 from skycairn.archives.address import (
     LOOPBACK,
+    GuardedTransport,
     Resolve,
+    Until,
     address,
     check_allowed,
     place,
@@ -40,7 +42,6 @@ from skycairn.archives.gate import Gate
 from skycairn.archives.hosts import HOSTS, MIRROR, HostLimits
 from skycairn.archives.partial import Partial, Version
 from skycairn.archives.structure import SNIFF, html_page
-from skycairn.archives.transport import GuardedTransport, Until
 
 MOST_REDIRECTS = 5
 MOST_BYTES = 16 << 20

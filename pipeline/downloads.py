@@ -65,6 +65,8 @@ class Downloads:
         self._turn = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._kept = ExitStack()
+        self._sizes: dict[Name, int] = {}
+        "that are expected of files"
 
     def __enter__(self) -> Self:
         for name, archive in self.archives.items():
@@ -263,5 +265,7 @@ class Downloads:
 
     def _expected(self, survey: str, path: str) -> int:
         """Bytes that the file may have; what it had where it came before."""
-        known = self.archives[survey].size(path)
-        return round(typical(path)) if known is None else known
+        if (survey, path) not in self._sizes:
+            known = self.archives[survey].size(path)
+            self._sizes[survey, path] = round(typical(path)) if known is None else known
+        return self._sizes[survey, path]

@@ -53,7 +53,7 @@ def test_a_file_is_known_by_name_and_kept_by_content(tmp_path: Path) -> None:
     assert cache.path(entry) == path and path.name == "specObj-dr17.fits"
     assert path.parent.name == hashlib.sha256(b"stars").hexdigest() and cache.n_bytes() == 5
     assert path.stat().st_mode & 0o222 == 0
-    assert not list((cache.folder / "partial").iterdir()) and [p.name for p in cache.folder.joinpath("locks").iterdir()]
+    assert not list((cache.folder / "partial").iterdir()) and (tmp_path / "new/cache/locks/claims").stat().st_size == 0
 
 
 def test_what_was_not_used_for_longest_goes_first_and_is_still_known(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_of_two_who_claim_a_name_one_fetches_it(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(fetched) == 1 and [p.name for p in (tmp_path / "locks").iterdir()] == ["cache"]
+    assert len(fetched) == 1 and {p.name for p in (tmp_path / "locks").iterdir()} == {"cache", "claims"}
 
 
 def test_downloads_that_nobody_goes_on_with_are_removed(tmp_path: Path) -> None:
