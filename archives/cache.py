@@ -292,8 +292,10 @@ class Cache:
         Gives where to fetch it to. Look again first: the other may have published it meanwhile.
         """
         told = _sha256(name)
-        # by a byte of one file: to make and remove a file for each lock costs more than all else
-        with self._lock("claims", at=int(told[:15], 16)):
+        # by a byte of one file: to make and remove a file for each lock costs more than all else. macOS has no
+        # such locks: there a file for each name stays.
+        at = int(told[:15], 16) if hasattr(fcntl, "F_OFD_SETLKW") else None
+        with self._lock("claims" if at is not None else told, at):
             yield self.folder / f"partial/{told}"
 
     def _pinned(self) -> set[str]:
