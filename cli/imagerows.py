@@ -21,7 +21,7 @@ MOST_PANEL = 5.0
 
 def image_blocks(view: ObjectView) -> list[Block]:
     """A row for each survey's image: the image, what its tokens decode to, and the single bands."""
-    images = [m for m in view.measurements if m.modality.codec == "image" and (m.measured or m.decoded)]
+    images = [m for m in view.measurements if m.modality.image and (m.measured or m.decoded)]
     if not images:
         return []
 
