@@ -134,7 +134,8 @@ VIEWER_IMAGE = Modality(
     shape=(len(BANDS), 160, 160),
     bands=BANDS,
     pixel_arcsec=PIXEL_ARCSEC,
-    about=f"{FLAG}: cut-outs of the viewer; the source in the middle of the image; not to be mixed with coadds' pixels",
+    about="cut-outs of the viewer; the source in the middle of the image; not to be mixed with coadds' pixels",
+    flag=FLAG,
 )
 """In the place of `legacysurvey.image` where pixels are cut-outs of the viewer."""
 

@@ -137,6 +137,8 @@ class Modality:
     absent_flag: str | None = None
     "boolean column that is True where the measurement's file was lost (status `file absent`)"
     about: str = ""
+    flag: str = ""
+    "what sets it apart from measurements that it must not be mixed with; told wherever a person sees it"
 
     @property
     def payload(self) -> bool:

@@ -166,9 +166,9 @@ def test_pixels_are_of_coadds_unless_it_is_asked_for_cutouts() -> None:
     payload = {s.cutouts: [m for m in s.modalities if m.payload] for s in (plain, asked)}
     assert [m.name for m in payload[False]] == ["legacysurvey.image"]
     (m,) = payload[True]
-    assert m.name == "legacysurvey.viewer_image" and m.about.startswith("resampled, no ivar")
+    assert m.name == "legacysurvey.viewer_image" and m.flag == "resampled, no ivar"
     assert m.token_key == "tok_legacysurvey_viewer_image" and m.codec == "image_uniform" and m.shape == (4, 96, 96)
-    assert plain.modalities[1:] == asked.modalities[1:]
+    assert plain.modalities[1:] == asked.modalities[1:] and not any(m.flag for m in plain.modalities)
 
 
 @pytest.mark.parametrize(

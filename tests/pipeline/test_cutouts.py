@@ -13,6 +13,8 @@ import pytest
 from skycairn.archives.client import Client
 from skycairn.archives.hosts import HOSTS
 from skycairn.archives.sources import Download
+from skycairn.cli.objectview import ObjectReader
+from skycairn.cli.show import print_report, print_status
 from skycairn.mirror.server import Reply, Request
 from skycairn.mirror.sky import SkyMirror, mirror_of, services_of
 from skycairn.pile.store import Pile
@@ -59,7 +61,7 @@ def rows(pile: Path, table: str) -> pa.Table:
     return pa.concat_tables([opened.read_table(e.part) for e in opened.snapshot().entries(table)])
 
 
-def test_a_field_of_cutouts(tiny_sky: Path, tmp_path: Path) -> None:
+def test_a_field_of_cutouts(tiny_sky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with mirror(tiny_sky) as served:
         recipe = recipe_of(served, tmp_path / "cache", radius=0.015)
         built = build(recipe, tmp_path / "pile")
@@ -91,6 +93,13 @@ def test_a_field_of_cutouts(tiny_sky: Path, tmp_path: Path) -> None:
     assert dict(payload.schema.field("flux").metadata)[b"about"] == b"resampled, no ivar"
     offset = np.array([payload[n].to_pylist() for n in ("dx", "dy")])
     np.testing.assert_allclose(offset, -0.5, atol=1e-3)
+    print_report(built)
+    print_status(Pile.open(tmp_path / "pile"))
+    assert capsys.readouterr().out.count(f"flagged: {NAME}: resampled, no ivar") == 2
+    pile = Pile.open(tmp_path / "pile")
+    seen = ObjectReader(pile, pile.snapshot()).view(objects["object_id"][status.index("present")].as_py())
+    (image,) = (m for m in seen.measurements if m.modality.name == NAME)
+    assert image.measured is not None and set(image.measured) == {"flux", "mask"} and image.decoded is not None
 
 
 def test_cutouts_show_what_coadds_show(tiny_sky: Path, tmp_path: Path) -> None:
@@ -175,3 +184,26 @@ def test_a_list_of_files_holds_no_cutouts_and_a_fetch_brings_them(tiny_sky: Path
         assert came["legacysurvey"].files == len(files) == served.requests.by_host[VIEWER] // 2
         built = build(recipe, tmp_path / "pile")
         assert served.requests.by_host[VIEWER] == 2 * len(files) and not built.partial
+
+
+def test_targets_of_ones_own(tiny_sky: Path, tmp_path: Path) -> None:
+    """A cut-out for each target, seen by the survey or not, and for nothing else."""
+    with mirror(tiny_sky) as served:
+        build(recipe_of(served, tmp_path / "cache", ""), tmp_path / "first")
+        table = rows(tmp_path / "first", "tokens.legacysurvey.image")
+        wide = rows(tmp_path / "first", "legacysurvey.wide")
+        seen = wide.filter(pa.compute.is_in(wide["key"], table["key"])).slice(0, 2).select(["ra", "dec"]).to_pylist()
+        # no source within an arcminute knows this place
+        blank = {"ra": seen[0]["ra"] + 20 / 3600, "dec": seen[0]["dec"] + 7 / 3600}
+        told = "".join(f"{i},{p['ra']!r},{p['dec']!r}\n" for i, p in enumerate([*seen, blank]))
+        (tmp_path / "my.csv").write_text("id,ra,dec\n" + told)
+        region = {"kind": "targets", "table": str(tmp_path / "my.csv"), "radius_arcsec": 1.5}
+        recipe = recipe_of(served, tmp_path / "cache", region=region)
+        before = served.requests.by_host[VIEWER]
+        build(recipe, tmp_path / "pile")
+        asked = served.requests.by_host[VIEWER] - before
+    tokens = rows(tmp_path / "pile", f"tokens.{NAME}")
+    assert sorted(tokens["owner"].to_pylist()) == ["legacysurvey", "legacysurvey", "targets"]
+    assert tokens["tokens"].null_count == 0 and asked == 6
+    objects = rows(tmp_path / "pile", "objects")
+    assert objects.num_rows == 3 and set(objects[f"status.{NAME}"].to_pylist()) == {"present"}
