@@ -174,12 +174,19 @@ def test_a_list_of_files_holds_no_cutouts_and_a_fetch_brings_them(tiny_sky: Path
 
     with mirror(tiny_sky) as served:
         recipe = recipe_of(served, tmp_path / "cache")
+        with downloads.open_client(recipe.download) as client:
+            untold = listing.amounts(recipe, tmp_path / "pile", client)[1]
+        assert any("how many cut-outs it will be asked for is known when its catalogue is read" in t for t in untold)
         made = listing.read_catalogues(recipe, tmp_path / "pile", Engine(0))
         assert not served.requests.by_host[VIEWER]
         files = listing.payload_files(made, "legacysurvey")
         inventory = listing.inventories(recipe, None)["legacysurvey"]
         needed = listing.with_payload(listing.Needed(), inventory, files)
         assert files and needed.tables == [f.path for f in files] and not needed.files
+        with downloads.open_client(recipe.download) as client:
+            told = listing.amounts(recipe, tmp_path / "pile", client)[0]
+        (one,) = (t for t in told if t.what == "cut-outs")
+        assert one.amount.files == len(files) and one.largest == 410_000
         came, _ = listing.bring(recipe, tmp_path / "pile", {"legacysurvey": files})
         assert came["legacysurvey"].files == len(files) == served.requests.by_host[VIEWER] // 2
         built = build(recipe, tmp_path / "pile")
