@@ -314,6 +314,11 @@ class RemoteArchive(SurveyArchive):
         """Whether it is a service's reply, no file of the archive's."""
         return self._service(path) is not None
 
+    def host(self, path: str) -> str:
+        """Who is asked for the file."""
+        service = self._service(path)
+        return urlsplit(self.url if service is None else service.question(path)).netloc
+
     @contextmanager
     def _account(self) -> Iterator[Mapping[str, str]]:
         """The header that the archive's host wants; who is refused is told how to set an account."""

@@ -36,6 +36,11 @@ class Layout:
         return f"{ROOT}/{self.data_release}"
 
     @property
+    def viewer_layer(self) -> str:
+        """What the viewer calls this region's images. (Its `ls-dr10` is the south with DR9's north beside it.)"""
+        return f"ls-{self.data_release}-{self.region}"
+
+    @property
     def bricks(self) -> str:
         """Table of all bricks of the sky."""
         return "survey-bricks.fits.gz"
