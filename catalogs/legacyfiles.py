@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def viewer_layer(self) -> str:
-        """What the viewer calls this region's images. (Its `ls-dr10` is the south with DR9's north beside it.)"""
+        """What the viewer calls this region's images. (What `ls-dr10` alone holds of the north was not looked into.)"""
         return f"ls-{self.data_release}-{self.region}"
 
     @property
