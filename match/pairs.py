@@ -269,8 +269,9 @@ def candidate_pairs(
     Ranks order the candidates of a source by (separation_uas, key of the other). `chance` is 1 - exp(-pi s^2 n): the
     probability that an unrelated source lies within the separation s, where n is the surface density of the denser
     table, counted in the left source's order-10 cell (3.4 arcmin; at least one source). Where the cell is cut by the
-    edge of a footprint it is too low. `sigmas` and the posteriors are as in `posterior.py`, with this prior and, for
-    each right row, the ratio of a magnitude prior. Errors of a moving source are those at its own epoch.
+    edge of a footprint it is too low. `sigmas` is the separation in units of both errors, at its own position angle;
+    the errors of a moving source are those at its own epoch. The posteriors are as in `posterior.py`, with this prior
+    (null without one) and, for each right row, the ratio of a magnitude prior.
 
     Raises ValueError for a radius not above 0, a missing column, or a row whose position is not on the sky.
     """
@@ -313,7 +314,8 @@ def _by_errors(
     ra_error, dec_error = np.hypot(one.ra_error, other.ra_error), np.hypot(one.dec_error, other.dec_error)
     sigmas[rows] = separation[rows] / 1e6 * np.hypot(east / ra_error, north / dec_error)
     likelihood[rows] = np.exp(-(sigmas[rows] ** 2) / 2) / (2 * np.pi * ra_error * dec_error)
-    prior = prior or Prior.of(a_cell, b_cell)
+    if prior is None:
+        return [np.round(sigmas, DIGITS), *(np.full(i.size, np.nan) for _ in range(2))]
     found = prior.found or posterior.estimate_found(i, j, likelihood, prior, a_cell, b_cell)
     left, right, lower = prior.of_pairs(a_cell[i])
     ratio = 1.0 if right_ratio is None else right_ratio[j]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match import idlinks
-from skycairn.pipeline.grouping import is_fast, match_cell, radius_of
+from skycairn.match.posterior import densities
+from skycairn.pipeline.grouping import Policy, is_fast, match_cell, radius_of
 from skycairn.pipeline.sky import FINE_ORDER, cells
 from skycairn.pipeline.task import Context, Outcome, Task, concat, float64, int64
 
@@ -28,7 +29,12 @@ def match(ctx: Context, task: Task) -> Outcome:
     def load(wanted: NDArray[np.int64]) -> dict[str, pa.Table]:
         return {name: table.filter(pa.array(np.isin(fine[name], wanted))) for name, table in slow.items()}
 
-    found = match_cell(task.args["cell"], load, fast, ranks, radii)
+    policy = Policy(
+        task.settings["policy"],
+        {(pair.split("-")[0], pair.split("-")[1]): share for pair, share in task.settings["found"].items()},
+        {name: densities(int64(table, "healpix29")) for name, table in seen.items()},
+    )
+    found = match_cell(task.args["cell"], load, fast, ranks, radii, policy=policy)
     unmet = idlinks.disagreements(seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"])
     linked = found.pairs.filter(found.pairs.column("link"))
     counts["links:accepted"] = int(pc.sum(linked.column("accepted")).as_py() or 0)
@@ -61,7 +67,18 @@ def _sources(ctx: Context, task: Task) -> dict[str, pa.Table]:
             selection = ctx.pile.read_table(task.args["parts"][f"{survey} {cell} selection"])
             table = table.filter(pc.is_null(selection.column("failed_cut")))
         tables[survey].append(table)
-    return {survey: concat(found) for survey, found in tables.items()}
+    return {
+        survey: with_error(concat(found), task.settings["errors"].get(survey, 0.0)) for survey, found in tables.items()
+    }
+
+
+def with_error(table: pa.Table, arcsec: float) -> pa.Table:
+    """The sources with this error added in quadrature to their own on both axes, or alone where they have none."""
+    for name in ("ra_error", "dec_error") if arcsec else ():
+        own = np.nan_to_num(float64(table, name))
+        at = table.column_names.index(name)
+        table = table.set_column(at, table.field(name), pa.array(np.hypot(own, arcsec).astype(np.float32)))
+    return table
 
 
 def _with_links(ctx: Context, task: Task, tables: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], Counter[str]]:

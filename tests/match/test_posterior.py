@@ -60,7 +60,8 @@ def test_a_star_counts_where_it_is_nearest() -> None:
 def test_errors_that_are_not_known() -> None:
     left = table([10.0, 10.0], [0.0, 0.0], [0.1, np.nan])
     right = table([10.0, 10.0], [0.1 * ARCSEC, 0.2 * ARCSEC], [0.1, np.nan])
-    pairs = candidate_pairs(left, right, 1.0).to_pylist()
+    prior = Prior.of(*(sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right)))
+    pairs = candidate_pairs(left, right, 1.0, prior).to_pylist()
     assert len(pairs) == 4
     for pair in pairs:
         known = pair["left_row"] == pair["right_row"] == 0

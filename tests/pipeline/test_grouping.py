@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match.posterior import densities
 from skycairn.pipeline import sky
-from skycairn.pipeline.grouping import CellMatch, Groups, group, is_fast, match_cell
+from skycairn.pipeline.grouping import CellMatch, Groups, Policy, group, is_fast, match_cell
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3, "targets": 100}
 RADII = {("legacysurvey", "gaia"): 1.0, ("gaia", "desi"): 1.5, ("desi", "legacysurvey"): 2.0}
@@ -286,10 +287,13 @@ def rows_of(tables: list[pa.Table]) -> list[str]:
     return sorted(repr(r) for t in tables for r in t.to_pylist())
 
 
-def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | None = None) -> list:
-    whole = group(sources, RANKS, RADII)
+def check_cells_against_whole(
+    sources: dict[str, pa.Table], cells: list[int] | None = None, by: str = "nearest"
+) -> list:
+    policy = Policy(by, 0.7, {name: densities(healpix29(table)) for name, table in sources.items()})
+    whole = group(sources, RANKS, RADII, policy)
     all_sky = Sky(sources)
-    results = [all_sky.match(cell) for cell in cells or all_sky.cells]
+    results = [all_sky.match(cell, policy=policy) for cell in cells or all_sky.cells]
     assert rows_of([r.members for r in results]) == rows_of([whole.members])
     anchors = [set(map(repr, r.members.select(["anchor_survey", "anchor_key"]).to_pylist())) for r in results]
     assert sum(map(len, anchors)) == len(set().union(*anchors)), "an object was torn between cells"
@@ -301,6 +305,56 @@ def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | N
 @given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
 def test_cells_sum_to_the_whole_sky(seed: int, place: str, speed: float, n: int) -> None:
     check_cells_against_whole(crowd(np.random.default_rng(seed), PLACES[place], n, speed))
+
+
+def with_errors(rng: np.random.Generator, sources: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Some rows of each survey know their errors."""
+    out = {}
+    for name, table in sources.items():
+        known = np.where(rng.uniform(size=table.num_rows) < 0.9, 1.0, np.nan)
+        for column in ("ra_error", "dec_error"):
+            values = pa.array(known * rng.uniform(0.05, 0.5, table.num_rows), pa.float32(), from_pandas=True)
+            table = table.append_column(column, values)
+        out[name] = table
+    return out
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
+def test_cells_sum_to_the_whole_sky_by_posterior_too(seed: int, place: str, speed: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    sources = with_errors(rng, crowd(rng, PLACES[place], n, speed))
+    check_cells_against_whole(sources, by="posterior")
+    groups = group(sources, RANKS, RADII, Policy("posterior", 0.7))
+    for pair in groups.pairs.to_pylist():
+        if pair["posterior_a"] is not None and pair["mutual"]:
+            assert pair["link"] or min(pair["posterior_a"], pair["posterior_b"]) > 0.5 or linked_near(groups, pair)
+    names = ["survey", "anchor_survey", "anchor_key"]
+    one = groups.members.select(names).to_pylist()
+    assert len({tuple(r.values()) for r in one}) == len(one)
+
+
+def linked_near(groups: Groups, pair: dict) -> bool:
+    """Whether an id settles it for one of the two."""
+    linked = [p for p in groups.pairs.to_pylist() if p["link"]]
+    ends = {(pair["survey_a"], pair["key_a"]), (pair["survey_b"], pair["key_b"])}
+    return any(ends & {(p["survey_a"], p["key_a"]), (p["survey_b"], p["key_b"])} for p in linked)
+
+
+def test_what_is_less_likely_than_not_is_no_edge() -> None:
+    """Two sources a radius apart of errors far smaller: nearest of each other, and nothing to do with each other."""
+    sources = {
+        name: source_table([10.0], [dec], [1]).append_column("ra_error", [[0.05]]).append_column("dec_error", [[0.05]])
+        for name, dec in (("legacysurvey", 0.0), ("gaia", 0.8 / 3600))
+    }
+    by_distance = group(sources, RANKS, RADII)
+    assert len(set(by_distance.members["anchor_survey"].to_pylist())) == 1
+    likely = group(sources, RANKS, RADII, Policy("posterior"))
+    assert likely.pairs["mutual"].to_pylist() == [False] and likely.pairs["sigmas"].to_pylist()[0] > 10
+    assert sorted(likely.members["anchor_survey"].to_pylist()) == ["gaia", "legacysurvey"]
+    # without errors there is nothing to weigh, and the nearest is taken
+    plain = {name: table.drop_columns(["ra_error", "dec_error"]) for name, table in sources.items()}
+    assert group(plain, RANKS, RADII, Policy("posterior")).pairs["mutual"].to_pylist() == [True]
 
 
 def chain(place: tuple[float, float], way: float, n: int) -> dict[str, pa.Table]:
