@@ -32,12 +32,13 @@ from scipy.stats import beta
 
 from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match.posterior import densities
 from skycairn.mocksky import build as mock
 from skycairn.mocksky.patches import TIERS, Tier
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline import run, sky
-from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
+from skycairn.pipeline.grouping import Groups, Policy, group, is_fast, match_cell
 
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -388,7 +389,9 @@ def unlike(a: Groups, b: Groups) -> dict[str, int]:
             continue
         bad = np.zeros(x.num_rows, bool)
         for name in same[0].column_names:
-            bad |= np.asarray(pc.not_equal(same[0][name], same[1][name]))
+            one, other = same[0][name], same[1][name]
+            bad |= np.asarray(pc.fill_null(pc.not_equal(one, other), False))
+            bad |= np.asarray(pc.not_equal(pc.is_null(one), pc.is_null(other)))
         out[what] = int(bad.sum())
     return out
 
@@ -464,7 +467,8 @@ def by_cells(tables: Mapping[str, pa.Table], ranks: Mapping[str, int], seed: int
         return out
 
     of = np.unique(np.concatenate([sky.cells(t["healpix29"].to_numpy(), WORK_ORDER) for t in tables.values()]))
-    parts = [match_cell(int(cell), load, fast, ranks, RADIUS_ARCSEC) for cell in rng.permutation(of)]
+    policy = Policy(densities={n: densities(t["healpix29"].to_numpy()) for n, t in tables.items()})
+    parts = [match_cell(int(cell), load, fast, ranks, RADIUS_ARCSEC, policy=policy) for cell in rng.permutation(of)]
     return Groups(*(pa.concat_tables([getattr(p, n) for p in parts]) for n in ("members", "pairs")))
 
 
