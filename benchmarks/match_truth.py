@@ -651,14 +651,14 @@ is judged from 2010 on and SDSS looked before that, so the star may have passed 
 The mock's positions are good to 0.01 to 0.1 arcsec, far below the radius of 1 arcsec (the tables of separations): the
 scores are about epochs, motions, neighbours and cell borders, not about the choice of the radius.
 
-**Ids** (measured once on the `catalogue` tier, by grouping its slim tables with and without their columns `link.OTHER`).
-312,992 rows of the Legacy Survey name a Gaia source; all lie within the radius of it, and 311,359 are of its object. The
-other 1,633 are the second of two rows of one star at the border of bricks, of which the nearer has it (`shared`). Without
-ids three stars fewer, of those with another thing within 3 arcsec, are in one object in both surveys (368,042 of 368,045
-things; with ids all), three more objects are whole, and no score of any class or pair of surveys is worse with ids than
-without. Two objects join rows of the two surveys wrongly, with ids and without. DESI's targets bear numbers of DR9 here
-and the images are DR10's, as in the archives, so that all 88,499 of their ids say nothing: joins by TARGETID are tested,
-and not scored.
+**Ids** (measured once on the `catalogue` tier, by grouping its slim tables with and without their columns
+`link.OTHER`). 312,992 rows of the Legacy Survey name a Gaia source; all lie within the radius of it, and 311,359 are
+of its object. The other 1,633 are one of two rows of a star at the border of bricks, of which the nearer has it
+(`shared`). Without ids three stars fewer, of those with another thing within 3 arcsec, are in one object in both
+surveys (368,042 of 368,045 things; with ids all), and three objects fewer are whole; no score of any class or pair of
+surveys is worse with ids than without. Two objects join rows of the two surveys wrongly, with ids and without. DESI's
+targets bear numbers of DR9 here and the images are DR10's, as in the archives, so that all 88,499 of their ids say
+nothing: joins by TARGETID are tested, and not scored.
 
 **Marks**: purity and completeness of isolated things, fast stars among them, of at least 0.998 by their lower bounds.
 On the second sky, which has enough fast stars to tell, of these alone too where their motion is known; without that
