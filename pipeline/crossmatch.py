@@ -125,6 +125,11 @@ def _separation(a: Positions, b: Positions) -> Ints:
 
 def _closest_approach(a: Positions, b: Positions) -> Floats:
     """Radians; at least one of each two moves."""
+    return sky.angle(*approach(a, b))
+
+
+def approach(a: Positions, b: Positions) -> tuple[Floats, Floats]:
+    """Where the two of each row stand at their closest approach: unit vectors, shape (3, n)."""
     both = a.moving & b.moving
     (a_low, a_high), (b_low, b_high) = a.interval(), b.interval()
     low = np.where(both, np.minimum(a_low, b_low), np.where(a.moving, b_low, a_low))
@@ -138,7 +143,7 @@ def _closest_approach(a: Positions, b: Positions) -> Floats:
     dv = d[0] * v[0] + d[1] * v[1] + d[2] * v[2]
     with np.errstate(over="ignore"):
         tau = np.clip(np.where(vv > 0, -dv / np.where(vv > 0, vv, 1.0), 0.0), -half, half)
-    return sky.angle(_at(a, middle + tau)[0], _at(b, middle + tau)[0])
+    return _at(a, middle + tau)[0], _at(b, middle + tau)[0]
 
 
 def _at(s: Positions, time: Floats) -> tuple[Floats, Floats]:
