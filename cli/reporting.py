@@ -21,7 +21,7 @@ def report(
     with errors():
         from skycairn.cli.show import Bars
         from skycairn.pile.store import Pile
-        from skycairn.report.numbers import gather
+        from skycairn.report.gather import gather
         from skycairn.report.page import page
 
         if out.suffix not in (".html", ".htm"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from skycairn.report.chart import number
-from skycairn.report.numbers import Numbers
+from skycairn.report.gather import Numbers
 from skycairn.report.offsets import FEWEST, notable
 
 MOST_CHANCE = 0.05

@@ -12,8 +12,8 @@ from skycairn.report import pairsections
 from skycairn.report.blends import MAG_EDGES, MOST_SIZE
 from skycairn.report.chart import Axis, Plot, number
 from skycairn.report.findings import warnings, worst_chance
+from skycairn.report.gather import Numbers, n_pairs
 from skycairn.report.markup import STYLE, figure, legend, paragraph, scale_legend, section, table, tiles
-from skycairn.report.numbers import Numbers, n_pairs
 from skycairn.report.pairsections import percent
 from skycairn.report.skychart import Geometry, cell_map, lay_out, locator
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from skycairn.report.chart import Axis, Plot, intervals, number
 from skycairn.report.findings import worst_chance
+from skycairn.report.gather import Numbers, Pair
 from skycairn.report.intervals import garwood, wilson
 from skycairn.report.markup import Safe, figure, legend, paragraph, section, table
-from skycairn.report.numbers import Numbers, Pair
 from skycairn.report.offsets import FEWEST, LEAST, CellOffset, mean_of, notable
 from skycairn.report.rayleigh import MEDIAN, background_counts
 from skycairn.report.scores import MAGNITUDES, POSTERIOR_EDGES, Scores, class_names

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from skycairn.cli.main import app
 from skycairn.pile.store import Draft, Pile, Snapshot
 from skycairn.report.chart import Axis, Plot, number
+from skycairn.report.gather import gather
 from skycairn.report.markup import table
-from skycairn.report.numbers import gather
 from skycairn.report.page import page
 from skycairn.report.skychart import MOST_PATCHES, lay_out, mollweide
 

@@ -16,8 +16,8 @@ from skycairn.pipeline.crossmatch import Positions, candidate_pairs
 from skycairn.report import chance, offsets, separations
 from skycairn.report.cutflow import cut_flow
 from skycairn.report.findings import warnings
+from skycairn.report.gather import Numbers, gather, n_pairs
 from skycairn.report.intervals import garwood, sigmas_of, wilson
-from skycairn.report.numbers import Numbers, gather, n_pairs
 from skycairn.report.rayleigh import (
     MEDIAN,
     background_counts,
