@@ -10,7 +10,8 @@ https://desidatamodel.readthedocs.io. Licence: CC BY 4.0, with the acknowledgeme
   (Legacy Surveys DR9, or Gaia); no error is given. Zeros in REF_EPOCH, PMRA, PMDEC mean `not known`. In sv1 targets
   without motion bear the night of observation (2020.96, say) as REF_EPOCH beside the imaging's own position: where
   there is no motion and REF_EPOCH is later than the imaging, the position is held to be of `epoch_range`.
-* TARGETID packs (RELEASE, BRICKID, OBJID) of Legacy Surveys *DR9*; DR10 gives the same object another OBJID.
+* TARGETID packs (RELEASE, BRICKID, OBJID) of Legacy Surveys *DR9*; DR10 gives the same object another OBJID. So with
+  DR9 a spectrum is joined to its source by id; of a source of another release TARGETID says nothing.
 * Sky fibres have OBJTYPE SKY and bit 59 of TARGETID; stuck fibres have negative TARGETIDs that are not unique.
 * `zall-pix` lists a few healpix files that are not on disk (`ABSENT_COADDS`, found by the Multimodal Universe).
 * Text is padded with blanks. MASKBITS here are DR9's.
@@ -40,7 +41,7 @@ from skycairn.catalogs.columns import Fetch, own_columns
 from skycairn.catalogs.desicatalog import healpix_of_file, redrock_columns, survey_and_program, table_columns
 from skycairn.catalogs.desicoadd import N_PIXELS, WAVELENGTH_START, WAVELENGTH_STEP, opened, read_spectra
 from skycairn.catalogs.desicolumns import COLUMNS
-from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, pack_key
+from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, legacy_keys, pack_key
 from skycairn.catalogs.queryfile import LACKS, is_query, query_columns, query_rows, query_units
 from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
@@ -48,6 +49,7 @@ from skycairn.catalogs.survey import (
     Archive,
     Column,
     Cut,
+    Link,
     MissingColumn,
     Modality,
     PayloadGroup,
@@ -147,6 +149,12 @@ AION: Mapping[str, tuple[Cut, ...]] = {
 """What AION-1 (EDR) and the Multimodal Universe (DR1) took; OBJTYPE TGT is a valid cut already."""
 
 
+def target_keys(table: pa.Table) -> pa.Array:
+    """The Legacy Surveys' source that each row's target was cut from, null where it was cut from none."""
+    key, cut = legacy_keys(table.column("targetid").combine_chunks().fill_null(-1).to_numpy())
+    return pa.array(key, mask=~cut)
+
+
 class Desi(Survey):
     """DESI EDR and DR1; root: the folder of the production (`.../redux/iron`).
 
@@ -160,6 +168,7 @@ class Desi(Survey):
     columns: ClassVar[tuple[Column, ...]] = COLUMNS
     footprint = "occupied"
     bands: ClassVar[Mapping[str, str]] = {"g": "flux_g", "r": "flux_r", "z": "flux_z"}
+    links = (Link("legacysurvey", (), target_keys, "the target was cut from this source of the imaging"),)
     valid: ClassVar[tuple[Cut, ...]] = (
         Cut(
             "targetid",

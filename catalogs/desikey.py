@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skycairn.catalogs.legacyfiles import LAYOUTS
+
 SURVEY_CODES = ("cmx", "sv1", "sv2", "sv3", "main", "special")
 PROGRAM_CODES = ("backup", "bright", "dark", "other")
 """Order of surveys and programs in the key: code = 4 x survey + program; 24 to 31 are free. Never changed."""
 
 MOCK, SKY, RESERVED = 1 << 58, 1 << 59, 1 << 62
 """Bits of TARGETID (desitarget targetmask.yaml): rows that are no target of the sky."""
+LEGACY_RELEASES = tuple(sorted({n for layout in LAYOUTS.values() for n in layout.numbers}))
+"""Values of RELEASE in a TARGETID that was cut from the Legacy Surveys' catalogues."""
 
 
 def pack_key(
@@ -34,6 +38,18 @@ def pack_key(
     key = (code << 58) | (((t >> 60) & 3) << 56) | (release << 42) | (t & ((1 << 42) - 1))
     packed = target & fits_
     return np.where(packed, key, 0), packed, target & ~fits_
+
+
+def legacy_keys(targetid: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Key of the Legacy Surveys' row that a target was cut from, and whether it was cut from one.
+
+    None for a TARGETID with RELEASE of no release of theirs: a secondary target that no imaging has (below 1000), a
+    tertiary one (8888), one of opportunity (9999), a Gaia source (its own bits), and for sky, mocks and stuck fibres.
+    The layout is that of their own keys.
+    """
+    t = np.asarray(targetid, dtype=np.int64)
+    cut = (t >= 0) & (t >> 58 == 0) & np.isin((t >> 42) & 0xFFFF, LEGACY_RELEASES)
+    return np.where(cut, t, 0), cut
 
 
 def unpack_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:

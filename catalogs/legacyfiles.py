@@ -27,6 +27,8 @@ class Layout:
     bands: tuple[str, ...]
     epoch_range: tuple[float, float]
     "Julian years within which the exposures were taken; not verified, a setting (`epoch_range`)"
+    numbers: tuple[int, ...]
+    "values of RELEASE (legacysurvey.org/release, and DR10's page of issues)"
     lacks: str
     "what this release does not have, for the error of who asks for it"
 
@@ -99,9 +101,13 @@ _SUBSET = "is this a file of another release, or a subset of columns?"
 _NO_I = "DR9 and DR8 have no i band (use the profile `grz` or `all`)"
 _DR8 = "DR8 has no SHAPE_*, SERSIC (its fits are SHAPEDEV_*, SHAPEEXP_*), REF_EPOCH, FITBITS"
 LAYOUTS = {
-    "dr10": Layout("dr10", "south", "10.1", BANDS, (2012.6, 2021.3), _SUBSET),
-    "dr9-north": Layout("dr9", "north", "9.0", ("g", "r", "z"), (2014.0, 2019.3), f"{_NO_I}; {_SUBSET}"),
-    "dr9-south": Layout("dr9", "south", "9.0", ("g", "r", "z"), (2012.6, 2019.3), f"{_NO_I}; {_SUBSET}"),
-    "dr8-north": Layout("dr8", "north", "8.0", ("g", "r", "z"), (2014.0, 2019.2), f"{_NO_I}; {_DR8}; {_SUBSET}"),
-    "dr8-south": Layout("dr8", "south", "8.0", ("g", "r", "z"), (2012.6, 2019.2), f"{_NO_I}; {_DR8}; {_SUBSET}"),
+    "dr10": Layout("dr10", "south", "10.1", BANDS, (2012.6, 2021.3), (10000, 10002), _SUBSET),
+    "dr9-north": Layout("dr9", "north", "9.0", ("g", "r", "z"), (2014.0, 2019.3), (9011,), f"{_NO_I}; {_SUBSET}"),
+    "dr9-south": Layout("dr9", "south", "9.0", ("g", "r", "z"), (2012.6, 2019.3), (9010, 9012), f"{_NO_I}; {_SUBSET}"),
+    "dr8-north": Layout(
+        "dr8", "north", "8.0", ("g", "r", "z"), (2014.0, 2019.2), (8001,), f"{_NO_I}; {_DR8}; {_SUBSET}"
+    ),
+    "dr8-south": Layout(
+        "dr8", "south", "8.0", ("g", "r", "z"), (2012.6, 2019.2), (8000,), f"{_NO_I}; {_DR8}; {_SUBSET}"
+    ),
 }

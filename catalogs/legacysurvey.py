@@ -27,11 +27,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.columns import Fetch, own_columns
 from skycairn.catalogs.fitsfile import column_units, read_columns, table_rows
-from skycairn.catalogs.legacycolumns import COLUMNS, SELECT, VALID, WISE, pack_key
+from skycairn.catalogs.legacycolumns import COLUMNS, SELECT, VALID, WISE, pack_key, unpack_key
 from skycairn.catalogs.legacyfiles import BANDS, LAYOUTS, sweep_box
 from skycairn.catalogs.legacyimage import cut_brick, roles
 from skycairn.catalogs.queryfile import LACKS, is_query
@@ -40,6 +41,7 @@ from skycairn.catalogs.survey import (
     STANDARD_SCHEMA,
     WORK_ORDER,
     Archive,
+    Link,
     MissingColumn,
     Modality,
     PayloadGroup,
@@ -51,6 +53,8 @@ from skycairn.catalogs.units import refuse_wrong_units, units_of
 HOLDING = "brickid"
 """A column that only the table of sources has."""
 GAIA_CATALOGS = ("G2", "GE", "G3")
+GAIA_DR3_CATALOGS = ("GE", "G3")
+"""Of these REF_ID is an identifier of Gaia's EDR3, which DR3 kept; G2 (Gaia DR2), T2 and L3 number other things."""
 UNITS = {
     **dict.fromkeys(("ra", "dec"), "deg"),
     **dict.fromkeys(("ra_ivar", "dec_ivar"), "1/deg^2"),
@@ -125,6 +129,13 @@ def _release_of_target(available: Mapping[str, Fetch], where: str) -> Fetch:
     return fetch
 
 
+def gaia_keys(table: pa.Table) -> pa.Array:
+    """The Gaia DR3 source that each row was tied to, null where none."""
+    tied = pc.is_in(table.column("ref_cat"), pa.array(GAIA_DR3_CATALOGS))
+    named = pc.and_(tied, pc.greater(table.column("ref_id"), 0))
+    return pc.if_else(pc.fill_null(named, False), table.column("ref_id"), pa.scalar(None, pa.int64())).combine_chunks()
+
+
 class LegacySurvey(Survey):
     """DESI Legacy Imaging Surveys.
 
@@ -140,6 +151,7 @@ class LegacySurvey(Survey):
     select = SELECT
     footprint = "exact"
     bands = {b: f"flux_{b}" for b in BANDS}  # noqa: RUF012
+    links = (Link("gaia", ("dr3", "mmu-dr3"), gaia_keys, "the fit held the source where this Gaia source is"),)
     modalities = (
         Modality(
             "legacysurvey.image",
@@ -211,6 +223,10 @@ class LegacySurvey(Survey):
     def url(self) -> str:
         """Root of the data release, north and south."""
         return self.layout.url
+
+    def issued(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the RELEASE in a key is one of this release and region."""
+        return np.isin(unpack_key(keys)[0], self.layout.numbers)
 
     def reference_files(self) -> Mapping[str, RemoteFile]:
         """`bricks`: all bricks of the sky with their limits; `covered`: those of this region."""

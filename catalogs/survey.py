@@ -144,6 +144,19 @@ class Modality:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An id by which rows of a survey name rows of another."""
+
+    to: str
+    "the other survey"
+    releases: tuple[str, ...]
+    "of the other survey, whose keys these ids are; empty: the key itself tells (`Survey.issued`)"
+    keys: Callable[[pa.Table], pa.Array]
+    "from the survey's own columns to the key of the other survey's row, int64; null where a row names none"
+    reason: str
+
+
+@dataclass(frozen=True)
 class PayloadGroup:
     """Sources whose measurement lies in the same files."""
 
@@ -175,6 +188,8 @@ class Survey(ABC):
     modalities: ClassVar[tuple[Modality, ...]]
     footprint: ClassVar[Literal["all-sky", "occupied", "exact"]]
     "`exact`: `coverage` knows; `occupied`: estimated from where the sources are"
+    links: ClassVar[tuple[Link, ...]] = ()
+    "at most one to each other survey"
     bands: ClassVar[Mapping[str, str]] = {}
     "common photometric bands (g, r, i, z, ...) to the column of flux in nanomaggies"
 
@@ -228,6 +243,10 @@ class Survey(ABC):
         """
         return None
 
+    def issued(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether these can be keys of this release's rows: True where a key does not tell its release."""
+        return np.ones(len(keys), dtype=bool)
+
     def payload_groups(self, sources: pa.Table, modality: str, reference: Mapping[str, Path]) -> list[PayloadGroup]:
         """Which files hold this modality of these sources. `sources` has key, ra, dec and the own columns.
 
@@ -258,6 +277,11 @@ class Survey(ABC):
             if m.name == name:
                 return m
         raise ValueError(f"{self.name} has no modality {name!r}; it has {', '.join(m.name for m in self.modalities)}")
+
+
+def link_columns(survey: Survey, table: pa.Table) -> dict[str, pa.Array]:
+    """`link.OTHER` by name: the key of the row of that survey which each row of this one names, null where none."""
+    return {f"link.{link.to}": link.keys(table) for link in survey.links}
 
 
 def first_failed(cuts: Sequence[Cut], table: pa.Table) -> pa.Array:

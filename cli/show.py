@@ -141,6 +141,9 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
         told = ", ".join(f"{name} of {n:,}" for name, n in absent.items())
         console.print(f"objects whose files are not there: {told}", highlight=False, soft_wrap=True)
     console.print(f"{r.pairs:,} candidate pairs, {r.conflicts:,} conflicts; split: {split}", highlight=False)
+    if r.links:
+        told = ", ".join(f"{state} {n:,}" for state, n in sorted(r.links.items()))
+        console.print(f"ids of other surveys' rows: {told}", highlight=False)
     done = f"{built.n_tasks} tasks done" if built.n_tasks else "0 tasks: nothing had changed"
     console.print(
         f"{done}; snapshot {built.snapshot.number}, content {built.snapshot.content_id}",
@@ -311,10 +314,17 @@ def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
     pairs = Table("pair", "arcsec", "ranks", "rivals", "chance", "taken", title="Candidate pairs")
     for p in found["pairs"]:
         taken = "yes" if p["accepted"] else "conflict" if p["conflict"] else "no"
+        taken += ", by id" if p.get("link") else ""
         ranks, rivals = f"{p['rank_a']}, {p['rank_b']}", f"{p['rivals_a']}, {p['rivals_b']}"
         pair = f"{p['survey_a']}:{p['key_a']} - {p['survey_b']}:{p['key_b']}"
         pairs.add_row(pair, f"{p['separation_uas'] * 1e-6:.4f}", ranks, rivals, f"{p['chance']:.2g}", taken)
     console.print(pairs)
+    if found["disagreements"]:
+        unmet = Table("source", "names", "arcsec", "why not taken", title="Ids without a match")
+        for d in found["disagreements"]:
+            away = "" if d["separation_uas"] is None else f"{d['separation_uas'] * 1e-6:.4f}"
+            unmet.add_row(f"{d['survey']}:{d['key']}", f"{d['other_survey']}:{d['other_key']}", away, d["why"])
+        console.print(unmet)
     measured = Table("modality", "status", "tokens", "codec", "files, SHA-256", title="Measurements")
     for m in found["measurements"]:
         files = "\n".join(f"{r}: {f[0]} {f[2] or f[1]}" for r, f in sorted(m.get("files", {}).items()))

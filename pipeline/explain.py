@@ -19,8 +19,9 @@ def explain(pile: Pile, snapshot: Snapshot, object_id: str) -> dict[str, Any]:
     """All that the snapshot knows of the making of an object, as plain values.
 
     `sources`: each member with its release, profile, file, SHA-256, row, the cut it failed; `repeats` of them; `pairs`
-    among them and with what lies near; `measurements`: per modality status, codec, files with SHA-256; `tasks`: the
-    receipts behind it. ValueError where the snapshot has no such object.
+    among them and with what lies near, `link` where one names the other by its id; `disagreements`: ids that they hold,
+    or that name them, and that led to no match, and why; `measurements`: per modality status, codec, files with
+    SHA-256; `tasks`: the receipts behind it. ValueError where the snapshot has no such object.
     """
     cell, row = _row(pile, snapshot, object_id)
     members = _rows(pile, snapshot, "members", pc.field("object_id") == object_id, [cell])
@@ -65,7 +66,10 @@ def explain(pile: Pile, snapshot: Snapshot, object_id: str) -> dict[str, Any]:
         "blend_group": row["blend_group"],
         "match": snapshot.recipe["match"],
         "sources": sorted(sources, key=lambda s: (not s["anchor"], s["uid"])),
-        "pairs": _pairs(pile, snapshot, cell, [(m["survey"], m["key"]) for m in members]),
+        "pairs": _pairs(pile, snapshot, cell, "pairs", ("survey_a", "key_a", "survey_b", "key_b"), members),
+        "disagreements": _pairs(
+            pile, snapshot, cell, "disagreements", ("survey", "key", "other_survey", "other_key"), members
+        ),
         "measurements": measurements,
         "tasks": {label: parent.keys[label] for label in dict.fromkeys(tasks) if label in parent.keys},
     }
@@ -89,14 +93,22 @@ def _rows(pile: Pile, snapshot: Snapshot, table: str, where: Any, cells: Iterabl
     return [dict(r) for t in found for r in t.to_pylist()]
 
 
-def _pairs(pile: Pile, snapshot: Snapshot, cell: int, members: list[tuple[str, int]]) -> list[dict[str, Any]]:
+def _pairs(
+    pile: Pile,
+    snapshot: Snapshot,
+    cell: int,
+    table: str,
+    columns: tuple[str, str, str, str],
+    members: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Rows of a table of pairs, named by these columns, that any of the members is in."""
     near = rings(6, pa.array([cell], pa.int64()).to_numpy(), 1).tolist()
     out = []
-    for name, key in members:
-        for side in ("a", "b"):
-            is_it = (pc.field(f"survey_{side}") == name) & (pc.field(f"key_{side}") == key)
-            out += _rows(pile, snapshot, "pairs", is_it, near)
-    unique = {(r["survey_a"], r["key_a"], r["survey_b"], r["key_b"]): r for r in out}
+    for m in members:
+        for name, key in (columns[:2], columns[2:]):
+            is_it = (pc.field(name) == m["survey"]) & (pc.field(key) == m["key"])
+            out += _rows(pile, snapshot, table, is_it, near)
+    unique = {tuple(r[c] for c in columns): r for r in out}
     return [r for _, r in sorted(unique.items())]
 
 

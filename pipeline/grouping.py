@@ -3,6 +3,8 @@
 Of a star that moves two surveys without motions may see two places farther apart than that. Where a member that knows
 its motion has been at both, they are of one object all the same (docs/contracts.md, 4).
 
+Where a table has a column `link.OTHER` (see idlinks.py), the rows that it names go before what is merely near.
+
 `group` does a whole set of sources at once. `match_cell` does one work cell, reading as much round it as the answer
 needs; over all cells it gives what `group` gives. Both follow docs/contracts.md, 4.
 """
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +23,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import (
+from skycairn.match import idlinks
+from skycairn.match.pairs import (
     PAIR_SCHEMA,
     Positions,
     beads,
@@ -30,6 +33,8 @@ from skycairn.pipeline.crossmatch import (
     healpix29_of,
     keys_of,
 )
+from skycairn.match.posterior import FOUND, Prior, densities
+from skycairn.pipeline import sky
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -43,7 +48,32 @@ EPOCHS = (1990.0, 2035.0)
 BEAD_ARCSEC = 8.0
 FEWEST_RINGS = 2
 COLUMNS = ("key", "healpix29", *Positions.__dataclass_fields__)
-"""Columns that matching reads."""
+"""Columns that matching reads, beside those that begin with `idlinks.PREFIX`."""
+PAIRS = PAIR_SCHEMA.append(pa.field("link", pa.bool_()))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which candidates are edges, and what is known before positions are compared."""
+
+    by: Literal["nearest", "posterior"] = "nearest"
+    "`nearest`: on both sides; `posterior`: more likely than not on both sides, and nearest where an error is not known"
+    found: Mapping[tuple[str, str], float] | float = FOUND
+    "share of the sparser survey's sources that have a counterpart in the other: one, or by pair (0.9 if not named)"
+    densities: Mapping[str, Mapping[int, float]] | None = None
+    "sources a square arcsecond by survey and order-6 cell (`posterior.densities`); without them no posterior is told"
+
+    def prior(self, left: str, right: str) -> Prior | None:
+        """Of two surveys."""
+        if self.densities is None:
+            return None
+        found = self.found
+        if isinstance(found, Mapping):
+            found = found.get((left, right), found.get((right, left), FOUND))
+        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found)
+
+
+DEFAULT_POLICY = Policy()
 
 
 def radius_of(radii: Radii, a: str, b: str) -> float:
@@ -70,8 +100,10 @@ class Groups:
     is that of the blend group; `n_SURVEY`, how many sources of each survey that group has."""
     pairs: pa.Table
     """One row a candidate, sorted by (rank, key) of a, of b; a is of the survey of lower rank: `survey_a`, `key_a`,
-    `survey_b`, `key_b`, `separation_uas`, `rank_a`, `rank_b`, `rivals_a`, `rivals_b`, `chance`, `mutual` (an edge),
-    `accepted` (both are of one object), `conflict` (a refused edge), `blend_survey`, `blend_key`."""
+    `survey_b`, `key_b`, `separation_uas`, `rank_a`, `rank_b`, `rivals_a`, `rivals_b`, `chance`, `sigmas`,
+    `posterior_a`, `posterior_b`, `link` (one names the other by its id), `mutual` (an edge), `accepted` (both are of
+    one object), `conflict` (a refused edge), `blend_survey`, `blend_key`. Ranks go by id
+    first (`idlinks.ranked`)."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +130,27 @@ class _Candidates:
     "radius of each pair of surveys, numbered as in `names`, the lower first"
 
 
-def group(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii = DEFAULT_RADIUS_ARCSEC) -> Groups:
+def group(
+    sources: Mapping[str, pa.Table],
+    ranks: Mapping[str, int],
+    radii: Radii = DEFAULT_RADIUS_ARCSEC,
+    policy: Policy = DEFAULT_POLICY,
+) -> Groups:
     """Group a whole set of sources; the answer depends on the set alone, not on the order of anything.
 
     `sources` are tables as for `candidate_pairs`, by survey; `ranks` names at least these surveys, each with its own
-    rank. Raises ValueError for a null or doubled key, a shared rank, a radius not above 0.
+    rank. A policy without densities counts them in these sources. Raises ValueError for a null or doubled key, a
+    shared rank, a radius not above 0.
     """
-    c = _candidates(sources, ranks, radii)
+    if policy.densities is None:
+        policy = replace(policy, densities={n: densities(healpix29_of(t)) for n, t in sources.items()})
+    c = _candidates(sources, ranks, radii, policy)
     anchor = _anchors(c)
     everything = np.ones(c.key.size, bool)
     return _tables(c, anchor, ranks, everything, np.ones(c.a.size, bool))
 
 
-def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii) -> _Candidates:
+def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii, policy: Policy) -> _Candidates:
     unranked = sorted(set(sources) - set(ranks))
     if unranked or len(set(ranks.values())) < len(ranks):
         raise ValueError(
@@ -139,13 +179,16 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
     for i, left in enumerate(names):
         for j, right in enumerate(names[i + 1 :], i + 1):
             radius = radius_of(radii, left, right)
-            pairs = candidate_pairs(sources[left], sources[right], radius)
+            pairs = candidate_pairs(sources[left], sources[right], radius, policy.prior(left, right))
+            pairs = idlinks.ranked(pairs, sources[left], sources[right], (left, right))
+            if policy.by == "posterior":
+                pairs = _likely(pairs)
             a = number[i][pairs.column("left_row").to_numpy()]
             b = number[j][pairs.column("right_row").to_numpy()]
             limits[i, j] = round(radius * 1e6)
             ends.append((a, b, np.full(a.size, limits[i, j])))
             found.append(pairs)
-    pairs = pa.concat_tables(found) if found else PAIR_SCHEMA.empty_table()
+    pairs = pa.concat_tables(found) if found else PAIRS.empty_table()
     a, b, radius_uas = (np.concatenate(part) for part in zip(*ends, strict=True)) if ends else (np.zeros(0, int),) * 3
     order = np.lexsort((b, a))
     n = int(start[-1])
@@ -169,13 +212,27 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
     )
 
 
+def _likely(pairs: pa.Table) -> pa.Table:
+    """With `mutual` of those that are more likely than not on both sides; ids, and errors not known, as by distance."""
+    column = {name: pairs.column(name).to_numpy() for name in pairs.column_names}
+    bound = np.zeros(pairs.num_rows, bool)
+    for row in (column["left_row"], column["right_row"]):
+        bound |= np.isin(row, row[column["link"].astype(bool)])
+    likely = np.minimum(column["left_posterior"], column["right_posterior"])
+    by_distance = bound | np.isnan(likely)
+    edge = np.where(by_distance, column["mutual"].astype(bool), likely > 0.5)
+    at = pairs.column_names.index("mutual")
+    return pairs.set_column(at, pairs.schema.field("mutual"), pa.array(edge))
+
+
 def _anchors(c: _Candidates) -> Ints:
     """The number of each source's anchor."""
     sources = np.bincount(c.component, minlength=c.key.size)
     pairs = np.bincount(c.component[c.a], minlength=c.key.size)
-    # Where all sources are candidates of each other, there is one of each survey at most, and one object. Elsewhere
-    # the edges are taken one by one.
-    clear = pairs == sources * (sources - 1) // 2
+    edges_in = np.bincount(c.component[c.a[c.columns["mutual"].astype(bool)]], minlength=c.key.size)
+    # Where all sources are candidates of each other, there is one of each survey at most, and one object if all are
+    # edges too. Elsewhere the edges are taken one by one.
+    clear = (pairs == sources * (sources - 1) // 2) & (edges_in == pairs)
     anchor = np.where(clear[c.component], c.component, np.arange(c.key.size))
     rest = np.flatnonzero(~clear[c.component[c.a]])
     a, b = c.a[rest], c.b[rest]
@@ -184,11 +241,11 @@ def _anchors(c: _Candidates) -> Ints:
     edge = c.columns["mutual"][rest].astype(bool)
     scale = (common // r for r in c.radius_uas[rest[edge]].tolist())
     separation = c.columns["separation_uas"][rest[edge]].tolist()
-    edges = zip(
-        (s * k for s, k in zip(separation, scale, strict=True)), a[edge].tolist(), b[edge].tolist(), strict=True
-    )
+    by_position = (~c.columns["link"][rest[edge]].astype(bool)).tolist()
+    share = (s * k for s, k in zip(separation, scale, strict=True))
+    edges = zip(by_position, share, a[edge].tolist(), b[edge].tolist(), strict=True)
     holder: dict[int, list[int]] = {}
-    for _, x, y in sorted(edges):
+    for *_, x, y in sorted(edges):
         one, two = holder.setdefault(x, [x]), holder.setdefault(y, [y])
         if one is two:
             continue
@@ -275,6 +332,10 @@ def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Boo
                 "rivals_a": pa.array(column["left_rivals"]),
                 "rivals_b": pa.array(column["right_rivals"]),
                 "chance": pa.array(column["chance"]),
+                "sigmas": pa.array(column["sigmas"], from_pandas=True),
+                "posterior_a": pa.array(column["left_posterior"], from_pandas=True),
+                "posterior_b": pa.array(column["right_posterior"], from_pandas=True),
+                "link": pa.array(column["link"].astype(bool)),
                 "mutual": pa.array(column["mutual"]),
                 "accepted": pa.array(one),
                 "conflict": pa.array(column["mutual"].astype(bool) & ~one),
@@ -311,13 +372,15 @@ def match_cell(
     ranks: Mapping[str, int],
     radii: Radii = DEFAULT_RADIUS_ARCSEC,
     epochs: tuple[float, float] = EPOCHS,
+    policy: Policy = DEFAULT_POLICY,
 ) -> CellMatch:
     """Match the sources of one order-6 cell.
 
     `load` gives, by survey, all sources that are not `is_fast` and lie in the order-12 cells it is asked for (sorted;
     never the same twice; in the work cell and its 8 neighbours). `fast` holds all `is_fast` sources that
     come near the work cell between `epochs`; it does no harm to give all there are. Every epoch of every source must
-    lie within `epochs`, which bounds how far an unread source can have moved.
+    lie within `epochs`, which bounds how far an unread source can have moved. The policy's densities are wanted of the
+    cell and its neighbours; without any no posterior is told.
 
     Raises ValueError for what `group` refuses, a slow source among the fast or the reverse, an epoch outside `epochs`,
     and a blend group that reaches beyond the neighbours.
@@ -344,7 +407,7 @@ def match_cell(
         read = np.union1d(read, wanted)
         times += 1
         sources = _joined(slow, fast, fast_tracks, read)
-        c = _candidates(sources, ranks, radii)
+        c = _candidates(sources, ranks, radii, policy)
         home = np.zeros(c.key.size, bool)
         lonely = []
         related = np.zeros(c.key.size, bool)
@@ -397,7 +460,7 @@ def _joined(
         if name in fast:
             row, at = tracks[name]
             parts.append(fast[name].take(np.unique(row[np.isin(at, read)])))
-        known = [[c for c in COLUMNS if c in part.column_names] for part in parts]
+        known = [[c for c in part.column_names if c in COLUMNS or c.startswith(idlinks.PREFIX)] for part in parts]
         parts = [part.select(columns) for part, columns in zip(parts, known, strict=True)]
         out[name] = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
     return out

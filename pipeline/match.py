@@ -1,4 +1,4 @@
-"""The match of one work cell: its objects, and the candidate pairs behind them."""
+"""The match of one work cell: its objects, the candidate pairs behind them, and the ids that they do not bear out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skycairn.pipeline.grouping import is_fast, match_cell
+from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import idlinks
+from skycairn.match.posterior import densities
+from skycairn.pipeline.grouping import Policy, is_fast, match_cell, radius_of
 from skycairn.pipeline.sky import FINE_ORDER, cells
 from skycairn.pipeline.task import Context, Outcome, Task, concat, float64, int64
 
@@ -18,7 +21,7 @@ def match(ctx: Context, task: Task) -> Outcome:
     """Objects whose anchor lies in the cell and in the region, with their members; pairs of the cell's sources."""
     ranks = task.settings["ranks"]
     radii = {tuple(pair.split("-")): radius for pair, radius in task.settings["radii"].items()}
-    seen = _sources(ctx, task)
+    seen, counts = _with_links(ctx, task, _sources(ctx, task))
     fast = {name: table.filter(pa.array(is_fast(table))) for name, table in seen.items()}
     slow = {name: table.filter(pa.array(~is_fast(table))) for name, table in seen.items()}
     fine = {name: cells(int64(table, "healpix29"), FINE_ORDER) for name, table in slow.items()}
@@ -26,20 +29,30 @@ def match(ctx: Context, task: Task) -> Outcome:
     def load(wanted: NDArray[np.int64]) -> dict[str, pa.Table]:
         return {name: table.filter(pa.array(np.isin(fine[name], wanted))) for name, table in slow.items()}
 
-    found = match_cell(task.args["cell"], load, fast, ranks, radii)
+    policy = Policy(
+        task.settings["policy"],
+        {(pair.split("-")[0], pair.split("-")[1]): share for pair, share in task.settings["found"].items()},
+        {name: densities(int64(table, "healpix29")) for name, table in seen.items()},
+    )
+    found = match_cell(task.args["cell"], load, fast, ranks, radii, policy=policy)
+    unmet = idlinks.disagreements(seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"])
+    linked = found.pairs.filter(found.pairs.column("link"))
+    counts["links:accepted"] = int(pc.sum(linked.column("accepted")).as_py() or 0)
+    counts.update({f"links:{c['values']}": c["counts"] for c in unmet.column("why").value_counts().to_pylist()})
     members = _placed(found.members, seen)
     anchors = members.filter(members.column("anchor"))
     inside = ctx.recipe.region.contains(float64(anchors, "ra"), float64(anchors, "dec"))
     kept = anchors.filter(pa.array(inside)).column("object_id").combine_chunks()
     in_region = pc.is_in(members.column("object_id"), kept)
-    counts = Counter({"objects": len(kept), "pairs": found.pairs.num_rows})
+    counts.update({"objects": len(kept), "pairs": found.pairs.num_rows})
     counts["conflicts"] = int(pc.sum(found.pairs.column("conflict")).as_py() or 0)
     counts["edges"] = int(pc.sum(found.pairs.column("mutual")).as_py() or 0)
     counts["outside region"] = anchors.num_rows - len(kept)
     for kind, table in (("members", members.filter(in_region)), ("outside", members.filter(pc.invert(in_region)))):
         counts.update({f"{kind}:{c['values']}": c["counts"] for c in table.column("survey").value_counts().to_pylist()})
     put = ctx.pile.put_table
-    return Outcome({"members": put(members.filter(in_region)), "pairs": put(found.pairs)}, counts)
+    outputs = {"members": put(members.filter(in_region)), "pairs": put(found.pairs), "disagreements": put(unmet)}
+    return Outcome(outputs, counts)
 
 
 def _sources(ctx: Context, task: Task) -> dict[str, pa.Table]:
@@ -54,7 +67,36 @@ def _sources(ctx: Context, task: Task) -> dict[str, pa.Table]:
             selection = ctx.pile.read_table(task.args["parts"][f"{survey} {cell} selection"])
             table = table.filter(pc.is_null(selection.column("failed_cut")))
         tables[survey].append(table)
-    return {survey: concat(found) for survey, found in tables.items()}
+    return {
+        survey: with_error(concat(found), task.settings["errors"].get(survey, 0.0)) for survey, found in tables.items()
+    }
+
+
+def with_error(table: pa.Table, arcsec: float) -> pa.Table:
+    """The sources with this error added in quadrature to their own on both axes, or alone where they have none."""
+    for name in ("ra_error", "dec_error") if arcsec else ():
+        own = np.nan_to_num(float64(table, name))
+        at = table.column_names.index(name)
+        table = table.set_column(at, table.field(name), pa.array(np.hypot(own, arcsec).astype(np.float32)))
+    return table
+
+
+def _with_links(ctx: Context, task: Task, tables: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], Counter[str]]:
+    """The tables with the ids that mean something here; how many of the cell's name a row of another release."""
+    out, counts = {}, Counter[str]()
+    for name, table in tables.items():
+        home = cells(int64(table, "healpix29"), WORK_ORDER) == task.args["cell"]
+        for column in [c for c in table.column_names if c.startswith(idlinks.PREFIX)]:
+            other = column.removeprefix(idlinks.PREFIX)
+            key, names = idlinks.named(table, other)
+            at = table.column_names.index(column)
+            table = table.remove_column(at)
+            if other in task.settings["links"].get(name, {}):
+                issued = names & ctx.survey(other).issued(key)
+                counts["links:another release"] += int((names & ~issued & home).sum())
+                table = table.append_column(column, pa.array(key, mask=~issued))
+        out[name] = table
+    return out, counts
 
 
 def _placed(members: pa.Table, seen: dict[str, pa.Table]) -> pa.Table:

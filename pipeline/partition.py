@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.archives.errors import ChecksumMismatch
-from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed
+from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed, link_columns
 from skycairn.pile.content import content_id
 from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
@@ -122,8 +122,11 @@ def gather(ctx: Context, task: Task) -> Outcome:
             counts[f"not selected:{c['values']}"] = c["counts"]
     close(counts, "valid", "selected", "not selected:", where=task.label)
     put = ctx.pile.put_table
+    slim = table.select([*SLIM, "healpix29"])
+    for name, keys in link_columns(survey, table).items():
+        slim = slim.append_column(name, keys)
     outputs = {
-        "slim": put(table.select([*SLIM, "healpix29"])),
+        "slim": put(slim),
         "wide": put(table.select([*WIDE, *(c.name for c in survey.columns if c.name not in WIDE)])),
         "selection": put(pa.table({"key": table.column("key"), "failed_cut": failed})),
         "repeats": put(repeats),

@@ -456,6 +456,9 @@ def _match(p: _Planner, parts: Mapping[str, Parts]) -> dict[int, Receipt]:
     ranks = {c.name: p.ctx.survey(c.name).rank for c in recipe.surveys}
     radii = {f"{a}-{b}": recipe.match.radius(a, b) for a in ranks for b in ranks if ranks[a] < ranks[b]}
     settings = {"ranks": ranks, "radii": radii, "on": recipe.match.on, "region": recipe.region.settings()}
+    settings |= {"policy": recipe.match.policy, "found": {pair: recipe.match.share(*pair.split("-")) for pair in radii}}
+    settings["errors"] = dict(recipe.match.errors)
+    settings["links"] = _links([p.ctx.survey(name) for name in ranks]) if recipe.match.ids else {}
     out = {}
     for cell in sorted({c for found in parts.values() for c in found} - p.plan.held_cells):
         inputs, args = {}, {}
@@ -472,7 +475,24 @@ def _match(p: _Planner, parts: Mapping[str, Parts]) -> dict[int, Receipt]:
             out[cell] = receipt
             p.plan.tables["members"].append({"cell": cell, "part": receipt.outputs["members"]})
             p.plan.tables["pairs"].append({"cell": cell, "part": receipt.outputs["pairs"]})
+            p.plan.tables["disagreements"].append({"cell": cell, "part": receipt.outputs["disagreements"]})
     return out
+
+
+def _links(surveys: list[Survey]) -> dict[str, dict[str, str]]:
+    """By survey: the others that its rows name rows of, with their release, which decides what the ids can mean."""
+    release = {s.name: s.release for s in surveys}
+    return {
+        s.name: named
+        for s in surveys
+        if (
+            named := {
+                link.to: release[link.to]
+                for link in s.links
+                if link.to in release and (not link.releases or release[link.to] in link.releases)
+            }
+        )
+    }
 
 
 def _want(

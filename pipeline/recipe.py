@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import Survey, first_failed
+from skycairn.match.posterior import FOUND
 from skycairn.pipeline.region import Region, from_settings
 from skycairn.pipeline.sky import moc_text
 
@@ -54,6 +55,20 @@ class Match:
     "radius in arcsec for a pair of surveys, named `a-b`"
     on: str = "valid"
     "`valid`: all sources that can be trusted; `selected`: only those that the science cuts want, as AION-1 did"
+    ids: bool = True
+    "rows that name a row of another survey by its id are taken first, where the positions bear them out"
+
+    policy: str = "nearest"
+    "`nearest`: pairs that are nearest on both sides; `posterior`: those more likely than not on both sides"
+    found: Mapping[str, float] = field(default_factory=dict)
+    "for a pair of surveys, named `a-b`: the share of the sparser one's sources that have a counterpart in the other"
+
+    errors: Mapping[str, float] = field(default_factory=dict)
+    "for a survey: arcsec an axis, added in quadrature to its rows' own errors, or alone where they have none"
+
+    def share(self, a: str, b: str) -> float:
+        """That share for this pair of surveys."""
+        return float(self.found.get(f"{a}-{b}", self.found.get(f"{b}-{a}", FOUND)))
 
     def radius(self, a: str, b: str) -> float:
         """Radius of this pair of surveys, arcsec."""
@@ -166,7 +181,12 @@ class Recipe:
             "name": self.name,
             "region": self.region.settings(),
             "surveys": surveys,
-            "match": {**vars(self.match), "pairs": dict(self.match.pairs)},
+            "match": {
+                **vars(self.match),
+                "pairs": dict(self.match.pairs),
+                "found": dict(self.match.found),
+                "errors": dict(self.match.errors),
+            },
             "split": {**vars(self.split), "fractions": list(self.split.fractions)},
             "payload": dict(vars(self.payload)),
             "codecs": dict(vars(self.codecs)),
@@ -364,6 +384,7 @@ def _section(kind: Any, values: Mapping[str, Any], where: str) -> Any:
             made[key] = tuple(float(v) for v in value)
         elif type(value) is not wanted:
             named = {dict: "a table", tuple: "a list of numbers", float: "a number", int: "a whole number"}
+            named[bool] = "true or false"
             raise ValueError(f"{where}.{key} is {value!r}; wanted {named.get(wanted, 'a text')}")
     return kind(**made)
 
@@ -393,6 +414,14 @@ def _check(recipe: Recipe, where: str) -> None:
         want(type(radius) in (int, float), f"match.pairs.{pair} is {radius!r}; wanted a number")
         want(len(pair.split("-")) == 2 and set(pair.split("-")) <= names, f"match.pairs: {pair!r} names no pair here")
         want(0 < radius <= 60, f"match.pairs.{pair} is {radius}; wanted above 0 and at most 60")
+    want(m.policy in ("nearest", "posterior"), f"match.policy is {m.policy!r}; choose nearest or posterior")
+    for pair, share in m.found.items():
+        want(type(share) in (int, float), f"match.found.{pair} is {share!r}; wanted a number")
+        want(len(pair.split("-")) == 2 and set(pair.split("-")) <= names, f"match.found: {pair!r} names no pair here")
+        want(0 < share < 1, f"match.found.{pair} is {share}; wanted above 0 and below 1")
+    for name, error in m.errors.items():
+        want(type(error) in (int, float) and 0 < error < 60, f"match.errors.{name} is {error!r}; wanted arcsec above 0")
+        want(name in names, f"match.errors: {name!r} is no survey here; the surveys are {', '.join(sorted(names))}")
     total = sum(s.fractions)
     want(
         len(s.fractions) == 3 and min(s.fractions) >= 0 and abs(total - 1) < 1e-9,

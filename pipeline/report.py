@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from skycairn.pipeline.plan import Plan
 from skycairn.pipeline.task import Context, close
@@ -24,6 +24,8 @@ class Report:
     pairs: int
     conflicts: int
     tasks: Mapping[str, int]
+    links: Mapping[str, int] = field(default_factory=dict)
+    "rows that name a row of another survey: accepted, or why not"
 
 
 def report(ctx: Context, p: Plan) -> Report:
@@ -46,6 +48,7 @@ def report(ctx: Context, p: Plan) -> Report:
             into["dropped:duplicate"] += r.counts["dropped:duplicate"]
         elif r.step == "match":
             totals.update({k: r.counts[k] for k in ("objects", "pairs", "conflicts")})
+            totals.update({k: n for k, n in r.counts.items() if k.startswith("links:")})
             for name, counts in by_survey.items():
                 counts["members"] += r.counts.get(f"members:{name}", 0)
                 counts["anchored outside region"] += r.counts.get(f"outside:{name}", 0)
@@ -94,4 +97,5 @@ def report(ctx: Context, p: Plan) -> Report:
         totals["pairs"],
         totals["conflicts"],
         dict(Counter(r.step for r in p.receipts.values())),
+        {k.removeprefix("links:"): n for k, n in totals.items() if n and k.startswith("links:")},
     )

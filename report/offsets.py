@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.pipeline.crossmatch import Positions, approach
+from skycairn.match.pairs import Positions, closest_approach
 from skycairn.report.intervals import sigmas_of
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ WORTH_SIGMAS = 5.0
 
 def offsets_mas(a: Positions, b: Positions) -> Floats:
     """From a to b of each row, at their closest approach: east (RA times cos(Dec)) and north, mas, shape (n, 2)."""
-    at, other = approach(a, b)
+    at, other = closest_approach(a, b)
     lon, lat = np.arctan2(at[1], at[0]), np.arctan2(at[2], np.hypot(at[0], at[1]))
     east = np.stack([-np.sin(lon), np.cos(lon), np.zeros_like(lon)])
     north = np.stack([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.pile.store import Part, Pile, Snapshot
 from skycairn.pipeline import sky
+from skycairn.pipeline.match import with_error
 from skycairn.pipeline.partition import MARGIN_ARCSEC
 from skycairn.pipeline.recipe import Match
 from skycairn.pipeline.region import Region, from_settings
@@ -39,7 +40,8 @@ class Cells:
         self.pile, self.snapshot = pile, snapshot
         chosen = snapshot.recipe.get("surveys", {})
         self.surveys = tuple(sorted((n for n in SURVEYS if n in chosen), key=lambda n: SURVEYS[n].rank))
-        self.match = Match(**snapshot.recipe.get("match", {}))
+        known = {f.name for f in fields(Match)}
+        self.match = Match(**{k: v for k, v in snapshot.recipe.get("match", {}).items() if k in known})
         self.parts = {name: _by_cell(snapshot, name) for name in (*snapshot.tables, *snapshot.aside)}
         self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
@@ -69,7 +71,7 @@ class Cells:
         return self._kept[name, cell]
 
     def sources(self, survey: str, cell: int) -> pa.Table | None:
-        """The slim table of what was matched: valid sources, or selected ones where the recipe says so."""
+        """The slim table of what was matched: valid or selected sources, with the errors that the recipe adds."""
         return self.remembered(f"{survey}.slim", cell, lambda: self._sources(survey, cell))
 
     def _sources(self, survey: str, cell: int) -> pa.Table | None:
@@ -78,7 +80,7 @@ class Cells:
             selection = self.table(f"{survey}.selection", cell)
             if selection is not None:
                 table = table.filter(pc.is_null(selection.column("failed_cut")))
-        return table
+        return None if table is None else with_error(table, self.match.errors.get(survey, 0.0))
 
     def around(self, survey: str, cell: int) -> pa.Table | None:
         """The sources of a work cell and its neighbours; None where there is none."""

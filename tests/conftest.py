@@ -1,9 +1,11 @@
 """What many tests stand on: real survey files where there are any, and one small mock sky with its pile."""
 
 import fcntl
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,10 +15,6 @@ from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import build
 
 HERE = Path(__file__).resolve()
-
-# numba, below lsdb, would compile for 12 seconds what small tables do in none. Half on, half off it breaks, so before
-# any test imports it
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 TINY = {
     "name": "tiny",
@@ -32,6 +30,17 @@ TINY = {
     "codecs": {"fit_on": "any"},
 }
 """All of the tiny sky, which lies in too few cells of the split to spare any for a test."""
+
+
+@pytest.fixture(scope="session")
+def lsdb() -> ModuleType:
+    """lsdb, of whose own code nothing is compiled: that takes 12 seconds, and its small tables none."""
+    numba = pytest.importorskip("numba")
+    numba.config.DISABLE_JIT = True
+    try:
+        return importlib.import_module("lsdb")
+    finally:
+        numba.config.DISABLE_JIT = False
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from skycairn.catalogs.gaia import SOURCE_COLUMNS, Gaia
 from skycairn.catalogs.sdss import Sdss
 from skycairn.catalogs.survey import WORK_ORDER, MissingColumn, WrongUnit
 
-pytest.importorskip("hats")
+pytestmark = pytest.mark.usefixtures("lsdb")
 
 Leaf = tuple[int, int]
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match.posterior import densities
 from skycairn.pipeline import sky
-from skycairn.pipeline.grouping import CellMatch, Groups, group, is_fast, match_cell
+from skycairn.pipeline.grouping import CellMatch, Groups, Policy, group, is_fast, match_cell
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3, "targets": 100}
 RADII = {("legacysurvey", "gaia"): 1.0, ("gaia", "desi"): 1.5, ("desi", "legacysurvey"): 2.0}
@@ -43,9 +44,16 @@ def offset(place: tuple[float, float], east, north) -> tuple[np.ndarray, np.ndar
     return sky.propagate(*place, np.asarray(east) * 1000.0, np.asarray(north) * 1000.0, 1.0)
 
 
-def crowd(rng: np.random.Generator, place: tuple[float, float], n: int, speed: float) -> dict[str, pa.Table]:
-    """Some surveys of one small crowded patch: chains, blends, doubles, movers."""
+LINKS = {"legacysurvey": "gaia", "desi": "legacysurvey"}
+FIRST_KEYS = (-(2**63), 0, 1 << 61, 2**63 - 1000)
+
+
+def crowd(
+    rng: np.random.Generator, place: tuple[float, float], n: int, speed: float, links: float = 0.5
+) -> dict[str, pa.Table]:
+    """Some surveys of one crowded patch: chains, blends, doubles, movers; a share of `links` of the rows name one."""
     out = {}
+    seen_by, keys = {}, {}
     patch = rng.choice([5.0, 15.0, 60.0])
     things = rng.normal(0, patch, (2, n))
     for name in RANKS:
@@ -62,10 +70,24 @@ def crowd(rng: np.random.Generator, place: tuple[float, float], n: int, speed: f
         ra, dec = offset(place, here[0] + pmra / 1000 * years, here[1] + pmdec / 1000 * years)
         null = np.where(moves, 0.0, np.nan)
         hold = np.where(moves | (rng.uniform(size=m) < 0.1), np.nan, 0.0)
-        key = rng.choice(4 * n, m, replace=False) + (1 << 61)
+        key = rng.choice(4 * n, m, replace=False) + np.int64(rng.choice(FIRST_KEYS))
+        seen_by[name], keys[name] = np.flatnonzero(seen), key
         out[name] = source_table(
             ra, dec, key, pmra + null, pmdec + null, epoch + null, start + hold, start + hold + rng.uniform(0, 4, m)
         )
+    for name, other in LINKS.items():
+        # the same thing's row mostly, or any other, or one that is not there
+        own = dict(zip(seen_by[other].tolist(), keys[other].tolist(), strict=True))
+        wrong = [*keys[other].tolist(), -7, 2**63 - 1]
+        claims = [
+            None
+            if rng.uniform() >= links
+            else own.get(thing, wrong[0])
+            if rng.uniform() < 0.7
+            else wrong[rng.integers(len(wrong))]
+            for thing in seen_by[name].tolist()
+        ]
+        out[name] = out[name].append_column(f"link.{other}", pa.array(claims, pa.int64()))
     return out
 
 
@@ -104,25 +126,40 @@ def closest(a: dict, b: dict) -> int:
     return round(float(np.hypot(*(d + v * t))) * 1e6)
 
 
-def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, set]:
-    """Objects, separations of all candidates, and conflicts, from rows of Python."""
+def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, set, set]:
+    """Objects, separations of all candidates, conflicts, and candidates by id, from rows of Python."""
     every = [(RANKS[s], row["key"], s, row) for s, table in sources.items() for row in table.to_pylist()]
-    near = {}
+    near, linked = {}, set()
     for p, q in combinations(sorted(every, key=lambda x: x[:2]), 2):
         if p[0] == q[0] or np.cos(np.radians(p[3]["dec"] - q[3]["dec"])) < np.cos(np.radians(0.5)):
             continue
         s = separation(p[3], q[3])
         if s <= round(radius(p[2], q[2]) * 1e6):
             near[p[:2], q[:2]] = s
+            if p[3].get(f"link.{q[2]}") == q[1] or q[3].get(f"link.{p[2]}") == p[1]:
+                linked.add((p[:2], q[:2]))
     name = {RANKS[s]: s for s in sources}
 
+    spoken_for = {(x, y[0]) for pair in linked for x, y in (pair, pair[::-1])}
+
+    def turn(pair: tuple) -> int:
+        p, q = pair
+        return 0 if pair in linked else 2 if {(p, q[0]), (q, p[0])} & spoken_for else 1
+
     def first(own: tuple, other: tuple) -> bool:
-        mine = [(s, (set(pair) - {own}).pop()[1]) for pair, s in near.items() if own in pair]
-        mine = [(s, x[1]) for pair, s in near.items() if own in pair for x in pair if x != own and x[0] == other[0]]
-        return min(mine)[1] == other[1]
+        mine = [
+            (turn(pair), s, x[1])
+            for pair, s in near.items()
+            if own in pair
+            for x in pair
+            if x != own and x[0] == other[0]
+        ]
+        return min(mine)[2] == other[1]
 
     edges = [(p, q) for p, q in near if first(p, q) and first(q, p)]
-    edges.sort(key=lambda e: (Fraction(near[e], round(radius(name[e[0][0]], name[e[1][0]]) * 1e6)), *e))
+    edges.sort(
+        key=lambda e: (e not in linked, Fraction(near[e], round(radius(name[e[0][0]], name[e[1][0]]) * 1e6)), *e)
+    )
     moves = {x[:2]: x[3]["pmra"] is not None for x in every}
 
     def beside(x: tuple, y: tuple, both: frozenset) -> bool:
@@ -141,7 +178,7 @@ def brute(sources: dict[str, pa.Table], separation=closest) -> tuple[set, dict, 
             for x in both:
                 holder[x] = both
     conflicts = {e for e in edges if holder[e[0]] != holder[e[1]]}
-    return set(holder.values()), near, conflicts
+    return set(holder.values()), near, conflicts, linked
 
 
 def objects(groups: Groups) -> set:
@@ -164,7 +201,7 @@ places = st.sampled_from(sorted(PLACES))
 def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: int) -> None:
     sources = crowd(np.random.default_rng(seed), PLACES[place], n, speed)
     groups = group(sources, RANKS, RADII)
-    expected, near, conflicts = brute(sources)
+    expected, near, conflicts, linked = brute(sources)
     rows = groups.pairs.to_pylist()
     found = {pair_of(r): r["separation_uas"] for r in rows}
     assert set(found) == set(near)
@@ -172,6 +209,7 @@ def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: in
     assert all(abs(found[p] - near[p]) < 20 + 2e-6 * near[p] for p in near)
     assert objects(groups) == expected
     assert {pair_of(r) for r in rows if r["conflict"]} == conflicts
+    assert {pair_of(r) for r in rows if r["link"]} == linked
     whole = {x: members for members in expected for x in members}
     moving = {(RANKS[s], r["key"]): r["pmra"] is not None for s, t in sources.items() for r in t.to_pylist()}
     assert all(r["accepted"] == (whole[pair_of(r)[0]] == whole[pair_of(r)[1]]) for r in rows)
@@ -180,12 +218,12 @@ def test_group_is_that_of_brute_force(seed: int, place: str, speed: float, n: in
         others = [tuple(sorted((m, pair[1]))) for m in whole[pair[1]] if moving[m]]
         lent = min((found[p] for p in others if p in found), default=0)
         assert r["separation_uas"] == (0 if pair[0] == pair[1] else found.get(pair, lent))
-        linked = {pair[1]}
-        while more := {x for p in near for x in p if linked & set(p)} - linked:
-            linked |= more
-        assert (RANKS[r["blend_survey"]], r["blend_key"]) == min(linked)
+        blend = {pair[1]}
+        while more := {x for p in near for x in p if blend & set(p)} - blend:
+            blend |= more
+        assert (RANKS[r["blend_survey"]], r["blend_key"]) == min(blend)
         for survey, rank in RANKS.items():
-            assert r[f"n_{survey}"] == sum(x[0] == rank for x in linked)
+            assert r[f"n_{survey}"] == sum(x[0] == rank for x in blend)
 
 
 def test_a_star_that_one_survey_saw_move_is_one_object_of_all() -> None:
@@ -249,10 +287,13 @@ def rows_of(tables: list[pa.Table]) -> list[str]:
     return sorted(repr(r) for t in tables for r in t.to_pylist())
 
 
-def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | None = None) -> list:
-    whole = group(sources, RANKS, RADII)
+def check_cells_against_whole(
+    sources: dict[str, pa.Table], cells: list[int] | None = None, by: str = "nearest"
+) -> list:
+    policy = Policy(by, 0.7, {name: densities(healpix29(table)) for name, table in sources.items()})
+    whole = group(sources, RANKS, RADII, policy)
     all_sky = Sky(sources)
-    results = [all_sky.match(cell) for cell in cells or all_sky.cells]
+    results = [all_sky.match(cell, policy=policy) for cell in cells or all_sky.cells]
     assert rows_of([r.members for r in results]) == rows_of([whole.members])
     anchors = [set(map(repr, r.members.select(["anchor_survey", "anchor_key"]).to_pylist())) for r in results]
     assert sum(map(len, anchors)) == len(set().union(*anchors)), "an object was torn between cells"
@@ -264,6 +305,56 @@ def check_cells_against_whole(sources: dict[str, pa.Table], cells: list[int] | N
 @given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
 def test_cells_sum_to_the_whole_sky(seed: int, place: str, speed: float, n: int) -> None:
     check_cells_against_whole(crowd(np.random.default_rng(seed), PLACES[place], n, speed))
+
+
+def with_errors(rng: np.random.Generator, sources: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Some rows of each survey know their errors."""
+    out = {}
+    for name, table in sources.items():
+        known = np.where(rng.uniform(size=table.num_rows) < 0.9, 1.0, np.nan)
+        for column in ("ra_error", "dec_error"):
+            values = pa.array(known * rng.uniform(0.05, 0.5, table.num_rows), pa.float32(), from_pandas=True)
+            table = table.append_column(column, values)
+        out[name] = table
+    return out
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
+def test_cells_sum_to_the_whole_sky_by_posterior_too(seed: int, place: str, speed: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    sources = with_errors(rng, crowd(rng, PLACES[place], n, speed))
+    check_cells_against_whole(sources, by="posterior")
+    groups = group(sources, RANKS, RADII, Policy("posterior", 0.7))
+    for pair in groups.pairs.to_pylist():
+        if pair["posterior_a"] is not None and pair["mutual"]:
+            assert pair["link"] or min(pair["posterior_a"], pair["posterior_b"]) > 0.5 or linked_near(groups, pair)
+    names = ["survey", "anchor_survey", "anchor_key"]
+    one = groups.members.select(names).to_pylist()
+    assert len({tuple(r.values()) for r in one}) == len(one)
+
+
+def linked_near(groups: Groups, pair: dict) -> bool:
+    """Whether an id settles it for one of the two."""
+    linked = [p for p in groups.pairs.to_pylist() if p["link"]]
+    ends = {(pair["survey_a"], pair["key_a"]), (pair["survey_b"], pair["key_b"])}
+    return any(ends & {(p["survey_a"], p["key_a"]), (p["survey_b"], p["key_b"])} for p in linked)
+
+
+def test_what_is_less_likely_than_not_is_no_edge() -> None:
+    """Two sources a radius apart of errors far smaller: nearest of each other, and nothing to do with each other."""
+    sources = {
+        name: source_table([10.0], [dec], [1]).append_column("ra_error", [[0.05]]).append_column("dec_error", [[0.05]])
+        for name, dec in (("legacysurvey", 0.0), ("gaia", 0.8 / 3600))
+    }
+    by_distance = group(sources, RANKS, RADII)
+    assert len(set(by_distance.members["anchor_survey"].to_pylist())) == 1
+    likely = group(sources, RANKS, RADII, Policy("posterior"))
+    assert likely.pairs["mutual"].to_pylist() == [False] and likely.pairs["sigmas"].to_pylist()[0] > 10
+    assert sorted(likely.members["anchor_survey"].to_pylist()) == ["gaia", "legacysurvey"]
+    # without errors there is nothing to weigh, and the nearest is taken
+    plain = {name: table.drop_columns(["ra_error", "dec_error"]) for name, table in sources.items()}
+    assert group(plain, RANKS, RADII, Policy("posterior")).pairs["mutual"].to_pylist() == [True]
 
 
 def chain(place: tuple[float, float], way: float, n: int) -> dict[str, pa.Table]:

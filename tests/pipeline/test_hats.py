@@ -31,14 +31,12 @@ SURVEYS = ("desi", "gaia", "hsc", "legacysurvey", "sdss")
 SUFFIXES = {"suffixes": ("_a", "_b"), "suffix_method": "overlapping_columns", "log_changes": False}
 
 
-@pytest.fixture(scope="module")
-def lsdb() -> Iterator[ModuleType]:
-    """lsdb in this process, one task after the other."""
+@pytest.fixture(autouse=True)
+def one_task_after_the_other() -> Iterator[None]:
     import dask
-    import lsdb
 
     with dask.config.set(scheduler="synchronous"):
-        yield lsdb
+        yield
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skycairn.pile.store import Draft, Entry, Pile
 from skycairn.pipeline import sky
-from skycairn.pipeline.crossmatch import Positions, candidate_pairs
+from skycairn.match.pairs import Positions, candidate_pairs
 from skycairn.report import chance, offsets, separations
 from skycairn.report.cutflow import cut_flow
 from skycairn.report.findings import warnings

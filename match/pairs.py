@@ -1,28 +1,26 @@
 """Pairs of sources of two tables that lie within a radius of each other, motion and epochs minded.
 
-Usable as a library on any two Arrow tables with `key` (int64), `ra`, `dec` (ICRS degrees); `pmra`, `pmdec` (mas/yr,
-pmra times cos(dec)), `epoch`, `epoch_min`, `epoch_max` (Julian years) and `healpix29` may be absent or null:
-
-    pairs = candidate_pairs(left, right, radius_arcsec=1.0)
-    nearest = pairs.filter(pairs["mutual"])
+Works on any two Arrow tables with `key` (int64), `ra`, `dec` (ICRS degrees); `pmra`, `pmdec` (mas/yr, pmra times
+cos(dec)), `epoch`, `epoch_min`, `epoch_max` (Julian years), `ra_error`, `dec_error` (arcsec, one sigma of RA times
+cos(dec) and of Dec) and `healpix29` may be absent or null. `crossmatch.py` takes tables of other names and kinds.
 
 A source with motion (pmra, pmdec and epoch known) moves along the great circle of its motion; one without holds its
 position from epoch_min to epoch_max. The separation of two is their closest approach (docs/contracts.md, 3).
 
-How it works: both tables are sorted by HEALPix cell and joined, each source with the four cells that a circle of the
-search radius round it can touch. A moving source is looked up at beads along its track, spaced by the radius.
+Both tables are sorted by HEALPix cell and joined (`kernel.py`). A moving source is looked up at beads along its track,
+spaced by the radius.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-import healpy
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from skycairn.match import kernel, posterior
+from skycairn.match.posterior import Prior
 from skycairn.pipeline import sky
 
 Floats = NDArray[np.float64]
@@ -35,8 +33,10 @@ DENSITY_ORDER = 10
 """Chance is reckoned from the sources in the left source's cell of this order (206 arcsec)."""
 CLOSEST_BEADS_ARCSEC = 1.0
 """Beads on tracks are no closer than this, however small the radius."""
-BLOCK = 1 << 18
 MOST_AT_ONCE = 1 << 20
+"""Pairs whose closest approach is reckoned together, so that memory is bounded."""
+DIGITS = 9
+"""Decimals of what is no separation: the last bits of an exponential hang on the processor."""
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -49,6 +49,9 @@ PAIR_SCHEMA = pa.schema(
         pa.field("left_rivals", pa.int32(), metadata={"about": "other candidates of the left source"}),
         pa.field("right_rivals", pa.int32()),
         pa.field("chance", pa.float64(), metadata={"about": "probability of an unrelated source this near"}),
+        pa.field("sigmas", pa.float64(), metadata={"about": "separation over its error; null without both errors"}),
+        pa.field("left_posterior", pa.float64(), metadata={"about": "that of the left source's candidates it is this"}),
+        pa.field("right_posterior", pa.float64()),
     ]
 )
 
@@ -64,6 +67,8 @@ class Positions:
     epoch: Floats
     epoch_min: Floats
     epoch_max: Floats
+    ra_error: Floats
+    dec_error: Floats
 
     @classmethod
     def of(cls, table: pa.Table, what: str = "table") -> Positions:
@@ -86,6 +91,14 @@ class Positions:
             raise ValueError(
                 f"{what} at row {row} holds from epoch {low[row]} to {high[row]}; wanted epoch_min <= epoch_max"
             )
+        for name in ("ra_error", "dec_error"):
+            bad = getattr(out, name) <= 0
+            if bad.any():
+                row = int(np.argmax(bad))
+                raise ValueError(
+                    f"{what} at row {row}: {name} is {getattr(out, name)[row]} arcsec; wanted above 0, or null where "
+                    "it is not known"
+                )
         return out
 
     def take(self, rows: Ints) -> Positions:
@@ -116,20 +129,17 @@ def separation_uas(left: pa.Table, right: pa.Table) -> Ints:
 
 
 def _separation(a: Positions, b: Positions) -> Ints:
-    out = sky.angle(sky.unit_vectors(a.ra, a.dec), sky.unit_vectors(b.ra, b.dec))
+    out = kernel.separations(a.ra, a.dec, b.ra, b.dec)
     rows = np.flatnonzero(a.moving | b.moving)
-    if rows.size:
-        out[rows] = _closest_approach(a.take(rows), b.take(rows))
-    return np.rint(out * UAS).astype(np.int64)
+    for begin in range(0, rows.size, MOST_AT_ONCE):
+        some = rows[begin : begin + MOST_AT_ONCE]
+        one, other = closest_approach(a.take(some), b.take(some))
+        out[some] = np.rint(sky.angle(one, other) * UAS).astype(np.int64)
+    return out
 
 
-def _closest_approach(a: Positions, b: Positions) -> Floats:
-    """Radians; at least one of each two moves."""
-    return sky.angle(*approach(a, b))
-
-
-def approach(a: Positions, b: Positions) -> tuple[Floats, Floats]:
-    """Where the two of each row stand at their closest approach: unit vectors, shape (3, n)."""
+def closest_approach(a: Positions, b: Positions) -> tuple[Floats, Floats]:
+    """Unit vectors, shape (3, n), of each two sources where they are nearest to each other."""
     both = a.moving & b.moving
     (a_low, a_high), (b_low, b_high) = a.interval(), b.interval()
     low = np.where(both, np.minimum(a_low, b_low), np.where(a.moving, b_low, a_low))
@@ -170,6 +180,8 @@ class Beads:
     """Points that stand for the sources' tracks."""
 
     row: Ints
+    ra: Floats
+    dec: Floats
     healpix29: Ints
     cover_arcsec: float
     "every point of a track is at most this far from one of its beads"
@@ -187,7 +199,7 @@ def beads(s: Positions, healpix29: Ints, span: tuple[float, float], spacing_arcs
     long = length > spacing_arcsec / 2
     cover = float(length[~long].max(initial=0.0))
     if not long.any():
-        return Beads(np.arange(s.ra.size), healpix29, cover)
+        return Beads(np.arange(s.ra.size), s.ra, s.dec, healpix29, cover)
     m, low, high, length = m.take(np.flatnonzero(long)), low[long], high[long], length[long]
     count = np.ceil(length / spacing_arcsec).astype(np.int64)
     cover = max(cover, float((length / count).max()) / 2)
@@ -197,8 +209,13 @@ def beads(s: Positions, healpix29: Ints, span: tuple[float, float], spacing_arcs
     ra, dec = sky.propagate(on.ra, on.dec, on.pmra, on.pmdec, time - on.epoch)
     still = np.ones(s.ra.size, bool)
     still[moving[long]] = False
-    row = np.concatenate([np.flatnonzero(still), moving[long][source]])
-    return Beads(row, np.concatenate([healpix29[still], sky.healpix29(ra, dec)]), cover)
+    return Beads(
+        np.concatenate([np.flatnonzero(still), moving[long][source]]),
+        np.concatenate([s.ra[still], ra]),
+        np.concatenate([s.dec[still], dec]),
+        np.concatenate([healpix29[still], sky.healpix29(ra, dec)]),
+        cover,
+    )
 
 
 def _expand(start: Ints, count: Ints) -> tuple[Ints, Ints]:
@@ -208,100 +225,53 @@ def _expand(start: Ints, count: Ints) -> tuple[Ints, Ints]:
     return which, np.arange(which.size) - first[which] + start[which]
 
 
-def reachable(child: Ints, order: int) -> Iterator[tuple[Ints | slice, Ints]]:
-    """The cells of `order` that the own cell and 8 neighbours of each `child`, a cell of `order` + 1, lie in.
-
-    Gives (indices of the children, one cell each), several times; no (child, cell) twice. There are at most four: the
-    parent, two across its edges, one across its corner. Within a base cell x and y are counted up or down in the
-    interleaved bits themselves; healpy knows the way over the borders of base cells.
-    """
-    parent = child >> 2
-    yield slice(None), parent
-    bits = (1 << 2 * order) - 1
-    x_bits, y_bits = 0x5555555555555555 & bits, 0x2AAAAAAAAAAAAAAA & bits
-    face, x, y = parent & ~bits, parent & x_bits, parent & y_bits
-    x_up, y_up = (child & 1).astype(bool), (child & 2).astype(bool)
-    border = np.where(x_up, x == x_bits, x == 0) | np.where(y_up, y == y_bits, y == 0)
-    x_next = np.where(x_up, (x | y_bits) + 1, x - 1) & x_bits
-    y_next = np.where(y_up, (y | x_bits) + 1, y - 2) & y_bits
-    inside = np.flatnonzero(~border)
-    face, x, y, x_next, y_next = (v[inside] for v in (face, x, y, x_next, y_next))
-    yield inside, face | x_next | y
-    yield inside, face | x | y_next
-    yield inside, face | x_next | y_next
-    outer = np.flatnonzero(border)
-    if outer.size:
-        around = healpy.get_all_neighbours(1 << (order + 1), child[outer], nest=True)
-        around = np.sort(np.where(around >= 0, around >> 2, parent[outer]), axis=0)
-        fresh = around != parent[outer]
-        fresh[1:] &= around[1:] != around[:-1]
-        for cells, new in zip(around, fresh, strict=True):
-            yield outer[new], cells[new]
+def _in_order(beads: Beads) -> Beads:
+    if (beads.healpix29[1:] >= beads.healpix29[:-1]).all():
+        return beads
+    order = np.argsort(beads.healpix29, kind="stable")
+    return Beads(
+        beads.row[order], beads.ra[order], beads.dec[order], beads.healpix29[order], cover_arcsec=beads.cover_arcsec
+    )
 
 
-def _nearby(few: Beads, many: Beads, search_arcsec: float) -> Iterator[tuple[Ints, Ints]]:
-    """Rows of `few` and `many` that share a reachable cell: all pairs within `search_arcsec`, and more."""
-    order = max(sky.order_for(search_arcsec), 1) - 1
-    cell = sky.cells(many.healpix29, order)
-    many_row = many.row
-    if not (cell[1:] >= cell[:-1]).all():
-        by_cell = np.argsort(cell)
-        cell, many_row = cell[by_cell], many_row[by_cell]
-    child = sky.cells(few.healpix29, order + 1)
-    few_row = few.row
-    if not (child[1:] >= child[:-1]).all():
-        by_cell = np.argsort(child)
-        child, few_row = child[by_cell], few_row[by_cell]
-    for begin in range(0, child.size, BLOCK):
-        block = child[begin : begin + BLOCK]
-        rows = few_row[begin : begin + BLOCK]
-        for index, wanted in reachable(block, order):
-            start = np.searchsorted(cell, wanted)
-            hit = np.flatnonzero(cell[np.minimum(start, cell.size - 1)] == wanted)
-            start = start[hit]
-            count = np.searchsorted(cell, wanted[hit], side="right") - start
-            own = rows[index][hit]
-            if not own.size:
-                continue
-            so_far = np.cumsum(count)
-            cuts = np.searchsorted(so_far, np.arange(0, so_far[-1], MOST_AT_ONCE))
-            for i, j in zip(cuts, [*cuts[1:], own.size], strict=True):
-                which, partner = _expand(start[i:j], count[i:j])
-                yield own[i:j][which], many_row[partner]
+def _within(a: Positions, b: Positions, a_cell: Ints, b_cell: Ints, radius_arcsec: float) -> tuple[Ints, Ints, Ints]:
+    """Rows of a, rows of b, separations, sorted by the rows."""
+    spacing = max(radius_arcsec, CLOSEST_BEADS_ARCSEC)
+    left = _in_order(beads(a, a_cell, epoch_span(b), spacing))
+    right = _in_order(beads(b, b_cell, epoch_span(a), spacing))
+    search = radius_arcsec
+    if left.cover_arcsec or right.cover_arcsec:
+        search += left.cover_arcsec + right.cover_arcsec + 1e-6
+    i, j, apart = kernel.near(left.healpix29, left.ra, left.dec, right.healpix29, right.ra, right.dec, search)
+    i, j = left.row[i], right.row[j]
+    if a.moving.any() or b.moving.any():
+        moves = a.moving[i] | b.moving[j]
+        # several beads of a track may be near one source
+        _, once = np.unique(i[moves] * b.ra.size + j[moves], return_index=True)
+        kept = np.sort(np.concatenate([np.flatnonzero(~moves), np.flatnonzero(moves)[once]]))
+        i, j, apart, moves = i[kept], j[kept], apart[kept], moves[kept]
+        apart[moves] = _separation(a.take(i[moves]), b.take(j[moves]))
+        near = apart <= round(radius_arcsec * 1e6)
+        i, j, apart = i[near], j[near], apart[near]
+    order = np.lexsort((j, i))
+    return i[order], j[order], apart[order]
 
 
-@dataclass(frozen=True)
-class _Rough:
-    """A cheap test that no pair within the radius fails: catalogued positions, and how far each source can move."""
-
-    vectors: tuple[Floats, Floats]
-    reach: tuple[Floats, Floats]
-    "radians"
-    radius: float
-
-    @classmethod
-    def of(cls, a: Positions, b: Positions, radius_arcsec: float) -> _Rough:
-        reach = []
-        for s, span in ((a, epoch_span(b)), (b, epoch_span(a))):
-            years = np.fmax(np.fmax(s.epoch - span[0], span[1] - s.epoch), 0.0)
-            reach.append(np.where(s.moving, np.hypot(s.pmra, s.pmdec) * years * 1000, 0.0) / UAS)
-        vectors = sky.unit_vectors(a.ra, a.dec), sky.unit_vectors(b.ra, b.dec)
-        return cls(vectors, (reach[0], reach[1]), (radius_arcsec + 1e-5) * 1e6 / UAS)
-
-    def near(self, i: Ints, j: Ints) -> Bools:
-        square = np.zeros(i.size)
-        for one, other in zip(*self.vectors, strict=True):
-            square += (one[i] - other[j]) ** 2
-        return np.asarray(square <= (self.radius + self.reach[0][i] + self.reach[1][j]) ** 2)
-
-
-def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa.Table:
+def candidate_pairs(
+    left: pa.Table,
+    right: pa.Table,
+    radius_arcsec: float,
+    prior: Prior | None = None,
+    right_ratio: Floats | None = None,
+) -> pa.Table:
     """All pairs within `radius_arcsec`, as `PAIR_SCHEMA`, sorted by left_row and left_rank.
 
     Ranks order the candidates of a source by (separation_uas, key of the other). `chance` is 1 - exp(-pi s^2 n): the
     probability that an unrelated source lies within the separation s, where n is the surface density of the denser
     table, counted in the left source's order-10 cell (3.4 arcmin; at least one source). Where the cell is cut by the
-    edge of a footprint it is too low.
+    edge of a footprint it is too low. `sigmas` is the separation in units of both errors, at its own position angle;
+    the errors of a moving source are those at its own epoch. The posteriors are as in `posterior.py`, with this prior
+    (null without one) and, for each right row, the ratio of a magnitude prior.
 
     Raises ValueError for a radius not above 0, a missing column, or a row whose position is not on the sky.
     """
@@ -312,37 +282,59 @@ def candidate_pairs(left: pa.Table, right: pa.Table, radius_arcsec: float) -> pa
         return PAIR_SCHEMA.empty_table()
     a_key, b_key = keys_of(left, "left"), keys_of(right, "right")
     a_cell, b_cell = healpix29_of(left), healpix29_of(right)
-    spacing = max(radius_arcsec, CLOSEST_BEADS_ARCSEC)
-    a_beads = beads(a, a_cell, epoch_span(b), spacing)
-    b_beads = beads(b, b_cell, epoch_span(a), spacing)
-    search = radius_arcsec + a_beads.cover_arcsec + b_beads.cover_arcsec
-    limit = round(radius_arcsec * 1e6)
-    swap = a_beads.row.size > b_beads.row.size
-    few, many = (b_beads, a_beads) if swap else (a_beads, b_beads)
-    found: list[tuple[Ints, Ints, Ints]] = []
-    rough: _Rough | None = None
-    for few_row, many_row in _nearby(few, many, search):
-        i, j = (many_row, few_row) if swap else (few_row, many_row)
-        # worth its cost only where the radius is wide beside the distance of sources
-        if i.size > (left.num_rows + right.num_rows) // 4:
-            rough = rough or _Rough.of(a, b, radius_arcsec)
-            near = rough.near(i, j)
-            i, j = i[near], j[near]
-        separation = _separation(a.take(i), b.take(j))
-        near = separation <= limit
-        found.append((i[near], j[near], separation[near]))
-    i, j, separation = (np.concatenate(part) for part in zip(*found, strict=True)) if found else (np.zeros(0, int),) * 3
-    if a_beads.row.size > left.num_rows or b_beads.row.size > right.num_rows:
-        _, once = np.unique(i * right.num_rows + j, return_index=True)
-        i, j, separation = i[once], j[once], separation[once]
+    i, j, separation = _within(a, b, a_cell, b_cell, radius_arcsec)
     left_rank, left_rivals = _ranks(i, j, b_key, separation)
     right_rank, right_rivals = _ranks(j, i, a_key, separation)
-    # rounded, since the last bits of an exponential hang on the processor
     chance = np.round(_chance(a_cell, b_cell, i, separation), 12)
     columns = [i, j, separation, left_rank, right_rank, (left_rank == 1) & (right_rank == 1)]
     columns += [left_rivals, right_rivals, chance]
+    columns += _by_errors(a, b, a_cell, b_cell, i, j, separation, prior, right_ratio)
     order = np.lexsort((left_rank, i))
-    return pa.table([pa.array(c[order]) for c in columns], schema=PAIR_SCHEMA)
+    return pa.table([pa.array(c[order], from_pandas=True) for c in columns], schema=PAIR_SCHEMA)
+
+
+def _by_errors(
+    a: Positions,
+    b: Positions,
+    a_cell: Ints,
+    b_cell: Ints,
+    i: Ints,
+    j: Ints,
+    separation: Ints,
+    prior: Prior | None,
+    right_ratio: Floats | None,
+) -> list[Floats]:
+    """`sigmas`, `left_posterior`, `right_posterior`; NaN where an error is not known."""
+    sigmas, likelihood = np.full(i.size, np.nan), np.full(i.size, np.nan)
+    rows = np.flatnonzero(np.isfinite(a.ra_error * a.dec_error)[i] & np.isfinite(b.ra_error * b.dec_error)[j])
+    if not rows.size:
+        return [sigmas, sigmas, sigmas]
+    one, other = a.take(i[rows]), b.take(j[rows])
+    east, north = _directions(one, other)
+    ra_error, dec_error = np.hypot(one.ra_error, other.ra_error), np.hypot(one.dec_error, other.dec_error)
+    sigmas[rows] = separation[rows] / 1e6 * np.hypot(east / ra_error, north / dec_error)
+    likelihood[rows] = np.exp(-(sigmas[rows] ** 2) / 2) / (2 * np.pi * ra_error * dec_error)
+    if prior is None:
+        return [np.round(sigmas, DIGITS), *(np.full(i.size, np.nan) for _ in range(2))]
+    found = prior.found or posterior.estimate_found(i, j, likelihood, prior, a_cell, b_cell)
+    left, right, lower = prior.of_pairs(a_cell[i])
+    ratio = 1.0 if right_ratio is None else right_ratio[j]
+    of_left, of_right = posterior.posteriors(i, j, likelihood, left, right, found * lower, ratio)
+    return [np.round(values, DIGITS) for values in (sigmas, of_left, of_right)]
+
+
+def _directions(a: Positions, b: Positions) -> tuple[Floats, Floats]:
+    """East and north components of the unit vector from each a to its b, where they are nearest; 0 where they meet."""
+    one, other = sky.unit_vectors(a.ra, a.dec), sky.unit_vectors(b.ra, b.dec)
+    moves = np.flatnonzero(a.moving | b.moving)
+    if moves.size:
+        one[:, moves], other[:, moves] = closest_approach(a.take(moves), b.take(moves))
+    lon, lat = np.radians(a.ra), np.radians(a.dec)
+    d = other - one
+    east = -np.sin(lon) * d[0] + np.cos(lon) * d[1]
+    north = -np.sin(lat) * (np.cos(lon) * d[0] + np.sin(lon) * d[1]) + np.cos(lat) * d[2]
+    length = np.hypot(east, north)
+    return tuple(np.divide(x, length, out=np.zeros_like(x), where=length > 0) for x in (east, north))
 
 
 def healpix29_of(table: pa.Table) -> Ints:

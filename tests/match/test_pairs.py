@@ -6,8 +6,8 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skycairn.pipeline import crossmatch, sky
-from skycairn.pipeline.crossmatch import candidate_pairs, separation_uas
+from skycairn.match.pairs import PAIR_SCHEMA, candidate_pairs, separation_uas
+from skycairn.pipeline import sky
 
 MOTION = ("pmra", "pmdec", "epoch", "epoch_min", "epoch_max")
 
@@ -195,7 +195,7 @@ def test_empty_sides() -> None:
     none, some = table([], []), table(1.0, 1.0)
     for left, right in ((none, some), (some, none), (none, none), (some, table(2.0, 2.0))):
         pairs = candidate_pairs(left, right, 1.0)
-        assert pairs.num_rows == 0 and pairs.schema == crossmatch.PAIR_SCHEMA
+        assert pairs.num_rows == 0 and pairs.schema == PAIR_SCHEMA
 
 
 def test_columns_of_motion_may_be_absent() -> None:
@@ -260,20 +260,3 @@ def test_chance_is_the_rate_of_unrelated_neighbours() -> None:
     assert (np.abs(chance / expected - 1) < 0.3).mean() > 0.8
     # of unrelated sources, the chance of the nearest is as often below p as p says
     assert (chance < 0.05).sum() / 4000 == pytest.approx(0.05, abs=0.012)
-
-
-@pytest.mark.parametrize("order", [0, 1, 3, 15])
-def test_reachable_cells_are_those_of_all_neighbours(order: int) -> None:
-    rng = np.random.default_rng(2)
-    n = 12 * 4 ** (order + 1)
-    child = np.arange(n) if n < 10000 else rng.integers(0, n, 2000)
-    # and along the borders of base cells
-    edge = np.array([0, 1, 2, 3, 4 ** (order + 1) - 1, 4 ** (order + 1) - 2, 4 ** (order + 1) - 3])
-    child = np.unique(np.concatenate([child, (edge + 4 ** (order + 1) * np.arange(12)[:, None]).ravel()]))
-    child = child[(child >= 0) & (child < n)]
-    got: dict[int, list[int]] = {c: [] for c in child.tolist()}
-    for index, wanted in crossmatch.reachable(child, order):
-        for c, cell in zip(child[index].tolist(), wanted.tolist(), strict=True):
-            got[c].append(cell)
-    for c, found in got.items():
-        assert len(found) <= 4 and sorted(found) == sorted({p >> 2 for p in sky.rings(order + 1, [c], 1).tolist()})

@@ -1,0 +1,195 @@
+"""The posterior against closed forms, a full enumeration, and skies whose truth is known."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skycairn.match import posterior
+from skycairn.match.crossmatch import crossmatch
+from skycairn.match.pairs import candidate_pairs
+from skycairn.match.posterior import Prior
+from skycairn.pipeline import sky
+
+ARCSEC = 1 / 3600
+
+
+def table(ra, dec, ra_error=0.1, dec_error=None) -> pa.Table:
+    n = np.size(ra)
+    errors = (
+        np.broadcast_to(np.asarray(e, float), n) for e in (ra_error, ra_error if dec_error is None else dec_error)
+    )
+    columns = dict(zip(("ra_error", "dec_error"), (pa.array(e, from_pandas=True) for e in errors), strict=True))
+    return pa.table({"key": np.arange(n), "ra": np.ravel(ra), "dec": np.ravel(dec), **columns})
+
+
+def test_one_candidate_by_hand() -> None:
+    left, right = table(10.0, 0.0, 0.3), table(10.0, 0.5 * ARCSEC, 0.4)
+    n, m, found = 1e-4, 3e-4, 0.8
+    prior = Prior({c: n for c in range(49152)}, {c: m for c in range(49152)}, found)
+    pair = candidate_pairs(left, right, 1.0, prior).to_pylist()[0]
+    assert pair["sigmas"] == pytest.approx(1.0, rel=1e-6)
+    likelihood = np.exp(-0.5) / (2 * np.pi * 0.25)
+    odds = found / (1 - found) * likelihood / m
+    assert pair["left_posterior"] == pytest.approx(odds / (1 + odds), rel=1e-6)
+    share = found * n / m
+    odds = share / (1 - share) * likelihood / n
+    assert pair["right_posterior"] == pytest.approx(odds / (1 + odds), rel=1e-6)
+
+
+def test_errors_of_two_axes() -> None:
+    left = table(10.0, 60.0, 0.3, 0.1)
+    east = table(10.0 + 0.5 * ARCSEC / np.cos(np.radians(60)), 60.0, 0.4, 0.1)
+    north = table(10.0, 60.0 + 0.5 * ARCSEC, 0.4, 0.1)
+    assert candidate_pairs(left, east, 1.0)["sigmas"][0].as_py() == pytest.approx(1.0, rel=1e-5)
+    assert candidate_pairs(left, north, 1.0)["sigmas"][0].as_py() == pytest.approx(0.5 / np.hypot(0.1, 0.1), rel=1e-5)
+    assert candidate_pairs(left, left, 1.0)["sigmas"][0].as_py() == 0
+
+
+def test_a_star_counts_where_it_is_nearest() -> None:
+    star = table(100.0, 0.0, 0.1, 0.3)
+    for name, value in (("pmra", 1000.0), ("pmdec", 0.0), ("epoch", 2016.0)):
+        star = star.append_column(name, pa.array([value]))
+    then = table(100.0 - 10 * ARCSEC, 0.6 * ARCSEC, 0.1, 0.4)
+    for name in ("epoch_min", "epoch_max"):
+        then = then.append_column(name, pa.array([2006.0]))
+    assert candidate_pairs(star, then, 1.0)["sigmas"][0].as_py() == pytest.approx(1.2, rel=1e-4)
+
+
+def test_errors_that_are_not_known() -> None:
+    left = table([10.0, 10.0], [0.0, 0.0], [0.1, np.nan])
+    right = table([10.0, 10.0], [0.1 * ARCSEC, 0.2 * ARCSEC], [0.1, np.nan])
+    prior = Prior.of(*(sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right)))
+    pairs = candidate_pairs(left, right, 1.0, prior).to_pylist()
+    assert len(pairs) == 4
+    for pair in pairs:
+        known = pair["left_row"] == pair["right_row"] == 0
+        assert all((pair[name] is not None) == known for name in ("sigmas", "left_posterior", "right_posterior"))
+    for bad in (0.0, -1.0):
+        with pytest.raises(ValueError, match=r"right at row 1: ra_error is .* wanted above 0, or null"):
+            candidate_pairs(left, table([1.0, 2.0], [1.0, 1.0], [0.1, bad]), 1.0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.05, 0.95))
+def test_posteriors_are_those_of_all_hypotheses(seed: int, found: float) -> None:
+    rng = np.random.default_rng(seed)
+    left = table(10 + rng.uniform(0, 2, 8) * ARCSEC, rng.uniform(0, 2, 8) * ARCSEC, rng.uniform(0.1, 0.5, 8))
+    right = table(10 + rng.uniform(0, 2, 9) * ARCSEC, rng.uniform(0, 2, 9) * ARCSEC, rng.uniform(0.1, 0.5, 9))
+    n, m = 2e-4, 5e-4
+    prior = Prior({c: n for c in range(49152)}, {c: m for c in range(49152)}, found)
+    pairs = candidate_pairs(left, right, 3.0, prior)
+    assert pairs.num_rows == 72
+    rows = pairs.to_pylist()
+    sums = {}
+    for p in rows:
+        error = np.hypot(left["ra_error"][p["left_row"]].as_py(), right["ra_error"][p["right_row"]].as_py())
+        density = np.exp(-((p["separation_uas"] / 1e6 / error) ** 2) / 2) / (2 * np.pi * error**2)
+        for side, share, other in (("left", found, m), ("right", found * n / m, n)):
+            # none is the counterpart: all are of the background; or this one is, and the rest is
+            sums.setdefault((side, p[f"{side}_row"]), {None: 1 - share})[id(p)] = share * density / other
+    for p in rows:
+        for side in ("left", "right"):
+            weights = sums[side, p[f"{side}_row"]]
+            assert p[f"{side}_posterior"] == pytest.approx(weights[id(p)] / sum(weights.values()), abs=1e-6)
+
+
+def sky_of_two(rng: np.random.Generator, n: int, share: float, error: float) -> tuple[pa.Table, pa.Table]:
+    """Four square degrees; `share` of n left sources are among 4n right ones, scattered by their errors; the truth is
+    that both have the same `thing`."""
+    low, high = np.sin(np.radians([-1.0, 1.0]))
+
+    def anywhere(k: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.uniform(9, 11, k), np.degrees(np.arcsin(rng.uniform(low, high, k)))
+
+    ra, dec = anywhere(n)
+    both = int(share * n)
+    errors = error * rng.uniform(0.5, 2, (2, 2, 4 * n))
+    other = anywhere(4 * n)
+    true = sky.propagate(ra[:both], dec[:both], *(1000 * rng.normal(0, errors[1, :, :both])), 1.0)
+    other[0][:both], other[1][:both] = true
+    ra, dec = sky.propagate(ra, dec, *(1000 * rng.normal(0, errors[0, :, :n])), 1.0)
+    left, right = table(ra, dec, *errors[0, :, :n]), table(*other, *errors[1])
+    things = np.arange(n), np.concatenate([np.arange(both), -1 - np.arange(4 * n - both)])
+    return tuple(t.append_column("thing", pa.array(thing)) for t, thing in zip((left, right), things, strict=True))
+
+
+def test_posteriors_are_calibrated_where_the_truth_is_known() -> None:
+    left, right = sky_of_two(np.random.default_rng(4), 60000, 0.7, 0.7)
+    area = np.radians(2) * 2 * np.sin(np.radians(1)) * (180 * 3600 / np.pi) ** 2
+    cells = range(49152)
+    prior = Prior(dict.fromkeys(cells, 60000 / area), dict.fromkeys(cells, 240000 / area), 0.7)
+    pairs = candidate_pairs(left, right, 6.0, prior)
+    things = (t["thing"].to_numpy()[pairs[f"{s}_row"].to_numpy()] for t, s in ((left, "left"), (right, "right")))
+    true = np.equal(*things)
+    for side in ("left", "right"):
+        said = pairs[f"{side}_posterior"].to_numpy()
+        edges = np.array([0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.96, 1.0])
+        which = np.digitize(said, edges[1:-1])
+        for k in range(edges.size - 1):
+            mine = which == k
+            n, mean = mine.sum(), said[mine].mean()
+            assert n > 50
+            assert abs(true[mine].mean() - mean) < 4 * np.sqrt(mean * (1 - mean) / n), (side, k)
+
+
+def test_the_share_is_estimated() -> None:
+    for share in (0.3, 0.9):
+        left, right = sky_of_two(np.random.default_rng(6), 20000, share, 0.2)
+        a, b = (sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right))
+        pairs = crossmatch(left, right, 3.0, keep="all", found=None)
+        likelihood = np.exp(-(pairs["sigmas"].to_numpy() ** 2) / 2) / (
+            2
+            * np.pi
+            * np.hypot(pairs["ra_error_left"].to_numpy(), pairs["ra_error_right"].to_numpy())
+            * np.hypot(pairs["dec_error_left"].to_numpy(), pairs["dec_error_right"].to_numpy())
+        )
+        rows = (pairs[name].to_numpy() for name in ("left_row", "right_row"))
+        found = posterior.estimate_found(*rows, likelihood, Prior.of(a, b, None), a, b)
+        assert found == pytest.approx(share, abs=0.02)
+    for bad in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(ValueError, match="share with a counterpart"):
+            Prior({}, {}, bad)
+
+
+def test_where_the_posterior_is_the_policy_no_row_is_in_two_pairs() -> None:
+    left, right = sky_of_two(np.random.default_rng(5), 20000, 0.7, 0.7)
+    pairs = crossmatch(left, right, 5.0, keep="posterior")
+    assert pairs.num_rows > 10000
+    for name in ("left_row", "right_row"):
+        assert len(set(pairs[name].to_pylist())) == pairs.num_rows
+    true = np.asarray(pairs["thing_left"]) == np.asarray(pairs["thing_right"])
+    by_distance = crossmatch(left, right, 5.0, keep="mutual")
+    distance_true = np.asarray(by_distance["thing_left"]) == np.asarray(by_distance["thing_right"])
+    assert true.mean() > distance_true.mean()
+
+
+def test_a_magnitude_prior_knows_counterparts_from_the_crowd() -> None:
+    rng = np.random.default_rng(7)
+    left, right = sky_of_two(rng, 20000, 0.7, 0.7)
+    is_thing = right["thing"].to_numpy() >= 0
+    magnitude = np.where(is_thing, rng.normal(20, 1, is_thing.size), rng.normal(24, 1, is_thing.size))
+    magnitude[rng.uniform(size=magnitude.size) < 0.01] = np.nan
+    right = right.append_column("mag", pa.array(magnitude, from_pandas=True))
+
+    def right_share(**more) -> float:
+        pairs = crossmatch(left, right, 5.0, keep="posterior", **more)
+        return (np.asarray(pairs["thing_left"]) == np.asarray(pairs["thing_right"])).sum() / 14000
+
+    assert right_share(right_magnitude="mag") > right_share() + 0.01
+    with pytest.raises(ValueError, match="safe counterparts have a magnitude; wanted 200"):
+        crossmatch(left.slice(0, 100), right, 5.0, right_magnitude="mag")
+
+
+def test_densities_are_of_what_is_occupied() -> None:
+    rng = np.random.default_rng(3)
+    n = 40000
+    ra, dec = rng.uniform(0, 20, n), rng.uniform(-10, 10, n)
+    found = posterior.densities(sky.healpix29(ra, dec))
+    per_square_arcsec = n / 400 / 3600**2
+    assert np.median(list(found.values())) == pytest.approx(per_square_arcsec, rel=0.03)
+    # a corner of a cell alone: a few sources, as dense there
+    few = posterior.densities(sky.healpix29(ra[:5] * 0, dec[:5] * 0))
+    assert list(few.values()) == [pytest.approx(5 / sky.cell_size_arcsec(8) ** 2)]
+    assert posterior.densities(np.zeros(0, np.int64)) == {}
