@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -30,7 +31,7 @@ from skycairn.report.skycounts import SkyCounts, map_order
 Pair = tuple[str, str]
 PAIR_COLUMNS = (
     *("survey_a", "key_a", "survey_b", "key_b", "separation_uas", "mutual", "accepted", "conflict"),
-    *("sigmas", "posterior_a", "posterior_b"),
+    *("sigmas", "posterior_a", "posterior_b", "link"),
 )
 OBJECT_COLUMNS = ("object_id", "healpix29", "blend_group", "delta_mag")
 OF_SURVEY = ("key", "status", "blend_n")
@@ -62,6 +63,10 @@ class Numbers:
     held_why: Mapping[str, str] = field(default_factory=dict)
     "by file or task; of the last build on this machine"
     lost: Mapping[str, str] = field(default_factory=dict)
+    linked: dict[Pair, list[int]] = field(default_factory=dict)
+    "candidates of which one names the other by its id, and how many of them are accepted; empty without such ids"
+    id_faults: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    "ids that led to no match, by (survey, that it names, why)"
     blends: Blends = field(default_factory=lambda: Blends(()))
     scores: dict[Pair, Scores] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -157,6 +162,8 @@ def _cell(n: Numbers, cells: Cells, cell: int) -> None:
         for side, name in enumerate((a, b)):
             if (table := cells.sources(name, cell)) is not None:
                 score.give(side, int64(table, "key"))
+    if (unmet := cells.table("disagreements", cell, ("survey", "other_survey", "why"))) is not None:
+        n.id_faults.update(zip(*(unmet.column(c).to_pylist() for c in unmet.column_names), strict=True))
     pairs = cells.table("pairs", cell, PAIR_COLUMNS)
     if pairs is None or not pairs.num_rows:
         return
@@ -171,6 +178,10 @@ def _pairs(n: Numbers, cells: Cells, cell: int, a: str, b: str, pairs: pa.Table)
     """Add the pairs of two surveys whose source of the first lies in the cell."""
     if (a, b) in n.scores:
         n.scores[a, b].add(pairs)
+    if "link" in pairs.column_names:
+        link, both = (np.asarray(pairs.column(c).to_numpy(), bool) for c in ("link", "accepted"))
+        before = n.linked.get((a, b), [0, 0])
+        n.linked[a, b] = [before[0] + int(link.sum()), before[1] + int((link & both).sum())]
     around_a, around_b = cells.sources(a, cell), cells.around(b, cell)
     if around_a is None or around_b is None:
         raise ValueError(f"cell {cell} has pairs of {a} and {b}, and no sources of one of them; `skycairn verify` it")

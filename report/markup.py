@@ -40,7 +40,7 @@ th{font-weight:600;color:var(--dim);vertical-align:bottom}.n{text-align:right}td
 .two{grid-template-columns:repeat(auto-fill,minmax(min(100%,270px),1fr))}
 figure{margin:0;min-width:0;break-inside:avoid}figcaption{font-weight:600;font-size:.9rem;margin-bottom:.2rem}
 figcaption small{display:block;font-weight:400}
-figure svg{display:block;width:100%;max-width:560px;height:auto}svg.defs{position:absolute}
+figure svg{display:block;width:100%;max-width:460px;height:auto}svg.defs{position:absolute}
 svg text{font:10.5px system-ui,sans-serif;fill:var(--dim)}svg .label{fill:var(--fg);font-size:11px}
 svg .grid{stroke:var(--line);stroke-width:.6;fill:none}svg .axis{stroke:var(--dim);fill:none}
 svg .tile{fill:none;stroke:var(--line)}svg .line{fill:none;stroke-width:1.6;stroke-linejoin:round}

@@ -31,6 +31,7 @@ def page(n: Numbers) -> str:
         pairsections.overview(n),
         pairsections.separations(n),
         pairsections.chance(n),
+        pairsections.ids(n),
         pairsections.scores(n),
         pairsections.calibration(n),
         pairsections.offsets(n, geometry),
@@ -54,6 +55,7 @@ def _nav(n: Numbers) -> str:
     links = [
         *(("pairs", "pairs"), ("separations", "separations"), ("chance", "chance rates"), ("truth", "completeness")),
         *([("calibration", "calibration")] if any(s.n_posterior.sum() for s in n.scores.values()) else []),
+        *([("ids", "ids")] if n.id_faults or any(x[0] for x in n.linked.values()) else []),
         *(("offsets", "offsets"), ("sky", "sky"), ("cutflow", "cut-flow"), ("held", "held back"), ("blends", "blends")),
         ("about", "how it was made"),
     ]

@@ -248,9 +248,9 @@ def chance(n: Numbers) -> str:
         paragraph(
             f"One survey is moved by {_shifts(n)} in eight directions and matched again with the same code. What it "
             "then finds within the radius is unrelated. Only sources count whose moved place both surveys looked at "
-            "and the pile read. Intervals are Wilson's, of 95 percent, as if trials were independent. The chance "
-            "pairs among the mutual ones are an upper limit: most sources have their true counterpart nearer than a "
-            "chance one."
+            "and surround with sources, and round which the pile read everything. Intervals are Wilson's, of 95 "
+            "percent, as if trials were independent. The chance pairs among the mutual ones are an upper limit: "
+            "most sources have their true counterpart nearer than a chance one."
         )
     ]
     if known:
@@ -273,6 +273,27 @@ def chance(n: Numbers) -> str:
 def _shifts(n: Numbers) -> str:
     shifts = sorted({c.shift_arcsec for c in n.chance.values()})
     return " or ".join(f"{s:g} arcsec" for s in shifts) or "more than the radius"
+
+
+def ids(n: Numbers) -> str:
+    """Rows that name a row of another survey by its id; empty where no row does."""
+    named = {p: counts for p, counts in n.linked.items() if counts[0]}
+    if not named and not n.id_faults:
+        return ""
+    pairs = [[f"{a} and {b}", *counts, counts[0] - counts[1]] for (a, b), counts in named.items()]
+    faults = [[f"{a} names {b}", why, count] for (a, b, why), count in sorted(n.id_faults.items())]
+    return section(
+        "ids",
+        "Ids between surveys",
+        paragraph(
+            "Rows that name a row of another survey are taken first, where the positions bear them out. Far: the "
+            "named row lies beyond the radius; absent: it was dropped, lies beyond 600 arcsec, or is nowhere; "
+            "shared: another row that names it is nearer; refused: grouping would not have it."
+        ),
+        table(["pair", "candidates named", "accepted", "not accepted"], pairs, "No candidate is named by an id."),
+        "<h3>Ids that led to no match</h3>",
+        table(["of", "why", "rows"], faults, "Every id led to a match."),
+    )
 
 
 # -- offsets
@@ -378,12 +399,16 @@ def scores(n: Numbers) -> str:
             "with some source of the other. By true magnitude in r; intervals are Wilson's, of 95 percent."
         )
     ]
-    rows = []
+    rows, kinds = [], []
     for (a, b), s in n.scores.items():
-        for what, found in (("purity", s.purity()), ("completeness", s.completeness())):
-            some = zip(names[:first_mag], found, strict=False)
-            rows.append([f"{a} and {b}", what, *(f"{between(*f)}, {f[0]:,} of {f[1]:,}" for _, f in some)])
-    parts.append(table(["pair", "score", *names[:first_mag]], rows))
+        pure, complete = s.purity(), s.completeness()
+        rows.append([f"{a} and {b}", between(*pure[0]), pure[0][1], between(*complete[0]), complete[0][1]])
+        for i in range(1, first_mag):
+            told = [f"{between(*x[i])} of {x[i][1]:,}" if x[i][1] else "none" for x in (pure, complete)]
+            kinds.append([f"{a} and {b}", names[i], *told])
+    parts.append(table(["pair", "purity", "pairs", "completeness", "things"], rows))
+    by_kind = table(["pair", "of", "purity", "completeness"], kinds)
+    parts.append(f"<details><summary>By kind</summary>{by_kind}</details>")
     drawn = [_score(s, names, first_mag) for s in n.scores.values()]
     parts.append(f'<div class="grid-of">{"".join(drawn)}</div>')
     return section("truth", "Completeness and purity: mock-sky scores", *parts)

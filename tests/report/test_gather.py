@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from skycairn.match.pairs import Positions, candidate_pairs
 from skycairn.pile.store import Draft, Entry, Pile
 from skycairn.pipeline import sky
-from skycairn.match.pairs import Positions, candidate_pairs
 from skycairn.report import chance, offsets, separations
 from skycairn.report.cutflow import cut_flow
 from skycairn.report.findings import warnings
@@ -331,7 +331,7 @@ def test_truth_of_another_sky_is_refused(tiny_pile: Path, tiny_sky: Path, tmp_pa
 
 
 def with_columns(root: Path, out: Path, **columns: Any) -> Pile:
-    """A copy of the pile whose pairs have more columns."""
+    """A copy of the pile whose pairs have other columns."""
     import shutil
 
     shutil.copytree(root, out)
@@ -341,6 +341,7 @@ def with_columns(root: Path, out: Path, **columns: Any) -> Pile:
     for e in head.entries("pairs"):
         table = pile.read_table(e.part)
         for name, make in columns.items():
+            table = table.drop_columns([name] if name in table.column_names else [])
             table = table.append_column(name, pa.array(make(table), pa.float64()))
         entries.append(Entry(e.labels, pile.put_table(table)))
     tables = {**head.tables, "pairs": entries}
