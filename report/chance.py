@@ -144,18 +144,19 @@ class Near:
     "cells of FINE_ORDER that these sources surround"
 
 
-def near(cells: Cells, survey: str, cell: int, reach_arcsec: float) -> Near | None:
-    """None where there is no source."""
+def near(cells: Cells, survey: str, cell: int, reach_arcsec: float) -> tuple[Near | None, int]:
+    """And its number of rows; None where there is no source."""
     table = cells.around(survey, cell)
     if table is None:
-        return None
+        return None, 0
     rings = int(np.ceil(reach_arcsec * sky.SAFE_RATIO / sky.cell_size_arcsec(sky.FINE_ORDER)))
     own = (np.int64(cell) << 2 * (sky.FINE_ORDER - WORK_ORDER)) + np.arange(1 << 2 * (sky.FINE_ORDER - WORK_ORDER))
     wanted = sky.rings(sky.FINE_ORDER, own, rings)
     at = int64(table, "healpix29")
     inner = inner_cells(wanted, at)
     table = table.filter(pa.array(np.isin(sky.cells(at, sky.FINE_ORDER), wanted)))
-    return Near(table, sky.cells(int64(table, "healpix29"), WORK_ORDER) == cell, inner) if table.num_rows else None
+    home = sky.cells(int64(table, "healpix29"), WORK_ORDER) == cell
+    return (Near(table, home, inner), table.num_rows) if table.num_rows else (None, 0)
 
 
 def of_cells(cells: Cells, looked: Looked, a: str, b: str, radius_arcsec: float) -> Chance:

@@ -22,7 +22,7 @@ from skycairn.report import chance as chances
 from skycairn.report.blends import Blends
 from skycairn.report.chance import Chance
 from skycairn.report.cutflow import Step, cut_flows
-from skycairn.report.offsets import CellOffset, by_cell, coarser, offsets_mas
+from skycairn.report.offsets import CellOffset, by_cell, coarser, offsets_mas, track_mas
 from skycairn.report.reading import Cells, Looked, codes, rows_of
 from skycairn.report.scores import Scores, Truth
 from skycairn.report.separations import Separations, errors_of, tied_rows
@@ -72,6 +72,8 @@ class Numbers:
     notes: list[str] = field(default_factory=list)
     "what could not be told, in words"
     n_cells: int = 0
+    beyond: int = 0
+    "pairs with a source that lies beyond the neighbouring cells of the other's"
 
     @property
     def members(self) -> dict[str, int]:
@@ -114,6 +116,8 @@ def gather(
     for done, cell in enumerate(matched, 1):
         _cell(n, cells, cell)
         progress("cells", done, len(matched))
+    if n.beyond:
+        n.notes.append(f"{n.beyond:,} pairs of fast stars reach beyond the neighbouring cells: they are left out.")
     n.sky.cover(looked)
     for p in n.pairs:
         n.offsets[p] = coarser(n.offsets[p], n.offset_order - n.sky.order)
@@ -191,12 +195,12 @@ def _pairs(n: Numbers, cells: Cells, cell: int, a: str, b: str, pairs: pa.Table)
     left, right = around_a.take(pa.array(rows_a[known])), around_b.take(pa.array(rows_b[known]))
     some = pairs.filter(pa.array(known))
     if lost := int((~known).sum()):
-        n.notes.append(f"cell {cell}: {lost} pairs of {a} and {b} have a source beyond the neighbouring cells.")
+        n.beyond += lost
     tied = tied_rows(a, b, left) | tied_rows(b, a, right)
     apart = offsets_mas(Positions.of(left), Positions.of(right))
     errors = np.concatenate([errors_of(left), errors_of(right)], axis=1)
     sigmas = float64(some, "sigmas") if "sigmas" in some.column_names else None
-    n.separations[a, b].add(some, tied, errors, apart, sigmas)
+    n.separations[a, b].add(some, tied, errors, apart, track_mas(Positions.of(left), Positions.of(right)), sigmas)
     chosen = np.asarray(some.column("accepted").to_numpy(), bool) & ~tied
     at = sky.cells(int64(left, "healpix29"), n.offset_order)
     n.offsets[a, b] += by_cell(at[chosen], apart[chosen])

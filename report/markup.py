@@ -37,7 +37,6 @@ table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-num
 th,td{padding:.22rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--dim);vertical-align:bottom}.n{text-align:right}td.n{white-space:nowrap}
 .grid-of{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:20px;margin:1rem 0}
-.two{grid-template-columns:repeat(auto-fill,minmax(min(100%,270px),1fr))}
 figure{margin:0;min-width:0;break-inside:avoid}figcaption{font-weight:600;font-size:.9rem;margin-bottom:.2rem}
 figcaption small{display:block;font-weight:400}
 figure svg{display:block;width:100%;max-width:460px;height:auto}svg.defs{position:absolute}
@@ -55,6 +54,8 @@ svg .cell{stroke:var(--bg);stroke-width:.4}svg .open{fill:var(--soft);stroke:var
 .legend .pt{width:7px;height:7px;border-radius:50%}
 .legend .ln.dash{border-top-style:dashed}.legend .ln.dot{border-top-style:dotted}
 .legend .open{border-color:var(--line)}
+.bar{display:inline-block;width:60px;height:.6em;background:var(--line);margin-right:.5em}
+.bar i{display:block;height:100%;background:var(--c1)}
 details{margin:.4rem 0;font-size:.9rem}summary{cursor:pointer;color:var(--c1)}
 details .scroll{max-height:24rem;
 overflow:auto}
@@ -97,6 +98,12 @@ def table(head: Sequence[str], rows: Iterable[Iterable[Any]], empty: str = "Noth
 
 class Safe(str):
     """HTML that was made by us, and is put in as it is."""
+
+
+def bar(share: float) -> Safe:
+    """A share as a bar with its percentage."""
+    width = 60 * min(max(share, 0.0), 1.0)
+    return Safe(f'<span class="bar"><i style="width:{width:.1f}px"></i></span>{100 * share:.1f}')
 
 
 def _cell(value: str | int, numeric: bool) -> str:

@@ -40,6 +40,20 @@ def offsets_mas(a: Positions, b: Positions) -> Floats:
     return np.stack([(d * east).sum(axis=0), (d * north).sum(axis=0)], axis=1) * MAS
 
 
+def track_mas(a: Positions, b: Positions) -> Floats:
+    """How far the two of each row move against each other in the time in which their closest approach is sought, mas.
+
+    As far as this a separation along the motion is not seen, since the approach may be at any of these times.
+    """
+    moving = [np.where(s.moving, [s.pmra, s.pmdec], 0.0) for s in (a, b)]
+    (a_low, a_high), (b_low, b_high) = a.interval(), b.interval()
+    both = a.moving & b.moving
+    low = np.where(both, np.minimum(a_low, b_low), np.where(a.moving, b_low, a_low))
+    high = np.where(both, np.maximum(a_high, b_high), np.where(a.moving, b_high, a_high))
+    years = np.where(a.moving | b.moving, high - low, 0.0)
+    return np.nan_to_num(np.hypot(*(moving[0] - moving[1])) * years)
+
+
 @dataclass(frozen=True)
 class CellOffset:
     """The offset of two surveys in one cell: medians and their standard errors, mas."""

@@ -13,7 +13,7 @@ from skycairn.report.blends import MAG_EDGES, MOST_SIZE
 from skycairn.report.chart import Axis, Plot, number
 from skycairn.report.findings import warnings, worst_chance
 from skycairn.report.gather import Numbers, n_pairs
-from skycairn.report.markup import STYLE, figure, legend, paragraph, scale_legend, section, table, tiles
+from skycairn.report.markup import STYLE, bar, figure, legend, paragraph, scale_legend, section, table, tiles
 from skycairn.report.pairsections import percent
 from skycairn.report.skychart import Geometry, cell_map, lay_out, locator
 
@@ -208,8 +208,9 @@ def _cut_flow(n: Numbers) -> str:
             if step.missing and not open_end:
                 sound += f", by {step.missing:,}"
             why = "; ".join(f"{reason} {k:,}" for reason, k in step.lost.items()) or "none"
-            rows.append([name, step.name, step.into, step.kept, sum(step.lost.values()), why, sound])
-    parts.append(table(["survey", "step", "in", "kept", "lost", "lost by reason", "sum"], rows))
+            share = step.kept / step.into if step.into else 0.0
+            rows.append([name, step.name, step.into, step.kept, bar(share), sum(step.lost.values()), why, sound])
+    parts.append(table(["survey", "step", "in", "kept", "kept, %", "lost", "lost by reason", "sum"], rows))
     return section("cutflow", "Cut-flow", *parts)
 
 

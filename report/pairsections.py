@@ -70,7 +70,7 @@ def overview(n: Numbers) -> str:
 
 def _scale(s: Separations) -> str:
     if not s.n_measured:
-        return "no errors"
+        return f"none to tell ({s.n_free:,} on tracks)" if s.n_free else "no errors"
     scale, error = s.error_scale()
     return f"{number(scale)} +- {number(error, 1)}" if s.n_measured >= FEWEST else f"too few ({s.n_measured})"
 
@@ -96,10 +96,12 @@ def separations(n: Numbers) -> str:
             "separations, mixed over the pairs and cut at the radius. A pair's sigma is the root of the mean of "
             "both axes' summed variances; where errors are elliptic the true form is Hoyt's, and the normalised "
             "separation, in which each axis is divided by its own error, is the fairer test. Rows of the Legacy "
-            "Survey that carry Gaia's own position are no test of it and are left out of the form. Where errors are "
-            "not known the dashed form has the measured median: a fit for the eye, no expectation. Chance: evenly "
-            "spread pairs at the density found in shifted catalogues; it is that of candidates, of which mutual and "
-            "accepted pairs hold fewer. Bars are 68 percent Poisson intervals (Garwood)."
+            "Survey that carry Gaia's own position are no test of it and are left out of the form, and so are stars "
+            "that move by more than half a sigma in the years of which the other survey does not say when it "
+            "looked. Where errors are not known the dashed form has the measured median: a fit for the eye, no "
+            "expectation. Chance: evenly spread pairs at the density found in shifted catalogues; it is that of "
+            "candidates, of which mutual and accepted pairs hold fewer. Bars are 68 percent Poisson intervals "
+            "(Garwood)."
         ),
         f'<div class="grid-of">{"".join(drawn)}</div>' if drawn else paragraph("There is no pair of surveys.", "dim"),
     )
@@ -133,6 +135,8 @@ def _histogram(n: Numbers, pair: Pair) -> str:
     about = [f"{s.n_accepted:,} accepted"]
     if s.n_tied:
         about.append(f"{s.n_tied:,} of them carry one position, not two")
+    if s.n_free:
+        about.append(f"{s.n_free:,} have no definite place on their tracks")
     expected = counts["expected"] if s.n_measured else _fitted(s, edges)
     if s.n_measured:
         if s.n_measured < s.n_accepted:
@@ -327,7 +331,7 @@ def offsets(n: Numbers, geometry: Geometry) -> str:
                     "yes" if x.cell in sure else "no",
                 ]
             )
-    parts.append(f'<div class="grid-of two">{"".join(drawn)}</div>' if drawn else "")
+    parts.append(f'<div class="grid-of">{"".join(drawn)}</div>' if drawn else "")
     if rows:
         parts.append("<h3>The three most significant cells of each pair</h3>")
         head = ["pair", "cell", "pairs", "east, mas", "north, mas", "sigmas among all cells", "warned of"]
@@ -420,7 +424,7 @@ def _score(s: Scores, names: list[str], first: int) -> str:
     both = [x for x in (*pure, *complete) if x[1]]
     if not both:
         return figure(title, "No thing that both surveys were given.", "")
-    least = min(wilson(*x)[0] for x in both)
+    least = min(wilson(*x)[0] for x in [x for x in both if x[1] >= FEWEST] or both)
     low = max(0.0, np.floor(20 * least) / 20)
     edges = np.array([MAGNITUDES[1] - 1, *MAGNITUDES[1:-1], MAGNITUDES[-2] + 1])
     label = "true magnitude in r; the first and last bin are open"

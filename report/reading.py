@@ -28,8 +28,8 @@ Floats = NDArray[np.float64]
 
 POSITION = ("key", "ra", "dec", "healpix29", "pmra", "pmdec", "epoch", "epoch_min", "epoch_max")
 ERRORS = ("ra_error", "dec_error")
-MOST_TABLES = 96
-"""Tables of single work cells kept in memory at once."""
+MOST_ROWS = 4_000_000
+"""Rows of tables of single work cells that are kept in memory, beside those of the cell at hand: some 400 MB."""
 
 
 class Cells:
@@ -43,7 +43,8 @@ class Cells:
         known = {f.name for f in fields(Match)}
         self.match = Match(**{k: v for k, v in snapshot.recipe.get("match", {}).items() if k in known})
         self.parts = {name: _by_cell(snapshot, name) for name in (*snapshot.tables, *snapshot.aside)}
-        self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], tuple[Any, int]] = OrderedDict()
+        self._rows = 0
 
     def matched(self) -> list[int]:
         """The work cells that were matched, ascending."""
@@ -60,27 +61,31 @@ class Cells:
             columns = [c for c in columns if c in there]
         return self.pile.read_table(part, columns=columns)
 
-    def remembered(self, name: str, cell: int, make: Callable[[], Any]) -> Any:
-        """What `make` gave for this name and cell, made once as long as it is kept."""
+    def remembered(self, name: str, cell: int, make: Callable[[], tuple[Any, int]]) -> Any:
+        """What `make` gave for this name and cell beside its number of rows; made once as long as it is kept."""
         if (name, cell) in self._kept:
             self._kept.move_to_end((name, cell))
         else:
-            self._kept[name, cell] = make()
-            if len(self._kept) > MOST_TABLES:
-                self._kept.popitem(last=False)
-        return self._kept[name, cell]
+            made = make()
+            self._rows += made[1] + 1
+            while self._kept and self._rows > MOST_ROWS:
+                self._rows -= self._kept.popitem(last=False)[1][1] + 1
+            self._kept[name, cell] = made
+        return self._kept[name, cell][0]
 
     def sources(self, survey: str, cell: int) -> pa.Table | None:
         """The slim table of what was matched: valid or selected sources, with the errors that the recipe adds."""
         return self.remembered(f"{survey}.slim", cell, lambda: self._sources(survey, cell))
 
-    def _sources(self, survey: str, cell: int) -> pa.Table | None:
+    def _sources(self, survey: str, cell: int) -> tuple[pa.Table | None, int]:
         table = self.table(f"{survey}.slim", cell, (*POSITION, *ERRORS, "epoch_kind"))
         if table is not None and self.match.on == "selected":
             selection = self.table(f"{survey}.selection", cell)
             if selection is not None:
                 table = table.filter(pc.is_null(selection.column("failed_cut")))
-        return None if table is None else with_error(table, self.match.errors.get(survey, 0.0))
+        if table is None:
+            return None, 0
+        return with_error(table, self.match.errors.get(survey, 0.0)), table.num_rows
 
     def around(self, survey: str, cell: int) -> pa.Table | None:
         """The sources of a work cell and its neighbours; None where there is none."""

@@ -20,6 +20,8 @@ PER_DECADE = 40
 DRAWN_PER_DECADE = 10
 SIGMA_EDGES = np.linspace(0.0, 10.0, 1001)
 """Of the normalised separation; more than the last is counted apart."""
+FREE_SIGMAS = 0.5
+"""A track as long as this leaves the closest approach so free that separations say little of the errors."""
 TIED = {"legacysurvey": ("gaia", "reference")}
 """By survey: kinds of epoch of those rows whose position is not measured but Gaia's own."""
 
@@ -34,7 +36,7 @@ class Separations:
     mutual: Ints = field(init=False)
     accepted: Ints = field(init=False)
     measured: Ints = field(init=False)
-    "accepted pairs of two measured positions (not `tied`) whose errors are known"
+    "accepted pairs of two measured positions (neither `tied` nor `free`) whose errors are known"
     expected: Floats = field(init=False)
     "what those errors expect of `measured`"
     normalised: Ints = field(init=False)
@@ -45,6 +47,8 @@ class Separations:
     n_conflicts: int = 0
     n_tied: int = 0
     "accepted pairs of which one position is the other survey's own"
+    n_free: int = 0
+    "accepted pairs, errors known, whose closest approach may be anywhere on a track that is long beside the errors"
     n_measured: int = 0
     beyond: int = 0
     "of `measured`: farther than the last of SIGMA_EDGES"
@@ -56,11 +60,20 @@ class Separations:
         self.expected = np.zeros(n)
         self.normalised = np.zeros(len(SIGMA_EDGES) - 1, np.int64)
 
-    def add(self, pairs: pa.Table, tied: Bools, errors: Floats, offsets_mas: Floats, sigmas: Floats | None) -> None:
+    def add(
+        self,
+        pairs: pa.Table,
+        tied: Bools,
+        errors: Floats,
+        offsets_mas: Floats,
+        track_mas: Floats,
+        sigmas: Floats | None = None,
+    ) -> None:
         """Count pairs: a table with separation_uas, mutual, accepted, conflict, and a row each of
 
         `tied`; `errors` (n, 4): one-sigma ra_error, dec_error of a, then of b, arcsec, NaN where not known;
-        `offsets_mas` (n, 2): east and north, from a to b. `sigmas`: normalised separations that the pile holds, if any.
+        `offsets_mas` (n, 2): east and north, from a to b; `track_mas`: see `offsets.track_mas`; `sigmas`: normalised
+        separations that the pile holds, if any.
         """
         separation = int64(pairs, "separation_uas") / 1000
         mutual, accepted, conflict = (_bools(pairs, c) for c in ("mutual", "accepted", "conflict"))
@@ -72,6 +85,9 @@ class Separations:
         self.n_conflicts += int(conflict.sum())
         self.n_tied += int((accepted & tied).sum())
         measured = accepted & ~tied & np.isfinite(errors).all(axis=1) & (errors > 0).all(axis=1)
+        free = measured & (track_mas > FREE_SIGMAS * 1000 * combined_sigma(*errors.T))
+        self.n_free += int(free.sum())
+        measured &= ~free
         errors, of = errors[measured] * 1000, separation[measured]
         self.n_measured += int(measured.sum())
         self.measured += self._binned(of)

@@ -1,5 +1,6 @@
 """The numbers of the page against closed forms: chance, Rayleigh's form, offsets, scores; and the tables of a pile."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from skycairn.report.rayleigh import (
     log_edges,
     quantile_of,
 )
+from skycairn.report.reading import Cells, Looked
 from skycairn.report.scores import class_names
 from skycairn.report.surrounded import inner_cells, reach_arcsec
 
@@ -108,7 +110,7 @@ def test_error_scale_is_one_where_errors_are_right_and_two_where_they_are_half()
                 **{"mutual": yes, "accepted": yes, "conflict": ~yes},
             }
         )
-        s.add(pairs, ~yes, errors, shift, None)
+        s.add(pairs, ~yes, errors, shift, np.zeros(n))
         scale, error = s.error_scale()
         assert scale == pytest.approx(factor, abs=4 * error) and 0.002 < error < 0.03
         assert s.n_measured == s.n_accepted == n
@@ -120,10 +122,12 @@ def test_pairs_without_errors_or_of_one_position_are_counted_and_not_judged() ->
     yes = np.ones(3, bool)
     pairs = pa.table({"separation_uas": [0, 500, 1_000_000], "mutual": yes, "accepted": yes, "conflict": ~yes})
     errors = np.array([[0.1] * 4, [0.1, 0.1, np.nan, 0.1], [0.1] * 4])
-    s.add(pairs, np.array([False, False, True]), errors, np.zeros((3, 2)), None)
+    s.add(pairs, np.array([False, False, True]), errors, np.zeros((3, 2)), np.zeros(3))
     assert (s.n_accepted, s.n_measured, s.n_tied) == (3, 1, 1)
     # two are nearer than the first edge... one of them by rounding
     assert s.accepted.sum() == 2 and s.accepted[-1] == 1
+    s.add(pairs, ~yes, np.full((3, 4), 0.1), np.zeros((3, 2)), np.array([0.0, 60.0, 80.0]))
+    assert (s.n_accepted, s.n_measured, s.n_free) == (6, 3, 1)
     empty = separations.Separations(1000.0)
     assert np.isnan(empty.median_mas()) and np.isnan(empty.error_scale()[0])
     drawn = s.drawn()
@@ -134,7 +138,7 @@ def test_a_pile_that_holds_sigmas_is_believed() -> None:
     s = separations.Separations(1000.0)
     yes = np.ones(100, bool)
     pairs = pa.table({"separation_uas": np.full(100, 5000), "mutual": yes, "accepted": yes, "conflict": ~yes})
-    s.add(pairs, ~yes, np.full((100, 4), 0.1), np.zeros((100, 2)), np.full(100, MEDIAN))
+    s.add(pairs, ~yes, np.full((100, 4), 0.1), np.zeros((100, 2)), np.zeros(100), np.full(100, MEDIAN))
     assert s.error_scale()[0] == pytest.approx(1.0, abs=0.01)
 
 
@@ -233,6 +237,9 @@ def test_offset_of_a_mover_is_that_at_closest_approach() -> None:
     other = pa.table({"key": [2], "ra": ra, "dec": dec, "epoch_min": [2019.0], "epoch_max": [2021.0]})
     found = offsets.offsets_mas(Positions.of(mover), Positions.of(other))
     assert found[0].tolist() == pytest.approx([0.0, 30.0], abs=1e-3)
+    track = offsets.track_mas(Positions.of(mover), Positions.of(other))
+    assert track.tolist() == pytest.approx([200.0])
+    assert offsets.track_mas(Positions.of(other), Positions.of(other)).tolist() == [0.0]
 
 
 def test_few_pairs_or_small_offsets_raise_no_alarm() -> None:
@@ -377,3 +384,16 @@ def test_a_place_is_inside_where_sources_lie_all_round_it() -> None:
     assert not inner_cells(place, at[:0]).size and not inner_cells(place[:0], at).size
     # few sources are asked for farther away
     assert reach_arcsec(at) == 206.0 < reach_arcsec(at[::200]) <= 900.0
+
+
+def test_places_beside_what_was_read_or_held_back_do_not_count(tiny_pile: Path) -> None:
+    pile = Pile.open(tiny_pile)
+    looked = Looked.of(Cells(pile, pile.snapshot()))
+    # the recipe's region is a cone of half a degree about (0, -1.2), read to 900 arcsec beyond it
+    ra, dec = np.array([0.0, 0.0, 0.0]), np.array([-1.2, -1.2 + 0.745, -1.2 + 0.755])
+    assert looked.readable(ra, dec, 0.0).tolist() == [True, True, False]
+    assert looked.readable(ra, dec, 30.0).tolist() == [True, False, False]
+    held = replace(looked, held=sky.cells(sky.healpix29(ra[:1], dec[:1]), 6))
+    assert not held.readable(ra, dec, 0.0)[0]
+    assert looked.saw("gaia", ra, dec).all() and looked.saw("no such survey", ra, dec).all()
+    assert not looked.saw("legacysurvey", ra + 90, dec).any()

@@ -82,7 +82,15 @@ def test_the_page_is_whole_and_needs_nothing_else(made: Path) -> None:
     text = made.read_text()
     found = check(text)
     assert set(SECTIONS) <= set(found.ids)
-    for title in ("legacysurvey and gaia", "Chance rates", "mock-sky scores", "Cut-flow", "Held-back", "Blends"):
+    for title in (
+        "legacysurvey and gaia",
+        "Chance rates",
+        "mock-sky scores",
+        "Cut-flow",
+        "Held-back",
+        "Blends",
+        "Ids between surveys",
+    ):
         assert title in text
     # every picture has words for those who do not see it
     assert text.count("<svg viewBox") == text.count('role="img" aria-label=')
