@@ -54,7 +54,7 @@ svg .cell{stroke:var(--bg);stroke-width:.4}svg .open{fill:var(--soft);stroke:var
 .legend .pt{width:7px;height:7px;border-radius:50%}
 .legend .ln.dash{border-top-style:dashed}.legend .ln.dot{border-top-style:dotted}
 .legend .open{border-color:var(--line)}
-.bar{display:inline-block;width:60px;height:.6em;background:var(--line);margin-right:.5em}
+.one{white-space:nowrap}.bar{display:inline-block;width:60px;height:.6em;background:var(--line);margin-right:.5em}
 .bar i{display:block;height:100%;background:var(--c1)}
 details{margin:.4rem 0;font-size:.9rem}summary{cursor:pointer;color:var(--c1)}
 details .scroll{max-height:24rem;
@@ -103,7 +103,9 @@ class Safe(str):
 def bar(share: float) -> Safe:
     """A share as a bar with its percentage."""
     width = 60 * min(max(share, 0.0), 1.0)
-    return Safe(f'<span class="bar"><i style="width:{width:.1f}px"></i></span>{100 * share:.1f}')
+    return Safe(
+        f'<span class="one"><span class="bar"><i style="width:{width:.1f}px"></i></span>{100 * share:.1f}</span>'
+    )
 
 
 def _cell(value: str | int, numeric: bool) -> str:

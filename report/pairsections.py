@@ -97,7 +97,7 @@ def separations(n: Numbers) -> str:
             "both axes' summed variances; where errors are elliptic the true form is Hoyt's, and the normalised "
             "separation, in which each axis is divided by its own error, is the fairer test. Rows of the Legacy "
             "Survey that carry Gaia's own position are no test of it and are left out of the form, and so are stars "
-            "that move by more than half a sigma in the years of which the other survey does not say when it "
+            "that move by more than a fifth of a sigma in the years of which the other survey does not say when it "
             "looked. Where errors are not known the dashed form has the measured median: a fit for the eye, no "
             "expectation. Chance: evenly spread pairs at the density found in shifted catalogues; it is that of "
             "candidates, of which mutual and accepted pairs hold fewer. Bars are 68 percent Poisson intervals "
@@ -376,7 +376,8 @@ def _told(x: CellOffset) -> str:
 def _arrows(pair: Pair, found: list[CellOffset], geometry: Geometry) -> str:
     judged = [x for x in found if x.n >= FEWEST]
     sizes = [x.size for x in judged or found]
-    unit = max(float(np.percentile(sizes, 75)), 0.1)
+    blur = [np.hypot(x.east_error, x.north_error) for x in judged or found]
+    unit = max(float(np.percentile(sizes, 75)), float(np.median(blur)))
     unit = float(f"{unit:.1g}")
     title = f"{pair[1]} less {pair[0]}: where"
     about = "from the dot along the line; the bar gives the length"

@@ -20,7 +20,7 @@ PER_DECADE = 40
 DRAWN_PER_DECADE = 10
 SIGMA_EDGES = np.linspace(0.0, 10.0, 1001)
 """Of the normalised separation; more than the last is counted apart."""
-FREE_SIGMAS = 0.5
+FREE_SIGMAS = 0.2
 """A track as long as this leaves the closest approach so free that separations say little of the errors."""
 TIED = {"legacysurvey": ("gaia", "reference")}
 """By survey: kinds of epoch of those rows whose position is not measured but Gaia's own."""

@@ -126,7 +126,7 @@ def test_pairs_without_errors_or_of_one_position_are_counted_and_not_judged() ->
     assert (s.n_accepted, s.n_measured, s.n_tied) == (3, 1, 1)
     # two are nearer than the first edge... one of them by rounding
     assert s.accepted.sum() == 2 and s.accepted[-1] == 1
-    s.add(pairs, ~yes, np.full((3, 4), 0.1), np.zeros((3, 2)), np.array([0.0, 60.0, 80.0]))
+    s.add(pairs, ~yes, np.full((3, 4), 0.1), np.zeros((3, 2)), np.array([0.0, 25.0, 35.0]))
     assert (s.n_accepted, s.n_measured, s.n_free) == (6, 3, 1)
     empty = separations.Separations(1000.0)
     assert np.isnan(empty.median_mas()) and np.isnan(empty.error_scale()[0])
