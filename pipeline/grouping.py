@@ -12,7 +12,7 @@ needs; over all cells it gives what `group` gives. Both follow docs/contracts.md
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,6 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match import idlinks
 from skycairn.match.pairs import (
+    DENSITY_ORDER,
     PAIR_SCHEMA,
     Positions,
     beads,
@@ -356,6 +357,25 @@ def _lend(c: _Candidates, anchor: Ints, lent: Bools, separation: Ints) -> None:
     separation[known] = nearest[known]
 
 
+def parts_of(cell: int, healpix29: Iterable[Ints], most_rows: int) -> list[tuple[int, int]]:
+    """Parts of a work cell, as `match_cell` takes them: cells that hold at most so many sources of all surveys.
+
+    They are the cell, its children, and so on, so that memory is bounded wherever the sky is crowded. A cell of the
+    order in which chance counts densities (3.4 arcmin) is not divided.
+    """
+    fine = np.sort(np.concatenate([*(sky.cells(h, sky.FINE_ORDER) for h in healpix29), np.zeros(0, np.int64)]))
+    out, todo = [], [(WORK_ORDER, cell)]
+    while todo:
+        order, index = todo.pop()
+        shift = 2 * (sky.FINE_ORDER - order)
+        first, last = np.searchsorted(fine, [index << shift, (index + 1) << shift])
+        if last - first <= most_rows or order == DENSITY_ORDER:
+            out.append((order, index))
+        else:
+            todo += [(order + 1, 4 * index + k) for k in (3, 2, 1, 0)]
+    return out
+
+
 @dataclass(frozen=True)
 class CellMatch(Groups):
     """What one work cell gives: the objects whose anchor lies in it, and the pairs whose `a` does."""
@@ -373,8 +393,9 @@ def match_cell(
     radii: Radii = DEFAULT_RADIUS_ARCSEC,
     epochs: tuple[float, float] = EPOCHS,
     policy: Policy = DEFAULT_POLICY,
+    part: tuple[int, int] | None = None,
 ) -> CellMatch:
-    """Match the sources of one order-6 cell.
+    """Match the sources of one order-6 cell, or of a part of it: a cell (order, index) of order 6 to 10 within.
 
     `load` gives, by survey, all sources that are not `is_fast` and lie in the order-12 cells it is asked for (sorted;
     never the same twice; in the work cell and its 8 neighbours). `fast` holds all `is_fast` sources that
@@ -391,7 +412,11 @@ def match_cell(
     reach = widest + BEAD_ARCSEC / 2 + max(FAST_ARCSEC_PER_YEAR * (epochs[1] - epochs[0]), BEAD_ARCSEC / 2)
     n_rings = math.ceil(reach * sky.SAFE_RATIO / sky.cell_size_arcsec(sky.FINE_ORDER))
     reachable = sky.rings(WORK_ORDER, [cell], 1)
-    own_fine = (np.int64(cell) << shift) + np.arange(1 << shift)
+    order, index = part or (WORK_ORDER, cell)
+    if not WORK_ORDER <= order <= DENSITY_ORDER or index >> 2 * (order - WORK_ORDER) != cell:
+        raise ValueError(f"part {part} is no cell of order {WORK_ORDER} to {DENSITY_ORDER} within cell {cell}")
+    in_part = 2 * (sky.FINE_ORDER - order)
+    own_fine = (np.int64(index) << in_part) + np.arange(1 << in_part)
     wanted = sky.rings(sky.FINE_ORDER, own_fine, max(FEWEST_RINGS, n_rings + 1))
     fast = {name: table for name, table in fast.items() if table.num_rows}
     _check_speed(fast, True, epochs)
@@ -413,7 +438,7 @@ def match_cell(
         related = np.zeros(c.key.size, bool)
         for i, name in enumerate(c.names):
             own = slice(c.start[i], c.start[i + 1])
-            home[own] = sky.cells(healpix29_of(sources[name]), WORK_ORDER)[c.row[own]] == cell
+            home[own] = sky.cells(healpix29_of(sources[name]), order)[c.row[own]] == index
         related[np.unique(c.component[home])] = True
         related = related[c.component]
         known = _interior(read, n_rings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +14,12 @@ from numpy.typing import NDArray
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match import idlinks
 from skycairn.match.posterior import densities
-from skycairn.pipeline.grouping import Policy, is_fast, match_cell, radius_of
+from skycairn.pipeline.grouping import Groups, Policy, is_fast, match_cell, parts_of, radius_of
 from skycairn.pipeline.sky import FINE_ORDER, cells
 from skycairn.pipeline.task import Context, Outcome, Task, concat, float64, int64
+
+MOST_ROWS = 1_000_000
+"""Sources of all surveys that are matched at once."""
 
 
 def match(ctx: Context, task: Task) -> Outcome:
@@ -34,7 +39,9 @@ def match(ctx: Context, task: Task) -> Outcome:
         {(pair.split("-")[0], pair.split("-")[1]): share for pair, share in task.settings["found"].items()},
         {name: densities(int64(table, "healpix29")) for name, table in seen.items()},
     )
-    found = match_cell(task.args["cell"], load, fast, ranks, radii, policy=policy)
+    found = _by_parts(
+        task.args["cell"], load, fast, ranks, radii, policy, [int64(t, "healpix29") for t in seen.values()]
+    )
     unmet = idlinks.disagreements(seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"])
     linked = found.pairs.filter(found.pairs.column("link"))
     counts["links:accepted"] = int(pc.sum(linked.column("accepted")).as_py() or 0)
@@ -53,6 +60,30 @@ def match(ctx: Context, task: Task) -> Outcome:
     put = ctx.pile.put_table
     outputs = {"members": put(members.filter(in_region)), "pairs": put(found.pairs), "disagreements": put(unmet)}
     return Outcome(outputs, counts)
+
+
+def _by_parts(
+    cell: int,
+    load: Callable[[NDArray[np.int64]], dict[str, pa.Table]],
+    fast: dict[str, pa.Table],
+    ranks: dict[str, int],
+    radii: dict[tuple[str, str], float],
+    policy: Policy,
+    healpix29: list[NDArray[np.int64]],
+) -> Groups:
+    """The whole cell's, a crowded one matched part by part; sorted as one that is not."""
+    parts = parts_of(cell, healpix29, MOST_ROWS)
+    found = [match_cell(cell, load, fast, ranks, radii, policy=policy, part=part) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    pairs = pa.concat_tables([one.pairs for one in found]).combine_chunks()
+    columns: list[NDArray[Any]] = []
+    for side in "ba":
+        # dictionaries name the surveys by rank
+        survey = pairs.column(f"survey_{side}").combine_chunks().indices
+        columns += [int64(pairs, f"key_{side}"), survey.to_numpy()]
+    pairs = pairs.take(pa.array(np.lexsort(columns)))
+    return Groups(pa.concat_tables([one.members for one in found]), pairs)
 
 
 def _sources(ctx: Context, task: Task) -> dict[str, pa.Table]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skycairn.match.posterior import densities
 from skycairn.pipeline import sky
-from skycairn.pipeline.grouping import CellMatch, Groups, Policy, group, is_fast, match_cell
+from skycairn.pipeline.grouping import CellMatch, Groups, Policy, group, is_fast, match_cell, parts_of
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3, "targets": 100}
 RADII = {("legacysurvey", "gaia"): 1.0, ("gaia", "desi"): 1.5, ("desi", "legacysurvey"): 2.0}
@@ -305,6 +305,23 @@ def check_cells_against_whole(
 @given(st.integers(0, 2**31), places, st.sampled_from([0.0, 0.45, 10.0]), st.integers(1, 60))
 def test_cells_sum_to_the_whole_sky(seed: int, place: str, speed: float, n: int) -> None:
     check_cells_against_whole(crowd(np.random.default_rng(seed), PLACES[place], n, speed))
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 2**31), places, st.sampled_from([0.45, 10.0]), st.integers(1, 40), st.sampled_from([5, 30]))
+def test_parts_sum_to_the_cell(seed: int, place: str, speed: float, n: int, most: int) -> None:
+    sources = crowd(np.random.default_rng(seed), PLACES[place], n, speed)
+    all_sky = Sky(sources)
+    for cell in all_sky.cells:
+        whole = all_sky.match(cell)
+        parts = parts_of(cell, map(healpix29, sources.values()), most)
+        orders, indices = np.array(parts).T
+        assert (np.diff(indices << 2 * (12 - orders)) > 0).all() and (0.25 ** (orders - 6)).sum() == 1
+        found = [all_sky.match(cell, part=part) for part in parts]
+        assert rows_of([r.members for r in found]) == rows_of([whole.members])
+        assert rows_of([r.pairs for r in found]) == rows_of([whole.pairs])
+    with pytest.raises(ValueError, match=r"part \(7, 0\) is no cell of order 6 to 10 within cell 1"):
+        match_cell(1, lambda fine: {}, {}, RANKS, part=(7, 0))
 
 
 def with_errors(rng: np.random.Generator, sources: dict[str, pa.Table]) -> dict[str, pa.Table]:
