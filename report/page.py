@@ -297,7 +297,9 @@ def _magnitudes(n: Numbers) -> str:
 def _settings(match: Mapping[str, Any]) -> str:
     pairs = ", ".join(f"{k} {v:g}" for k, v in match.get("pairs", {}).items())
     told = f"radius {match.get('radius_arcsec', 1):g} arcsec" + (f" ({pairs})" if pairs else "")
-    return f"{told}; of {match.get('on', 'valid')} sources"
+    told += f"; of {match.get('on', 'valid')} sources; edges by {match.get('policy', 'nearest')}"
+    errors = ", ".join(f"{k} {v:g}" for k, v in match.get("errors", {}).items())
+    return told + (f"; errors added, arcsec: {errors}" if errors else "")
 
 
 def _about(n: Numbers) -> str:

@@ -59,10 +59,11 @@ def overview(n: Numbers) -> str:
         "pairs",
         "Pairs of surveys",
         paragraph(
-            "Candidates are all pairs within the radius; mutual ones are nearest on both sides; accepted ones are "
-            "of one object; a conflict is a mutual pair that grouping refused. Separations are those of closest "
-            "approach, motion minded. Chance: the share of the first (second) survey's sources that would find an "
-            "unrelated source of the other within the radius."
+            "Candidates are all pairs within the radius; mutual ones are edges: nearest on both sides, or what the "
+            "recipe puts in place of that (ids, posteriors); accepted ones are of one object; a conflict is a "
+            "mutual pair that grouping refused. Separations are those of closest approach, motion minded. Chance: "
+            "the share of the first (second) survey's sources that would find an unrelated source of the other "
+            "within the radius."
         ),
         table(head, rows, "This pile holds fewer than two surveys: there is nothing to match."),
     )
