@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skycairn.cli import builds, doctor, fetching, upkeep
+from skycairn.cli import builds, doctor, fetching, reporting, upkeep
 from skycairn.cli.failing import errors
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(builds.build, builds.ingest, builds.refit),
     *(fetching.fetch, fetching.mirror, doctor.doctor),
     *(upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc),
+    reporting.report,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -18,6 +18,7 @@ CAPTIONS = {
     "pile": "what lies on disk: parts, receipts, snapshots, shards",
     "pipeline": "from raw files to shards",
     "model": "from shards to a trained model, and what it knows",
+    "report": "a page about what a pile matched: numbers, charts, maps",
     "cli": "the one door",
 }
 
