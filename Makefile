@@ -7,7 +7,7 @@ TORCH ?= cpu
 # where `make build-pile` puts the mock sky and the pile
 WORK ?= work
 BIN := $(VENV)/bin
-FOLDERS := catalogs archives mocksky mirror tokenizers pile match pipeline model report cli
+FOLDERS := catalogs archives mocksky mirror tokenizers pile match pipeline report model cli
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
