@@ -32,12 +32,13 @@ from scipy.stats import beta
 
 from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import sky
 from skycairn.match.posterior import densities
 from skycairn.mocksky import build as mock
 from skycairn.mocksky.patches import TIERS, Tier
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
-from skycairn.pipeline import run, sky
+from skycairn.pipeline import run
 from skycairn.pipeline.grouping import Groups, Policy, group, is_fast, match_cell
 
 I64 = NDArray[np.int64]

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import WORK_ORDER, Modality, Survey
+from skycairn.match.sky import angle, rings, unit_vectors
+from skycairn.match.sky import cells as cells_of
+from skycairn.match.sky import healpix29 as healpix29_of
 from skycairn.pile.store import Entry, Pile, Snapshot
 from skycairn.pipeline.lineage import Gone, successors
-from skycairn.pipeline.sky import angle, rings, unit_vectors
-from skycairn.pipeline.sky import cells as cells_of
-from skycairn.pipeline.sky import healpix29 as healpix29_of
 from skycairn.tokenizers.codec import Codec, load
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import Modality
+from skycairn.match.sky import splits
 from skycairn.pile.store import Part, Pile
 from skycairn.pipeline.extract import STATUS, in_objects, payload_chunks
 from skycairn.pipeline.reuse import row_of, unchanged
-from skycairn.pipeline.sky import splits
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec, load
 from skycairn.tokenizers.registry import fit_codec

@@ -18,6 +18,7 @@ import numpy as np
 from skycairn.archives.errors import ChecksumMismatch, FetchError
 from skycairn.archives.remote import MOST_QUESTIONS
 from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
+from skycairn.match.sky import rings
 from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
 from skycairn.pile.store import Part
@@ -25,7 +26,6 @@ from skycairn.pipeline.extract import file_states, payload_files
 from skycairn.pipeline.parent import Parent, why
 from skycairn.pipeline.partition import MARGIN_ARCSEC, needed_columns
 from skycairn.pipeline.recipe import Recipe
-from skycairn.pipeline.sky import rings
 from skycairn.pipeline.task import Context, Task, file_as_json, file_from_json
 from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import lock_ids

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match import sky
 from skycairn.match.idlinks import DISAGREEMENTS, FARTHEST_ARCSEC, disagreements, named
 from skycairn.match.pairs import separation_uas
-from skycairn.pipeline import sky
 from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3}

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from skycairn.match.sky import healpix29
 from skycairn.pipeline.grouping import Groups, group
-from skycairn.pipeline.sky import healpix29
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 RANKS = {"legacysurvey": 0, "hsc": 1, "gaia": 2, "desi": 3, "sdss": 4}
