@@ -34,7 +34,7 @@ from skycairn.match.pairs import (
     healpix29_of,
     keys_of,
 )
-from skycairn.match.posterior import FOUND, Prior, densities
+from skycairn.match.posterior import FOUND, OUTLIERS, Prior, densities
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -60,6 +60,8 @@ class Policy:
     "`nearest`: on both sides; `posterior`: more likely than not on both sides, and nearest where an error is not known"
     found: Mapping[tuple[str, str], float] | float = FOUND
     "share of the sparser survey's sources that have a counterpart in the other: one, or by pair (0.9 if not named)"
+    outliers: float = OUTLIERS
+    "share of true pairs that lie farther apart than their errors say"
     densities: Mapping[str, Mapping[int, float]] | None = None
     "sources a square arcsecond by survey and order-6 cell (`posterior.densities`); without them no posterior is told"
 
@@ -70,7 +72,7 @@ class Policy:
         found = self.found
         if isinstance(found, Mapping):
             found = found.get((left, right), found.get((right, left), FOUND))
-        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found)
+        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found, self.outliers)
 
 
 DEFAULT_POLICY = Policy()

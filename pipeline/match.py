@@ -37,6 +37,7 @@ def match(ctx: Context, task: Task) -> Outcome:
     policy = Policy(
         task.settings["policy"],
         {(pair.split("-")[0], pair.split("-")[1]): share for pair, share in task.settings["found"].items()},
+        task.settings["outliers"],
         {name: densities(int64(table, "healpix29")) for name, table in seen.items()},
     )
     found = _by_parts(

@@ -460,7 +460,7 @@ def _match(p: _Planner, parts: Mapping[str, Parts]) -> dict[int, Receipt]:
     radii = {f"{a}-{b}": recipe.match.radius(a, b) for a in ranks for b in ranks if ranks[a] < ranks[b]}
     settings = {"ranks": ranks, "radii": radii, "on": recipe.match.on, "region": recipe.region.settings()}
     settings |= {"policy": recipe.match.policy, "found": {pair: recipe.match.share(*pair.split("-")) for pair in radii}}
-    settings["errors"] = dict(recipe.match.errors)
+    settings |= {"errors": dict(recipe.match.errors), "outliers": recipe.match.outliers}
     settings["links"] = _links([p.ctx.survey(name) for name in ranks]) if recipe.match.ids else {}
     out = {}
     for cell in sorted({c for found in parts.values() for c in found} - p.plan.held_cells):

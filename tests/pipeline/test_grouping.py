@@ -290,7 +290,7 @@ def rows_of(tables: list[pa.Table]) -> list[str]:
 def check_cells_against_whole(
     sources: dict[str, pa.Table], cells: list[int] | None = None, by: str = "nearest"
 ) -> list:
-    policy = Policy(by, 0.7, {name: densities(healpix29(table)) for name, table in sources.items()})
+    policy = Policy(by, 0.7, densities={name: densities(healpix29(table)) for name, table in sources.items()})
     whole = group(sources, RANKS, RADII, policy)
     all_sky = Sky(sources)
     results = [all_sky.match(cell, policy=policy) for cell in cells or all_sky.cells]
@@ -366,9 +366,12 @@ def test_what_is_less_likely_than_not_is_no_edge() -> None:
     }
     by_distance = group(sources, RANKS, RADII)
     assert len(set(by_distance.members["anchor_survey"].to_pylist())) == 1
-    likely = group(sources, RANKS, RADII, Policy("posterior"))
+    likely = group(sources, RANKS, RADII, Policy("posterior", outliers=0.0))
     assert likely.pairs["mutual"].to_pylist() == [False] and likely.pairs["sigmas"].to_pylist()[0] > 10
     assert sorted(likely.members["anchor_survey"].to_pylist()) == ["gaia", "legacysurvey"]
+    # where sources are so rare, one so near is more likely an outlier than another
+    rare = group(sources, RANKS, RADII, Policy("posterior"))
+    assert rare.pairs["mutual"].to_pylist() == [True]
     # without errors there is nothing to weigh, and the nearest is taken
     plain = {name: table.drop_columns(["ra_error", "dec_error"]) for name, table in sources.items()}
     assert group(plain, RANKS, RADII, Policy("posterior")).pairs["mutual"].to_pylist() == [True]
