@@ -63,7 +63,8 @@ overflow:auto}
 --c4:#7a3e9d;--c0:#b9c1cc;--warn:#9a3b00;--warnbg:#fff}
 nav{display:none}main{max-width:none;padding:0}.grid-of{grid-template-columns:1fr 1fr}h2{break-after:avoid}
 body{font-size:10.5pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}details .scroll{max-height:none}
-.scroll{overflow:visible}table{font-size:7.5pt}th,td{padding:.12rem .3rem;overflow-wrap:anywhere}td.n,.one{white-space:normal}}
+.scroll{overflow:visible}table{font-size:7.5pt}
+th,td{padding:.12rem .3rem;overflow-wrap:anywhere}td.n,.one{white-space:normal}}
 """
     + "".join(
         f"svg .c{i}{{stroke:var(--c{i})}}svg .fill.c{i},svg .c{i} circle{{fill:var(--c{i})}}"
