@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skycairn.cli import builds, doctor, fetching, reporting, upkeep
+from skycairn.cli import builds, doctor, fetching, matching, reporting, upkeep
 from skycairn.cli.failing import errors
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(export_app, name="export")
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(builds.build, builds.ingest, builds.refit),
     *(fetching.fetch, fetching.mirror, doctor.doctor),
+    *(matching.crossmatch, matching.catalogue),
     *(upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc),
     reporting.report,
 )

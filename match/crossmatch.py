@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.match import posterior
+from skycairn.match import posterior, sky
 from skycairn.match.pairs import candidate_pairs, healpix29_of
 from skycairn.match.posterior import FOUND, Prior
-from skycairn.pipeline import sky
 
 Keep = Literal["mutual", "nearest", "all", "posterior"]
 

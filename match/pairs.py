@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.match import kernel, posterior
+from skycairn.match import kernel, posterior, sky
 from skycairn.match.posterior import Prior
-from skycairn.pipeline import sky
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

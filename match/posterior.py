@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -23,7 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.match import idlinks
+from skycairn.match import idlinks, sky
 from skycairn.match.pairs import (
     DENSITY_ORDER,
     PAIR_SCHEMA,
@@ -35,7 +35,6 @@ from skycairn.match.pairs import (
     keys_of,
 )
 from skycairn.match.posterior import FOUND, Prior, densities
-from skycairn.pipeline import sky
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

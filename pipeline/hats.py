@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -28,23 +27,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from astropy.io import fits
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match.hatsfiles import SKYMAP_ORDER, leaf_path, properties_text, put, skymap, write_words
+from skycairn.match.sky import angle, cell_size_arcsec, cells, neighbours, order_for, unit_vectors
 from skycairn.pile.disk import sync_folder
 from skycairn.pile.files import PendingFile, sealed, unseal
 from skycairn.pile.parquet import TableWriter
 from skycairn.pile.receipt import Part
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.pipeline.sky import angle, cell_size_arcsec, cells, neighbours, order_for, unit_vectors
 from skycairn.pipeline.task import concat, float64, int64
 
 FORMAT = 1
 WHAT = "skycairn view"
 MARGIN_ARCSEC = 10.0
-SKYMAP_ORDER = 8
 BORDER_STEPS = 1024
 """Points on each of a cell's four sides, 3 arcsec apart; between them a side is straight to a few micro-arcseconds."""
 SLACK_ARCSEC = 1e-4
@@ -187,8 +185,7 @@ def _main(root: Path, table: str) -> Path:
 
 
 def _leaf(catalogue: Path, cell: int) -> Path:
-    where = f"Norder={WORK_ORDER}/Dir={cell // 10_000 * 10_000}/Npix={cell}.parquet"
-    return catalogue / "dataset" / where
+    return leaf_path(catalogue, (WORK_ORDER, cell))
 
 
 # -- what is written
@@ -232,7 +229,7 @@ def _write(pile: Pile, snapshot: Snapshot, tables: Mapping[str, Leaves], root: P
         written=True,
     )
     body = {name: value for name, value in asdict(view).items() if name not in ("root", "written")}
-    _put(root / "view.json", sealed({"what": WHAT, "format": FORMAT, **body}))
+    put(root / "view.json", sealed({"what": WHAT, "format": FORMAT, **body}))
     return view
 
 
@@ -249,13 +246,6 @@ def _link(source: Path, leaf: Path, part: Part, counts: Counter[str]) -> None:
     else:
         counts["links"] += 1
         counts["bytes"] += part.n_bytes
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with PendingFile(path.parent) as file:
-        file.write(data)
-        file.publish(path)
 
 
 def _put_leaf(path: Path, table: pa.Table) -> None:
@@ -286,7 +276,7 @@ def _write_collection(
         n_margin[cell] = table.num_rows
     schema = pq.read_schema(pile.path(next(iter(leaves.values()))))
     n_rows = {cell: part.n_rows for cell, part in leaves.items()}
-    _put(main / "skymap.fits", _skymap(sky))
+    put(main / "skymap.fits", skymap(sky))
     kind = {"dataproduct_type": "object", "hats_skymap_order": SKYMAP_ORDER}
     _write_catalogue(main, schema, n_rows, {**kind, **columns, **said})
     kind = {"dataproduct_type": "margin", "hats_primary_table_url": name, "hats_margin_threshold": margin_arcsec}
@@ -298,63 +288,15 @@ def _write_collection(
         "default_margin": margin.name,
         **said,
     }
-    _put(main.parent / "collection.properties", _properties(collection))
+    put(main.parent / "collection.properties", properties_text(collection))
     return sum(n_margin.values())
 
 
 def _write_catalogue(folder: Path, schema: pa.Schema, n_rows: Mapping[int, int], properties: Mapping[str, Any]) -> None:
-    """What says what the leaves are."""
-    told = {
-        "obs_collection": folder.name,
-        **properties,
-        "hats_nrows": sum(n_rows.values()),
-        "hats_estsize": sum(p.stat().st_size for p in folder.rglob("Npix=*")) // 1024,
-        "hats_max_rows": max(n_rows.values(), default=0),
-        "hats_order": WORK_ORDER,
-        "hats_npix_suffix": ".parquet",
-        "moc_sky_fraction": f"{len(n_rows) / (12 << 2 * WORK_ORDER):.6g}",
-        "hats_builder": "skycairn",
-        "hats_version": "v1.0",
-        "hats_release_date": "2025-08-22",
-    }
-    for name in ("hats.properties", "properties"):
-        _put(folder / name, _properties(told))
-    lines = [f"{WORK_ORDER},{cell}\n" for cell in sorted(n_rows)]
-    _put(folder / "partition_info.csv", ("Norder,Npix\n" + "".join(lines)).encode())
-    sink = io.BytesIO()
-    pq.write_metadata(schema, sink)
-    _put(folder / "dataset" / "_common_metadata", sink.getvalue())
-
-
-def _properties(values: Mapping[str, Any]) -> bytes:
-    return "".join(f"{name}={value}\n" for name, value in values.items()).encode()
-
-
-def _skymap(counts: Mapping[int, int]) -> bytes:
-    """Rows by cell of `SKYMAP_ORDER`, as the HEALPix convention for FITS lays down a map of few cells."""
-    cell = np.array(sorted(counts), dtype=">i8")
-    columns = [
-        fits.Column("PIXEL", "K", array=cell),
-        fits.Column("VALUE", "K", array=np.array([counts[int(c)] for c in cell], dtype=">i8")),
-    ]
-    table = fits.BinTableHDU.from_columns(columns)
-    side = 1 << SKYMAP_ORDER
-    for key, value in {
-        "PIXTYPE": "HEALPIX",
-        "ORDERING": "NESTED",
-        "INDXSCHM": "EXPLICIT",
-        "OBJECT": "PARTIAL",
-        "ORDER": SKYMAP_ORDER,
-        "NSIDE": side,
-        "FIRSTPIX": 0,
-        "LASTPIX": 12 * side * side - 1,
-        "OBS_NPIX": len(cell),
-        "COORDSYS": "C",
-    }.items():
-        table.header[key] = value
-    sink = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(sink)
-    return sink.getvalue()
+    """What says what the leaves, all of the work order, are."""
+    # a catalogue without a row is of the work order too
+    told = {**properties, "hats_order": WORK_ORDER} if not n_rows else properties
+    write_words(folder, schema, {(WORK_ORDER, cell): n for cell, n in n_rows.items()}, told)
 
 
 # -- margins

@@ -21,8 +21,8 @@ from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import Survey, first_failed
 from skycairn.match.posterior import FOUND
+from skycairn.match.sky import moc_text
 from skycairn.pipeline.region import Region, from_settings
-from skycairn.pipeline.sky import moc_text
 
 SPLITS = ("train", "validation", "test")
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import sky
 from skycairn.match.pairs import candidate_pairs
-from skycairn.pipeline import sky
 from skycairn.pipeline.partition import MARGIN_ARCSEC
 from skycairn.pipeline.task import int64
 from skycairn.report.intervals import wilson

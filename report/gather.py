@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import sky
 from skycairn.match.pairs import Positions
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.pipeline import sky
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.task import float64, int64
 from skycairn.report import chance as chances

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import sky
 from skycairn.pile.store import Part, Pile, Snapshot
-from skycairn.pipeline import sky
 from skycairn.pipeline.match import with_error
 from skycairn.pipeline.partition import MARGIN_ARCSEC
 from skycairn.pipeline.recipe import Match

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 from skycairn.report.chart import WIDTH, number, picture
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.pipeline import sky
+from skycairn.match import sky
 from skycairn.pipeline.task import int64
 from skycairn.report.reading import Cells, Looked
 

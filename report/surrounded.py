@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 Ints = NDArray[np.int64]
 

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skycairn.match import posterior
+from skycairn.match import posterior, sky
 from skycairn.match.crossmatch import crossmatch
 from skycairn.match.pairs import candidate_pairs
 from skycairn.match.posterior import Prior
-from skycairn.pipeline import sky
 
 ARCSEC = 1 / 3600
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match import sky
 from skycairn.match.posterior import densities
-from skycairn.pipeline import sky
 from skycairn.pipeline.grouping import CellMatch, Groups, Policy, group, is_fast, match_cell, parts_of
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3, "targets": 100}

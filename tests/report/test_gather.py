@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from skycairn.match import sky
 from skycairn.match.pairs import Positions, candidate_pairs
 from skycairn.pile.store import Draft, Entry, Pile
-from skycairn.pipeline import sky
 from skycairn.report import chance, offsets, separations
 from skycairn.report.cutflow import cut_flow
 from skycairn.report.findings import warnings
