@@ -62,7 +62,9 @@ overflow:auto}
 @media print{:root{--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#f5f5f5;--c1:#0b62a8;--c2:#c9480a;--c3:#00795a;
 --c4:#7a3e9d;--c0:#b9c1cc;--warn:#9a3b00;--warnbg:#fff}
 nav{display:none}main{max-width:none;padding:0}.grid-of{grid-template-columns:1fr 1fr}h2{break-after:avoid}
-body{font-size:10.5pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}details .scroll{max-height:none}}
+body{font-size:10.5pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}details .scroll{max-height:none}
+.scroll{overflow:visible}table{font-size:7.5pt}
+th,td{padding:.12rem .3rem;overflow-wrap:anywhere}td.n,.one{white-space:normal}}
 """
     + "".join(
         f"svg .c{i}{{stroke:var(--c{i})}}svg .fill.c{i},svg .c{i} circle{{fill:var(--c{i})}}"

@@ -119,6 +119,8 @@ def _histogram(n: Numbers, pair: Pair) -> str:
     edges, counts = edges[first:], {k: v[first:] for k, v in d.items() if k != "edges"}
     middle = np.sqrt(edges[:-1] * edges[1:])
     top = max(float(counts["candidates"].max()), 1.0)
+    expected = counts["expected"] if s.n_measured else _fitted(s, edges)
+    top = max(top, 0.0 if expected is None else float(expected.max()))
     plot = Plot(
         Axis("separation at closest approach, mas", float(edges[0]), float(edges[-1]), log=True),
         Axis("pairs per bin", 0.5, max(2.2 * top, 12.0), log=True),
@@ -138,7 +140,6 @@ def _histogram(n: Numbers, pair: Pair) -> str:
         about.append(f"{s.n_tied:,} of them carry one position, not two")
     if s.n_free:
         about.append(f"{s.n_free:,} have no definite place on their tracks")
-    expected = counts["expected"] if s.n_measured else _fitted(s, edges)
     if s.n_measured:
         if s.n_measured < s.n_accepted:
             pieces.append(plot.steps(edges, counts["measured"], "c3"))
@@ -155,8 +156,8 @@ def _histogram(n: Numbers, pair: Pair) -> str:
         seen = float(chance.max()) >= plot.y.low
         keys.append(("ln c4 dash", f"chance candidates{'' if seen else ', too few to be seen'}"))
         if s.n_measured >= 0.9 * s.n_accepted > 0:
-            pieces.append(plot.curve(middle, counts["expected"] + chance, "c3"))
-            keys.append(("ln c3", "form and chance together"))
+            pieces.append(plot.curve(middle, counts["expected"] + chance, "c4"))
+            keys.append(("ln c4", "form and chance together"))
     if under:
         about.append(f"{under:,} candidates are nearer than {LEAST_MAS} mas")
     head = ["from, mas", "to, mas", "candidates", "mutual", "accepted", "Rayleigh form", "chance"]

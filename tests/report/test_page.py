@@ -250,6 +250,11 @@ def test_a_real_browser_shows_the_page(made: Path, tmp_path: Path) -> None:
                 return b.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1);
             }).map(t => t.textContent)"""
             assert tab.value(beyond) == []
+            if media == "print":
+                # paper does not scroll: tables are no wider than it
+                wide = """[...document.querySelectorAll('table')].filter(t => !t.closest('details:not([open])')
+                    && t.getBoundingClientRect().right > innerWidth + 1).map(t => t.innerText.slice(0, 80))"""
+                assert tab.value(wide) == []
             # cells are drawn: their outlines are found
             cells = "[...document.querySelectorAll('use.cell')].filter(c => c.getBoundingClientRect().width > 1).length"
             assert tab.value(cells) > 10
