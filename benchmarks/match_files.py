@@ -73,7 +73,8 @@ out = sys.argv[1]
 with dask.config.set(scheduler="synchronous"):
     left = lsdb.open_catalog(out + "/left", columns=["id", "ra", "dec"])
     right = lsdb.open_catalog(out + "/right", margin_cache=out + "/right_margin", columns=["id", "ra", "dec"])
-    found = left.crossmatch(right, n_neighbors=1, radius_arcsec=1.0, suffixes=("_left", "_right"))
+    found = left.crossmatch(right, n_neighbors=1, radius_arcsec=1.0, suffixes=("_left", "_right"),
+                            suffix_method="all_columns")
     frame = found[["id_left", "id_right", "_dist_arcsec"]].compute()
 frame.to_parquet(sys.argv[2])
 print(len(frame))
@@ -173,6 +174,7 @@ def main() -> None:
             bench.run("stilts", [stilts, "tmatch2", *place, *find, "runner=sequential", "progress=none"])
             count = subprocess.run([stilts, "tpipe", f"in={matched}", "omode=count"], capture_output=True, text=True)
             found["stilts"] = int(count.stdout.split("rows:")[1])
+    shutil.rmtree(out)
     print(f"\n{n_left:,} x {n_right:,} rows of 17 columns, 1 arcsec, one core; best of {told.repeats} by CPU")
     whole = ("hats-import left", "hats-import right", "lsdb")
     bench.show("unsorted files to pairs on disk", [("skycairn",), whole, ("lsdb",), ("stilts",)], n_left + n_right)

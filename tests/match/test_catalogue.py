@@ -16,19 +16,20 @@ import pytest
 
 from skycairn.match import catalogue, sky
 from skycairn.match.catalogue import LEAST_MEMORY, write_catalogue
+from skycairn.match.outofcore import crossmatch_files
 from skycairn.match.runs import CELL
 
 # lsdb 0.11 and nested-pandas 0.7 call pandas as pandas 4 will not have it
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 
 
-@pytest.fixture(scope="module")
-def lsdb() -> Iterator[ModuleType]:
+@pytest.fixture(scope="module", autouse=True)
+def one_after_the_other() -> Iterator[None]:
+    """What lsdb computes is computed here."""
     import dask
-    import lsdb
 
     with dask.config.set(scheduler="synchronous"):
-        yield lsdb
+        yield
 
 
 def crowd(rng: np.random.Generator, n: int, first: int = 0) -> pa.Table:
@@ -147,6 +148,24 @@ def test_hats_and_lsdb_read_it(files: Path, tmp_path: Path, lsdb: ModuleType) ->
     xyz = sky.unit_vectors(whole.column("RA").to_numpy(), whole.column("DEC").to_numpy())
     centre = sky.unit_vectors(np.array([0.0]), np.array([30.0]))
     assert len(cone) == (sky.angle(xyz, centre) <= np.radians(1)).sum() > 50
+
+
+def test_lsdb_finds_our_pairs_with_our_margins(tmp_path: Path, lsdb: ModuleType) -> None:
+    rng = np.random.default_rng(6)
+    n = 1500
+    ra, dec = rng.uniform(-2, 2, n) % 360, rng.uniform(-2, 2, n)
+    away = sky.propagate(ra, dec, *rng.normal(0, 4000, (2, n)), 1.0)
+    for name, place in (("a", (ra, dec)), ("b", away)):
+        pq.write_table(pa.table({"id": np.arange(n), "ra": place[0], "dec": place[1]}), tmp_path / f"{name}.parquet")
+        write_catalogue(tmp_path / f"{name}.parquet", tmp_path / name, leaf_rows=40)
+    left, right = (lsdb.open_catalog(tmp_path / name) for name in ("a", "b"))
+    how = {"suffixes": ("_a", "_b"), "suffix_method": "overlapping_columns", "log_changes": False}
+    found = left.crossmatch(right, n_neighbors=1, radius_arcsec=10.0, **how).compute()
+    crossmatch_files(tmp_path / "a", tmp_path / "b", 10.0, tmp_path / "out")
+    pairs = pa.concat_tables([pq.read_table(p) for p in (tmp_path / "out").glob("*.parquet")])
+    nearest = pairs.filter(pa.array(pairs["left_rank"].to_numpy() == 1))
+    ours = set(zip(nearest["left_id"].to_pylist(), nearest["right_id"].to_pylist(), strict=True))
+    assert set(zip(found["id_a"], found["id_b"], strict=True)) == ours and len(ours) > 1000
 
 
 def test_a_catalogue_is_written_again_out_of_another(files: Path, tmp_path: Path) -> None:
