@@ -28,7 +28,8 @@ def address(url: str, base: httpx.URL | None = None) -> httpx.URL:
     """The address, relative to `base` where that is given; Unsafe unless it is of http or https and bears no secret."""
     try:
         found = httpx.URL(url) if base is None else base.join(url)
-        found = found.copy_with(fragment=None)
+        if "#" in str(found):
+            found = found.copy_with(fragment=None)
     except (httpx.InvalidURL, ValueError):
         # the parser's own words may hold a password
         raise Unsafe("an address cannot be read; wanted https://host/path") from None

@@ -8,6 +8,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -171,6 +172,7 @@ class RootArchive(SurveyArchive):
         return self.root / inside(path)
 
 
+@lru_cache(maxsize=1 << 12)
 def inside(path: str) -> PurePosixPath:
     """A path relative to a survey's root; ValueError where it leads out of it."""
     pure = PurePosixPath(path)

@@ -68,11 +68,11 @@ class Inventory(RemoteArchive):
         """Whether the list can be read, or is known to be absent, without asking for it."""
         return self.here(checksum_list) is not None or self.decided(RemoteFile(checksum_list))
 
-    def bring(self, file: RemoteFile) -> None:
+    def bring(self, file: RemoteFile) -> bool:
         """See `RemoteArchive.bring`."""
         if not self.decided(file):
             self._count(file.path)
-        super().bring(file)
+        return super().bring(file)
 
     def expect(self, checksum_lists: Iterable[str]) -> None:
         """See `SurveyArchive.expect`."""

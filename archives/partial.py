@@ -1,4 +1,4 @@
-"""A download under way: `<into>.part`, and `<into>.part.json` beside it that tells whose bytes they are.
+"""A download under way: `<into>.part`, and beside it, where there is much of it, `.part.json` that tells whose it is.
 
 Both outlive the process, so that another goes on where one was killed. Nothing is at `into` before `publish`.
 """
@@ -19,6 +19,8 @@ from skycairn.pile import disk
 from skycairn.pile.content import canonical_json
 from skycairn.pile.files import parse
 
+NOTED_FROM = 1 << 20
+"""Bytes from which on it is written down whose they are; fewer are soon fetched anew, should the process be killed."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -49,6 +51,8 @@ class Partial:
         self._file = _locked(self.path)
         self.version: Version | None = None
         self.n_bytes = 0
+        self._noted = False
+        "whether `.part.json` may be there"
         try:
             self._go_on(url)
         except BaseException:
@@ -61,7 +65,9 @@ class Partial:
     def __exit__(self, *_: object) -> None:
         if self._file.fd < 0:
             return
-        if not self.n_bytes:
+        if self.n_bytes:
+            self._note()
+        else:
             for path in (self.path, self._told):
                 with suppress(OSError):
                     disk.unlink(path)
@@ -71,11 +77,16 @@ class Partial:
         self._hashers = {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
         try:
             told = parse(self._told.read_bytes())
+            self._noted = True
             version = Version(**told)
+        except FileNotFoundError:
+            version = Version("")
         except (OSError, ValueError, TypeError):
+            self._noted = True
             version = Version("")
         if version.url != url or version.validator is None:
-            self.restart(None)
+            if self._noted or os.fstat(self._file.fd).st_size:
+                self._empty()
             return
         self.version = version
         with self.path.open("rb") as stream:
@@ -90,36 +101,48 @@ class Partial:
 
     def restart(self, version: Version | None) -> None:
         """Forget the bytes that are there; those that come are of this version."""
+        if self.n_bytes or self._noted:
+            self._empty()
+        self.version = version
+
+    def _empty(self) -> None:
         with suppress(FileNotFoundError):
             disk.unlink(self._told)
+        self._noted = False
         disk.truncate(self._file)
         os.lseek(self._file.fd, 0, os.SEEK_SET)
         self._hashers = {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
-        self.n_bytes, self.version = 0, version
-        if version is not None:
-            told = disk.open_or_create(self._told)
-            try:
-                disk.truncate(told)
-                disk.write(told, memoryview(canonical_json(asdict(version))))
-            finally:
-                disk.close(told)
+        self.n_bytes = 0
+
+    def _note(self) -> None:
+        """Write down whose the bytes are, once."""
+        if self._noted or self.version is None:
+            return
+        self._noted = True
+        told = disk.open_or_create(self._told)
+        try:
+            disk.truncate(told)
+            disk.write(told, memoryview(canonical_json(asdict(self.version))))
+        finally:
+            disk.close(told)
 
     def append(self, block: bytes) -> None:
         """The next bytes."""
         disk.write(self._file, memoryview(block))
         self._digest(block)
+        if self.n_bytes >= NOTED_FROM:
+            self._note()
 
     def digest(self, algorithm: str) -> str:
         """Of all bytes so far, in lower-case hex."""
         return self._hashers[algorithm].hexdigest()
 
     def publish(self) -> None:
-        """Put the file into place, over one that may be there, so that it outlives a power cut."""
-        disk.fsync(self._file)
+        """Put the file into place, over one that may be there; who wants it to outlive a power cut flushes it."""
+        if self._noted:
+            with suppress(FileNotFoundError):
+                disk.unlink(self._told)
         disk.replace(self.path, self.into)
-        with suppress(FileNotFoundError):
-            disk.unlink(self._told)
-        disk.sync_folder(self.into.parent)
         self._close()
 
     def _close(self) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from skycairn.archives.cache import Cache, Entry, NoRoom
+from skycairn.archives.cache import Cache, Entry, NoRoom, Pin
 from skycairn.archives.client import Client, Head
 from skycairn.archives.credentials import basic_auth, credential, how_to_set
 from skycairn.archives.errors import (
@@ -244,8 +244,8 @@ class RemoteArchive(SurveyArchive):
                     self.client.close()
                     raise
 
-    def bring(self, file: RemoteFile) -> None:
-        """Have the file in the cache, or know why not: `state`, `failed` and `local` tell then.
+    def bring(self, file: RemoteFile) -> bool:
+        """Have the file in the cache, or know why not: `state`, `failed` and `local` tell then. Whether it came now.
 
         Raises none of the errors that `failed` tells, but NoRoom. Safe to call from several threads.
         """
@@ -253,10 +253,11 @@ class RemoteArchive(SurveyArchive):
             lock = self._locks.setdefault(file.path, threading.Lock())
         with lock:
             if file.path in self.looked or self.failed(file.path):
-                return
+                return False
             try:
                 if not self.decided(file):
                     self.looked[file.path] = self._bring(file, self._listed(file))
+                    return True
             except NoRoom:
                 raise
             except Refused as error:
@@ -268,11 +269,13 @@ class RemoteArchive(SurveyArchive):
                 if isinstance(error, MissingColumn) or not self.of_service(file.path):
                     raise
                 self._failed[file.path] = ChecksumMismatch(f"{self.where(file.path)}: {error}")
+        return False
 
     def bring_whole(self, file: RemoteFile) -> None:
         """`bring`, and bring again what was dropped from the cache since."""
-        self.bring(file)
-        if self.failed(file.path) or self.looked[file.path] is None or self.there(file.path):
+        if self.bring(file) or self.failed(file.path):
+            return
+        if self.looked[file.path] is None or self.there(file.path):
             return
         try:
             self._bring_again(file.path)
@@ -311,6 +314,11 @@ class RemoteArchive(SurveyArchive):
         """Whether it is a service's reply, no file of the archive's."""
         return self._service(path) is not None
 
+    def host(self, path: str) -> str:
+        """Who is asked for the file."""
+        service = self._service(path)
+        return urlsplit(self.url if service is None else service.question(path)).netloc
+
     @contextmanager
     def _account(self) -> Iterator[Mapping[str, str]]:
         """The header that the archive's host wants; who is refused is told how to set an account."""
@@ -323,16 +331,15 @@ class RemoteArchive(SurveyArchive):
 
     def _reserve(self, path: str, n_bytes: int) -> None:
         try:
-            self.cache.reserve(n_bytes)
+            self.cache.expect(n_bytes)
         except NoRoom as error:
             raise NoRoom(f"{self.where(path)}: {error}") from None
 
-    @contextmanager
-    def keep(self, paths: Iterable[str]) -> Iterator[int]:
-        """Those of the files that the cache holds stay in it; gives their bytes."""
-        entries = [e for path in paths if (e := self._entry(path)) and self.cache.path(e)]
-        with self.cache.pin([str(e.sha256) for e in entries]):
-            yield sum(e.size or 0 for e in entries)
+    def keep(self, pin: Pin, paths: Iterable[str]) -> dict[str, int]:
+        """Have those of the files that the cache holds stay in it as long as the pin does; bytes of each."""
+        known = {path: entry for path in paths if (entry := self._entry(path)) is not None}
+        pin.add(str(entry.sha256) for entry in known.values())
+        return {path: entry.size or 0 for path, entry in known.items() if self.cache.path(entry) is not None}
 
     def _bring(self, file: RemoteFile, listed: str | None) -> State | None:
         if self.client is None:
@@ -379,8 +386,7 @@ class RemoteArchive(SurveyArchive):
                 if len(seen) == AGREE:
                     into.unlink(missing_ok=True)
                     raise Busy(f"{self.where(path)}: {AGREE} replies, and no two of them the same; build again")
-            self.cache.publish(into, name, entry)
-            self._entries.pop(path, None)
+            self._entries[path] = self.cache.publish(into, name, entry)
         return [entry.sha256, entry.size]
 
     def _download(self, path: str, into: Path, listed: str | None) -> Entry:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
-from skycairn.archives import datalab, gaiaquery, hatssource, sdssquery
+from skycairn.archives import datalab, gaiaquery, hatssource, sdssquery, viewer
 from skycairn.archives.check import RELEASES, Check, Differs, Doctor, Skip, plural, sample
 from skycairn.archives.credentials import credential
 from skycairn.archives.datalab import DataLab
@@ -34,9 +34,11 @@ from skycairn.catalogs.hsc import Hsc
 from skycairn.catalogs.hsccolumns import UNIT_TOLERANCE
 from skycairn.catalogs.hscfiles import ROOT as HSC_ROOT
 from skycairn.catalogs.hscfiles import forced_path
+from skycairn.catalogs.legacyfiles import LAYOUTS
 from skycairn.catalogs.registry import survey
 from skycairn.catalogs.sdss import Sdss
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.catalogs.viewerimage import Asked, read_reply
 
 AT = gaiaquery.Settings()
 TABLE = gaiaquery.TABLES["dr3"]
@@ -89,6 +91,22 @@ def zpix(doctor: Doctor) -> tuple[DataLab, int]:
     """DESI's tables, and a cell with targets."""
     cell = int(sample(doctor.samples.desi, "desi").rpartition("/")[2])
     return datalab.desi("dr1", url=doctor.at(datalab.URL), timeout_s=doctor.patience_s), cell
+
+
+def cut_out(doctor: Doctor) -> str:
+    """One small cut-out of the viewer, about the place that the sample brick's name tells."""
+    brick = sample(doctor.samples.brick, "brick")
+    ra, dec = int(brick[:4]) / 10, int(brick[5:]) / 10 * (-1 if brick[4] == "m" else 1)
+    asked = Asked.about(LAYOUTS["dr10"].viewer_layer, "griz", 64, ra, dec)
+    into = doctor.folder / "cutout.fits"
+    try:
+        viewer.Viewer(doctor.at(viewer.URL), doctor.client).fetch(asked.path, into, no_file)
+    except FetchError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise Differs(str(error)) from None
+        raise
+    flux, bands, _ = read_reply(into, asked)
+    return f"{''.join(bands)} about {ra}, {dec} of {asked.layer}, {(flux != 0).mean():.0%} of its pixels with data"
 
 
 # --- HSC
@@ -281,11 +299,14 @@ def sky_server(doctor: Doctor) -> str:
     return f"{plural(table.num_rows, 'row')} of work cell {cell}, of RUN2D {', '.join(reruns)}"
 
 
-TAP_HOST, LAB_HOST, SKY_HOST = (str(urlsplit(u).netloc) for u in (AT.tap_url, datalab.URL, sdssquery.URL))
+TAP_HOST, LAB_HOST, SKY_HOST, VIEWER_HOST = (
+    str(urlsplit(u).netloc) for u in (AT.tap_url, datalab.URL, sdssquery.URL, viewer.URL)
+)
 _COLUMNS = "has the columns that are asked for"
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     "legacysurvey": (
         Check("Data Lab's table", f"ls_dr10.tractor {_COLUMNS}", data_lab("legacysurvey", tractor), LAB_HOST, True),
+        Check("the viewer", "gives cubes about a position, with the header that is read", cut_out, VIEWER_HOST, True),
     ),
     "hsc": (
         Check("the database", f"columns of {SCHEMA}.{', '.join(TABLES)}; fluxes in nJy", forced, HSC_HOST),

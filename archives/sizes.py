@@ -19,6 +19,7 @@ TYPICAL: tuple[tuple[str, float], ...] = (
     (r"legacysurvey-.*-(image|invvar)-.*", 9e6),  # 60 TB of 366,898 bricks are 164 MB a brick, most of it in these
     (r"legacysurvey-.*", 0.5e6),
     (r"survey-bricks.*", 30e6),
+    (r"cutout-.*", 0.41e6),  # 160 x 160 pixels in four bands
     (r"zall-.*", 20.8e9),
     (r"coadd-.*\.fits", 219e6),
     (r"redrock-.*", 20e6),

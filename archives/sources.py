@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from skycairn.archives import viewer
 from skycairn.archives.cache import Cache
 from skycairn.archives.client import Client
 from skycairn.archives.errors import NotPublished, Refused
@@ -55,6 +56,11 @@ def default_cache(mirror: str = "") -> Path:
 def open_archive(survey: Survey, source: str, root: str, url: str, download: Download) -> SurveyArchive:
     """The survey's files from this source; without a client, so that only what is in the cache can be read."""
     if source == "root":
+        if survey.cutouts:
+            raise ValueError(
+                f'{survey.name}: pixels = "cutout" are asked of the archive\'s service, and no root holds them; set '
+                f'surveys.{survey.name}.source to "archive" or "query" (--source), or pixels to "coadd"'
+            )
         return RootArchive(Path(root))
     cache = Cache(Path(download.cache) if download.cache else default_cache(download.mirror), download.limit_bytes)
     collection, files = (url, "") if source == "hats" else ("", url)
@@ -74,10 +80,15 @@ def open_inventory(
 
 
 def _services(archive: RemoteArchive, source: str, collection: str) -> list[Service]:
-    """Services that give what the archive does not hold as files.
+    """Services that give what the archive does not hold as files: its catalogue, its cut-outs."""
+    cutouts: list[Service] = []
+    if archive.survey.cutouts:
+        cutouts = [viewer.Viewer(archive.mirrored(viewer.URL), archive.client)]
+    return [*_catalogues(archive, source, collection), *cutouts]
 
-    Those that no query is asked of import nothing of their client libraries.
-    """
+
+def _catalogues(archive: RemoteArchive, source: str, collection: str) -> list[Service]:
+    """Those that no query is asked of import nothing of their client libraries."""
     name, release = archive.survey.name, archive.survey.release
     if name == "hsc" and source in ("archive", "query"):
         post = plain_post if archive.client is None else partial(post_once, archive.client)

@@ -58,7 +58,7 @@ def check_structure(path: Path, name: str, *, least_hdus: int = 1, sums: bool = 
     of them is whole in all else), and has its DATASUM where it states one and `sums` is True. gzip: read to its end,
     all members. What is of no known ending may be anything but empty or a page for people.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         start = file.read(SNIFF)
     wanted, check = _by_ending(name.lower(), least_hdus, sums)
     found = kind(start)

@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 from skycairn.archives.files import RootArchive
 from skycairn.catalogs.registry import survey
 from skycairn.catalogs.survey import WORK_ORDER, Modality, Survey, first_failed
+from skycairn.match.sky import cells, healpix29, split_of_cell, splits
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.encode import measured_values, payload_arrays
-from skycairn.pipeline.sky import cells, healpix29, split_of_cell, splits
 from skycairn.tokenizers.codec import Codec
 from skycairn.tokenizers.lock import read_lock
 from skycairn.tokenizers.registry import fit_codec

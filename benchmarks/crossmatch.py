@@ -22,9 +22,8 @@ from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from skycairn.match import kernel
+from skycairn.match import kernel, sky
 from skycairn.match.pairs import candidate_pairs
-from skycairn.pipeline import sky
 
 RADIUS_ARCSEC = 1.0
 

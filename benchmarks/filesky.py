@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 # north Galactic pole, Galactic centre and the axis across, ICRS (Hipparcos, vol. 1, 1.5.3), as rows
 GALACTIC = np.array(

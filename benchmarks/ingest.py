@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from skycairn.match.sky import rings
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.lineage import Gone, successors
 from skycairn.pipeline.parent import Parent
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import Built, build
-from skycairn.pipeline.sky import rings
 
 WORKERS = 2
 SCANS = ("fetch", "fetch payload", "read", "gather")

@@ -42,6 +42,8 @@ class Sources:
     low: F64
     high: F64
     moving: NDArray[np.bool_]
+    named: frozenset[tuple[int, int]]
+    "sources that name one another by an id, the lower number first"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,19 @@ def sources(tables: Mapping[str, pa.Table], ranks: Mapping[str, int]) -> Sources
     low, high = (np.where(moving, c["epoch"], c[n]) for n in ("epoch_min", "epoch_max"))
     if np.isnan(low).any() or np.isnan(high).any():
         raise ValueError("brute force wants epochs of every source")
-    return Sources(names, c["survey"], c["key"], unit, pmra * east + pmdec * north, c["epoch"], low, high, moving)
+    start = dict(zip(names, np.searchsorted(c["survey"], range(len(names))).tolist(), strict=True))
+    number = {
+        (name, key): start[name] + i for name in names for i, key in enumerate(sorted(tables[name]["key"].to_pylist()))
+    }
+    named = set()
+    for name in names:
+        for column in (n for n in tables[name].column_names if n.startswith("link.")):
+            for key, other in zip(tables[name]["key"].to_pylist(), tables[name][column].to_pylist(), strict=True):
+                if other is not None and (there := number.get((column[5:], other))) is not None:
+                    named.add((min(number[name, key], there), max(number[name, key], there)))
+    return Sources(
+        names, c["survey"], c["key"], unit, pmra * east + pmdec * north, c["epoch"], low, high, moving, frozenset(named)
+    )
 
 
 def separations(s: Sources, a: I64, b: I64) -> I64:
@@ -160,20 +174,24 @@ def brute_force(s: Sources, radius_arcsec: Mapping[tuple[str, str], float]) -> F
 
     rows = list(zip(a.tolist(), b.tolist(), separation.tolist(), strict=True))
     survey = s.survey.tolist()
-    nearest: dict[tuple[int, int], tuple[int, int]] = {}
+    promised = {(p, survey[q]) for x, y, _ in rows if (x, y) in s.named for p, q in ((x, y), (y, x))}
+    nearest: dict[tuple[int, int], tuple[int, int, int]] = {}
     for x, y, sep in rows:
+        turn = 0 if (x, y) in s.named else 2 if promised & {(x, survey[y]), (y, survey[x])} else 1
         for own, other in ((x, y), (y, x)):
             at = own, survey[other]
-            nearest[at] = min(nearest.get(at, (sep, other)), (sep, other))
-    mutual = [nearest[x, survey[y]][1] == y and nearest[y, survey[x]][1] == x for x, y, _ in rows]
+            nearest[at] = min(nearest.get(at, (turn, sep, other)), (turn, sep, other))
+    mutual = [nearest[x, survey[y]][2] == y and nearest[y, survey[x]][2] == x for x, y, _ in rows]
 
     near = {(x, y): sep for x, y, sep in rows}
     common = prod({*limit.tolist()})
     edges = [
-        (sep * (common // r), x, y) for (x, y, sep), r, yes in zip(rows, limit.tolist(), mutual, strict=True) if yes
+        ((x, y) not in s.named, sep * (common // r), x, y)
+        for (x, y, sep), r, yes in zip(rows, limit.tolist(), mutual, strict=True)
+        if yes
     ]
     group = {x: [x] for row in rows for x in row[:2]}
-    for _, x, y in sorted(edges):
+    for *_, x, y in sorted(edges):
         one, two = group[x], group[y]
         if one is not two and _agree(s, one, two, near, radius_arcsec):
             one += two
@@ -250,6 +268,10 @@ def differences(s: Sources, truth: Found, members: pa.Table, pairs: pa.Table) ->
         "pairs too many": here.size - i.size,
         "separations off": int((separation > 1).sum()),
         "edges off": int((pairs["mutual"].to_numpy() != truth.mutual[j]).sum()),
+        "ids off": sum(
+            yes != ((x, y) in s.named)
+            for x, y, yes in zip(truth.a[j].tolist(), truth.b[j].tolist(), pairs["link"].to_pylist(), strict=True)
+        ),
         "accepted off": int((pairs["accepted"].to_numpy() != together[j]).sum()),
         "conflicts off": int((pairs["conflict"].to_numpy() != (truth.mutual & ~together)[j]).sum()),
         "sources missing or twice": s.key.size - np.unique(me).size + me.size - np.unique(me).size,

@@ -25,12 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filesky import GALACTIC, disc, write_sides
 
-from skycairn.match import outofcore
+from skycairn.match import outofcore, sky
 from skycairn.match.inputs import columns_of, jobs, open_table
 from skycairn.match.outofcore import COLUMN_BYTES, ROW_BYTES, Side, Task, crossmatch_files
 from skycairn.match.regions import groups, leaves
 from skycairn.match.runs import Runs, Slim, write_runs
-from skycairn.pipeline import sky
 
 N_GAIA, N_LEGACY = 1.8e9, 2.8e9
 LEGACY_DEG2 = 20_000

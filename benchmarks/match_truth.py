@@ -32,12 +32,14 @@ from scipy.stats import beta
 
 from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match import sky
+from skycairn.match.posterior import densities
 from skycairn.mocksky import build as mock
 from skycairn.mocksky.patches import TIERS, Tier
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
-from skycairn.pipeline import run, sky
-from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
+from skycairn.pipeline import run
+from skycairn.pipeline.grouping import Groups, Policy, group, is_fast, match_cell
 
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -388,7 +390,9 @@ def unlike(a: Groups, b: Groups) -> dict[str, int]:
             continue
         bad = np.zeros(x.num_rows, bool)
         for name in same[0].column_names:
-            bad |= np.asarray(pc.not_equal(same[0][name], same[1][name]))
+            one, other = same[0][name], same[1][name]
+            bad |= np.asarray(pc.fill_null(pc.not_equal(one, other), False))
+            bad |= np.asarray(pc.not_equal(pc.is_null(one), pc.is_null(other)))
         out[what] = int(bad.sum())
     return out
 
@@ -464,7 +468,8 @@ def by_cells(tables: Mapping[str, pa.Table], ranks: Mapping[str, int], seed: int
         return out
 
     of = np.unique(np.concatenate([sky.cells(t["healpix29"].to_numpy(), WORK_ORDER) for t in tables.values()]))
-    parts = [match_cell(int(cell), load, fast, ranks, RADIUS_ARCSEC) for cell in rng.permutation(of)]
+    policy = Policy(densities={n: densities(t["healpix29"].to_numpy()) for n, t in tables.items()})
+    parts = [match_cell(int(cell), load, fast, ranks, RADIUS_ARCSEC, policy=policy) for cell in rng.permutation(of)]
     return Groups(*(pa.concat_tables([getattr(p, n) for p in parts]) for n in ("members", "pairs")))
 
 
@@ -646,6 +651,15 @@ is judged from 2010 on and SDSS looked before that, so the star may have passed 
 
 The mock's positions are good to 0.01 to 0.1 arcsec, far below the radius of 1 arcsec (the tables of separations): the
 scores are about epochs, motions, neighbours and cell borders, not about the choice of the radius.
+
+**Ids** (measured once on the `catalogue` tier, by grouping its slim tables with and without their columns
+`link.OTHER`). 312,992 rows of the Legacy Survey name a Gaia source; all lie within the radius of it, and 311,359 are
+of its object. The other 1,633 are one of two rows of a star at the border of bricks, of which the nearer has it
+(`shared`). Without ids three stars fewer, of those with another thing within 3 arcsec, are in one object in both
+surveys (368,042 of 368,045 things; with ids all), and three objects fewer are whole; no score of any class or pair of
+surveys is worse with ids than without. Two objects join rows of the two surveys wrongly, with ids and without. DESI's
+targets bear numbers of DR9 here and the images are DR10's, as in the archives, so that all 88,499 of their ids say
+nothing: joins by TARGETID are tested, and not scored.
 
 **Marks**: purity and completeness of isolated things, fast stars among them, of at least 0.998 by their lower bounds.
 On the second sky, which has enough fast stars to tell, of these alone too where their motion is known; without that

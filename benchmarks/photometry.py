@@ -32,7 +32,7 @@ from skycairn.catalogs.gaia import Gaia
 from skycairn.catalogs.legacyfiles import BANDS
 from skycairn.catalogs.legacysurvey import LegacySurvey
 from skycairn.catalogs.survey import WORK_ORDER, Survey
-from skycairn.pipeline.sky import propagate, unit_vectors
+from skycairn.match.sky import propagate, unit_vectors
 
 PIXEL_ARCSEC = 0.262
 FLUX_DENSITY = u.Unit("erg / (s cm2 Angstrom)")

@@ -22,10 +22,10 @@ from scipy.spatial import cKDTree
 
 from skycairn.catalogs.registry import SURVEYS
 from skycairn.catalogs.survey import Modality
+from skycairn.match.sky import unit_vectors
 from skycairn.mocksky import hsc as mock_hsc
 from skycairn.mocksky import sed
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.pipeline.sky import unit_vectors
 
 ALONE_ARCSEC = 8.0
 APERTURE_ARCSEC = 3.0

@@ -38,6 +38,11 @@ class Layout:
         return f"{ROOT}/{self.data_release}"
 
     @property
+    def viewer_layer(self) -> str:
+        """What the viewer calls this region's images. (What `ls-dr10` alone holds of the north was not looked into.)"""
+        return f"ls-{self.data_release}-{self.region}"
+
+    @property
     def bricks(self) -> str:
         """Table of all bricks of the sky."""
         return "survey-bricks.fits.gz"

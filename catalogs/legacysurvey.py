@@ -49,6 +49,7 @@ from skycairn.catalogs.survey import (
     Survey,
 )
 from skycairn.catalogs.units import refuse_wrong_units, units_of
+from skycairn.catalogs.viewerimage import FLAG, MOST_PIXELS, PIXEL_ARCSEC, ROLE, Asked, cut_reply
 
 HOLDING = "brickid"
 """A column that only the table of sources has."""
@@ -136,11 +137,27 @@ def gaia_keys(table: pa.Table) -> pa.Array:
     return pc.if_else(pc.fill_null(named, False), table.column("ref_id"), pa.scalar(None, pa.int64())).combine_chunks()
 
 
+VIEWER_IMAGE = Modality(
+    "legacysurvey.viewer_image",
+    "tok_legacysurvey_viewer_image",
+    "image_uniform",
+    unit="nanomaggy",
+    shape=(len(BANDS), 160, 160),
+    bands=BANDS,
+    pixel_arcsec=PIXEL_ARCSEC,
+    about="cut-outs of the viewer; the source in the middle of the image; not to be mixed with coadds' pixels",
+    flag=FLAG,
+)
+"""In the place of `legacysurvey.image` where pixels are cut-outs of the viewer."""
+
+
 class LegacySurvey(Survey):
     """DESI Legacy Imaging Surveys.
 
     Options: `catalog`, "sweep" (default) or "tractor"; `epoch_range`, the Julian years of the exposures, used where a
-    file does not date a source; `gaia_dr2_epoch`, of G2 positions in files without REF_EPOCH; `cutout_pixels`.
+    file does not date a source; `gaia_dr2_epoch`, of G2 positions in files without REF_EPOCH; `cutout_pixels`;
+    `pixels`, "coadd" (default) or "cutout": instead of `legacysurvey.image`, cut out of the bricks' coadds, the
+    modality `legacysurvey.viewer_image`, whose pixels the viewer resampled, without ivar (viewerimage.py).
     """
 
     name = "legacysurvey"
@@ -197,6 +214,7 @@ class LegacySurvey(Survey):
         epoch_range: tuple[float, float] | None = None,
         gaia_dr2_epoch: float = 2015.5,
         cutout_pixels: int = 160,
+        pixels: str = "coadd",
     ) -> None:
         super().__init__(
             release,
@@ -204,11 +222,20 @@ class LegacySurvey(Survey):
             epoch_range=epoch_range,
             gaia_dr2_epoch=gaia_dr2_epoch,
             cutout_pixels=cutout_pixels,
+            # keys of tasks hang on options: what was always so has no name among them
+            **({} if pixels == "coadd" else {"pixels": pixels}),
         )
         if catalog not in ("sweep", "tractor"):
             raise ValueError(f"legacysurvey: catalog {catalog!r} was asked for; choose 'sweep' or 'tractor'")
         if cutout_pixels < 1:
             raise ValueError(f"legacysurvey: cut-outs of {cutout_pixels} pixels were asked for; wanted at least 1")
+        if pixels not in ("coadd", "cutout"):
+            raise ValueError(f"legacysurvey: pixels {pixels!r} were asked for; choose 'coadd' or 'cutout'")
+        if pixels == "cutout" and cutout_pixels > MOST_PIXELS:
+            raise ValueError(
+                f"legacysurvey: cut-outs of {cutout_pixels} pixels were asked of the viewer, which makes {MOST_PIXELS} "
+                "at most; take fewer (cutout_pixels), or pixels = 'coadd'"
+            )
         self.layout = LAYOUTS[release]
         self.catalog = catalog
         self.epoch_range = (float(epoch_range[0]), float(epoch_range[1])) if epoch_range else self.layout.epoch_range
@@ -216,7 +243,8 @@ class LegacySurvey(Survey):
             raise ValueError(f"legacysurvey: epoch_range {self.epoch_range} ends before it begins")
         self.gaia_dr2_epoch = gaia_dr2_epoch
         self.size = cutout_pixels
-        image = replace(self.modalities[0], shape=(len(BANDS), self.size, self.size))
+        self.cutouts = pixels == "cutout"
+        image = replace(VIEWER_IMAGE if self.cutouts else self.modalities[0], shape=(len(BANDS), self.size, self.size))
         self.modalities = (image, *type(self).modalities[1:])  # type: ignore[misc]
 
     @property
@@ -329,18 +357,15 @@ class LegacySurvey(Survey):
         return *read_columns(path, rows, HOLDING), column_units(path, HOLDING)
 
     def payload_groups(self, sources: pa.Table, modality: str, reference: Mapping[str, Path]) -> list[PayloadGroup]:
-        """One group a brick, in the order of brick names; positions without a brick's name are looked up."""
+        """One group a brick, in the order of brick names; positions without a brick's name are looked up.
+
+        Where pixels are cut-outs of the viewer: one group a position, which has one file.
+        """
         if not self.modality(modality).payload:
             return super().payload_groups(sources, modality, reference)
-        brick = np.array([n or "" for n in sources.column("brickname").to_pylist()], dtype=np.str_)
-        forced = brick == ""
-        if forced.any():
-            names, limits = _covered(reference, self.layout.bands)
-            ra, dec = (sources.column(c).to_numpy()[forced] for c in ("ra", "dec"))
-            index = holding(limits, ra, dec)
-            brick = brick.astype(object)
-            brick[forced] = [names[i] if i >= 0 else "" for i in index]
-            brick = brick.astype(np.str_)
+        brick = self._bricks(sources, reference)
+        if self.cutouts:
+            return self._cutout_groups(sources, np.flatnonzero(brick != ""))
         groups = []
         for name in np.unique(brick[brick != ""]).tolist():
             checksums = self.layout.coadd_list(name)
@@ -353,10 +378,33 @@ class LegacySurvey(Survey):
             groups.append(PayloadGroup(np.flatnonzero(brick == name), files))
         return groups
 
+    def _bricks(self, sources: pa.Table, reference: Mapping[str, Path]) -> NDArray[np.str_]:
+        """Name of each source's brick; empty where there is none."""
+        brick = np.array([n or "" for n in sources.column("brickname").to_pylist()], dtype=np.str_)
+        forced = brick == ""
+        if forced.any():
+            names, limits = _covered(reference, self.layout.bands)
+            ra, dec = (sources.column(c).to_numpy()[forced] for c in ("ra", "dec"))
+            index = holding(limits, ra, dec)
+            brick = brick.astype(object)
+            brick[forced] = [names[i] if i >= 0 else "" for i in index]
+            brick = brick.astype(np.str_)
+        return brick
+
+    def _cutout_groups(self, sources: pa.Table, rows: NDArray[np.int64]) -> list[PayloadGroup]:
+        ra, dec = (sources.column(c).to_pylist() for c in ("ra", "dec"))
+        by_path: dict[str, list[int]] = {}
+        for i in rows.tolist():
+            asked = Asked.about(self.layout.viewer_layer, "".join(self.layout.bands), self.size, ra[i], dec[i])
+            by_path.setdefault(asked.path, []).append(i)
+        return [PayloadGroup(np.array(own, np.int64), {ROLE: RemoteFile(p)}) for p, own in sorted(by_path.items())]
+
     def extract(self, modality: str, sources: pa.Table, files: Mapping[str, Path], lost: frozenset[str]) -> pa.Table:
-        """Cut-outs of the sources of one brick; see legacyimage.py."""
+        """Cut-outs of one brick's sources (legacyimage.py), or of one position by the viewer (viewerimage.py)."""
         if not self.modality(modality).payload:
             return super().extract(modality, sources, files, lost)
+        if self.cutouts:
+            return cut_reply(sources, files, self.layout.viewer_layer, self.layout.bands, self.size)
         return cut_brick(sources, files, lost, self.size)
 
     def coverage(self, reference: Mapping[str, Path]) -> Boxes:

@@ -107,7 +107,8 @@ class Cut:
     "what a null in any of the columns means; NaN is a null"
 
 
-CodecKind = Literal["quantile", "log", "asinh", "grid", "xp", "image", "spectrum"]
+CodecKind = Literal["quantile", "log", "asinh", "grid", "xp", "image", "image_uniform", "spectrum"]
+"""`image_uniform`: of images without inverse variance."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,18 @@ class Modality:
     absent_flag: str | None = None
     "boolean column that is True where the measurement's file was lost (status `file absent`)"
     about: str = ""
+    flag: str = ""
+    "what sets it apart from measurements that it must not be mixed with; told wherever a person sees it"
 
     @property
     def payload(self) -> bool:
         """Whether it is cut out of a payload file."""
         return self.column is None
+
+    @property
+    def image(self) -> bool:
+        """Whether it is an image."""
+        return self.pixel_arcsec > 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,9 @@ class Survey(ABC):
     "`exact`: `coverage` knows; `occupied`: estimated from where the sources are"
     links: ClassVar[tuple[Link, ...]] = ()
     "at most one to each other survey"
+    cutouts: bool = False
+    """Whether the archive's cut-out service is asked for the pixels, one question a source: then only sources of the
+    region's objects are wanted, and a folder of the archive's files does not do."""
     bands: ClassVar[Mapping[str, str]] = {}
     "common photometric bands (g, r, i, z, ...) to the column of flux in nanomaggies"
 

@@ -221,7 +221,7 @@ def _list(
                 made = listing.read_catalogues(recipe, pile, Engine(workers), bars)
             held_back = made.held_back
             for name in needed:
-                needed[name].files += listing.payload_files(made, name)
+                needed[name] = listing.with_payload(needed[name], found[name], listing.payload_files(made, name))
         files, n_unasked, n_there = [], 0, 0
         for name, inventory in found.items():
             some, missing, unasked = listing.listed(inventory, needed[name].files, sizes)
@@ -255,7 +255,7 @@ def _list(
     for name, one in needed.items():
         if one.tables:
             typer.echo(
-                f"{name}: {len(one.tables):,} tables are given by its service, and are no files to copy: a build asks "
+                f"{name}: {len(one.tables):,} replies are given by its service, and are no files to copy: a build asks "
                 f'for them by itself with surveys.{name}.source = "{"archive" if name == "hsc" else "query"}"'
             )
     for where, why in held_back.items():

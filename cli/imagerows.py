@@ -21,7 +21,7 @@ MOST_PANEL = 5.0
 
 def image_blocks(view: ObjectView) -> list[Block]:
     """A row for each survey's image: the image, what its tokens decode to, and the single bands."""
-    images = [m for m in view.measurements if m.modality.codec == "image" and (m.measured or m.decoded)]
+    images = [m for m in view.measurements if m.modality.image and (m.measured or m.decoded)]
     if not images:
         return []
 
@@ -50,6 +50,7 @@ def _panel(m: Measurement, decoded: float) -> float:
 def _image_row(paper: Paper, top: float, m: Measurement, field: float, decoded: float, panel: float) -> None:
     """Original and decoded at one scale, `field` and `decoded` arcsec wide; then the single bands, smaller."""
     left, name, pixel = MARGIN, m.modality.name, m.modality.pixel_arcsec
+    title = f"{name} ({m.modality.flag})" if m.modality.flag else name
     seen = skyimage.seen_bands(m.bands, m.measured["mask"]) if m.measured else m.decoded_bands
     chosen = skyimage.colour_bands(seen)
     if m.measured:
@@ -57,7 +58,7 @@ def _image_row(paper: Paper, top: float, m: Measurement, field: float, decoded: 
         shown = skyimage.colours(m.measured["flux"], m.bands, chosen, m.modality.unit, pixel)
         some = [m.bands.index(b) for b in chosen] or list(range(len(m.bands)))
         _sky(ax, shown, m, field, np.asarray(m.measured["mask"][some].any(axis=0)))
-        ax.set_title(f"{name}: {_as_colours(chosen)}", size=9)
+        ax.set_title(f"{title}: {_as_colours(chosen)}", size=9)
         _ruler(ax, field)
         _seeing(ax, m, chosen, field)
         left += panel + GAP
@@ -69,7 +70,7 @@ def _image_row(paper: Paper, top: float, m: Measurement, field: float, decoded: 
         _sky(ax, shown, m, decoded, None)
         ax.set_title(f"decoded from {m.n_tokens} tokens", size=9, color=DECODED)
         if not m.measured:
-            ax.set_title(f"{name}: {_as_colours(wanted)}; decoded from {m.n_tokens} tokens", size=9, color=DECODED)
+            ax.set_title(f"{title}: {_as_colours(wanted)}; decoded from {m.n_tokens} tokens", size=9, color=DECODED)
             _ruler(ax, decoded)
         left += inches + GAP
     if m.measured:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skycairn.cli import builds, doctor, fetching, matching, upkeep
+from skycairn.cli import builds, doctor, fetching, matching, reporting, upkeep
 from skycairn.cli.failing import errors
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(fetching.fetch, fetching.mirror, doctor.doctor),
     *(matching.crossmatch, matching.catalogue),
     *(upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc),
+    reporting.report,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import WORK_ORDER, Modality, Survey
+from skycairn.match.sky import angle, rings, unit_vectors
+from skycairn.match.sky import cells as cells_of
+from skycairn.match.sky import healpix29 as healpix29_of
 from skycairn.pile.store import Entry, Pile, Snapshot
 from skycairn.pipeline.lineage import Gone, successors
-from skycairn.pipeline.sky import angle, rings, unit_vectors
-from skycairn.pipeline.sky import cells as cells_of
-from skycairn.pipeline.sky import healpix29 as healpix29_of
 from skycairn.tokenizers.codec import Codec, load
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -72,7 +72,7 @@ class Measurement:
     status: str
     "present, or why there is none"
     measured: Arrays | None = None
-    "`flux`, `ivar`, `mask` (band, y, x) or (pixel,); `value`, `error` (n,). None where it is not kept"
+    "`flux`, `ivar` (some images have none), `mask` (band, y, x) or (pixel,); `value`, `error` (n,). None: not kept"
     decoded: Arrays | None = None
     "as `Codec.decode` gives it, of this one source"
     n_tokens: int = 0
@@ -335,13 +335,14 @@ class ObjectReader:
             if view.status != "present":
                 return view
             policy = self.snapshot.recipe["payload"]["keep"]
-            what = "pixels" if m.codec == "image" else "the spectrum"
+            what = "pixels" if m.image else "the spectrum"
             return replace(view, note=f"{what} not kept in this pile (payload.keep = {policy!r})")
         if not found.column("flux")[0].is_valid:
             return view
         told = found.schema.field("flux").metadata or {}
         shape = tuple(int(n) for n in told[b"shape"].decode().split(",")) if b"shape" in told else (-1,)
-        measured = {name: _array(found.column(name)).reshape(shape) for name in ("flux", "ivar", "mask")}
+        names = [n for n in ("flux", "ivar", "mask") if n in found.column_names]
+        measured = {name: _array(found.column(name)).reshape(shape) for name in names}
         bands = tuple(told[b"bands"].decode().split(",")) if b"bands" in told else m.bands
         seeing: tuple[float, ...] = ()
         offset = (0.0, 0.0)

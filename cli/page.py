@@ -97,7 +97,7 @@ def _why_less(m: Measurement) -> str:
         return m.status
     if m.measured is not None and m.status != "present":
         return f"measured, and without tokens: {m.status}"
-    if m.modality.codec == "image" and m.measured is not None:
+    if m.modality.image and m.measured is not None:
         lost = [b for b in m.bands if b not in skyimage.seen_bands(m.bands, m.measured["mask"])]
         return f"no good pixel in {', '.join(lost)}" if lost else ""
     return ""

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from skycairn.catalogs.registry import survey as survey_of
 from skycairn.pile.collect import Collection
 from skycairn.pile.snapshot import RECORDS
 from skycairn.pile.store import Pile, Snapshot
@@ -164,8 +165,17 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    _print_flags(console, built.snapshot)
     _print_drift(console, drifts)
     _print_files(console, built.held_back, built.lost)
+
+
+def _print_flags(console: Console, snapshot: Snapshot) -> None:
+    """Modalities that are not to be mixed with others."""
+    for name, chosen in snapshot.recipe["surveys"].items():
+        made = survey_of(name, **{k: v for k, v in chosen.items() if k != "profile"})
+        for m in (m for m in made.modalities if m.flag):
+            console.print(f"flagged: {m.name}: {m.flag}", highlight=False, soft_wrap=True)
 
 
 def _print_drift(console: Console, drifts: Sequence[Drift]) -> None:
@@ -214,6 +224,7 @@ def print_status(pile: Pile) -> bool:
     console.print(table)
     splits = ", ".join(f"{k} {v:,}" for k, v in sorted(head.stats.get("splits", {}).items()))
     console.print(f"objects by split: {splits}", highlight=False)
+    _print_flags(console, head)
     if head.held_back:
         console.print(f"held back: {len(head.held_back)} work cells: {list(head.held_back)[:10]}", highlight=False)
     files = Journal(pile).files()

@@ -16,8 +16,10 @@ CAPTIONS = {
     "mirror": "the archives on this machine, serving the mock sky, with faults if wanted",
     "tokenizers": "measurements to tokens and back: arrays to arrays",
     "pile": "what lies on disk: parts, receipts, snapshots, shards",
+    "match": "which sources are one thing: pairs of tables and of files, without anything of a pile",
     "pipeline": "from raw files to shards",
     "model": "from shards to a trained model, and what it knows",
+    "report": "a page about what a pile matched: numbers, charts, maps",
     "cli": "the one door",
 }
 

@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skycairn.match import sky
 from skycairn.match.hatsfiles import SKYMAP_ORDER, Cell, leaf_path, properties_text, put, skymap, write_words
 from skycairn.match.inputs import Columns, Table, batches, check_sky, columns_of, jobs, open_table
 from skycairn.match.regions import Ints, Leaves, Ranges, around, groups, leaves, ranges
 from skycairn.match.runs import CELL, MOST_BYTES, Runs, keys, order_of, taken, write_runs
 from skycairn.match.work import Progress, aside, each, pool, publish, work_folder
 from skycairn.pile.parquet import ROW_GROUP_ROWS, encodings, stored_schema
-from skycairn.pipeline import sky
 
 FORMAT = 1
 LEAF_ROWS = 1_000_000

@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.match import posterior
+from skycairn.match import posterior, sky
 from skycairn.match.pairs import candidate_pairs, healpix29_of
-from skycairn.match.posterior import FOUND, Prior
-from skycairn.pipeline import sky
+from skycairn.match.posterior import FOUND, OUTLIERS, Prior
 
 Keep = Literal["mutual", "nearest", "all", "posterior"]
 
@@ -49,6 +48,7 @@ def crossmatch(
     left_names: Mapping[str, str] | None = None,
     right_names: Mapping[str, str] | None = None,
     found: float | None = FOUND,
+    outliers: float = OUTLIERS,
     right_magnitude: str | None = None,
     suffixes: tuple[str, str] = ("_left", "_right"),
     columns: Literal["both", "pairs"] = "both",
@@ -65,6 +65,7 @@ def crossmatch(
             both sides, so that hardly a row is in two pairs (wants errors).
         left_names, right_names: the table's own names of these columns, where they differ (in more than case).
         found: prior share of the sparser table's sources that have a counterpart in the other; None estimates it.
+        outliers: share of true pairs that lie farther apart than their errors say.
         right_magnitude: a column of the right table, in magnitudes, whose distribution among safe counterparts is
             learnt and weighs the posteriors (NWAY's automatic prior).
         suffixes: for columns of the same name.
@@ -86,7 +87,7 @@ def crossmatch(
         positions(table, names or {}, what)
         for table, names, what in ((left, left_names, "left"), (right, right_names, "right"))
     )
-    prior = Prior.of(healpix29_of(a), healpix29_of(b), found)
+    prior = Prior.of(healpix29_of(a), healpix29_of(b), found, outliers)
     pairs = candidate_pairs(a, b, radius_arcsec, prior)
     if right_magnitude is not None:
         magnitude = _values(right, _named(right, right_magnitude, "right"), None, "right")

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from skycairn.match import sky
 from skycairn.match.pairs import healpix29_of, keys_of, separation_uas
-from skycairn.pipeline import sky
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

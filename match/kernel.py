@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from skycairn.match import sky
 from skycairn.match.inputs import Columns, Table, columns_of, jobs, open_table
 from skycairn.match.pairs import DENSITY_ORDER, PAIR_SCHEMA, Positions, beads, candidate_pairs, epoch_span
 from skycairn.match.posterior import DENSITY_ORDER as PRIOR_ORDER
@@ -34,7 +35,6 @@ from skycairn.match.regions import Ints, Leaves, around, groups, inside, leaves,
 from skycairn.match.runs import CELL, MOST_BYTES, Runs, Slim, column, ids, sorted_rows, write_runs
 from skycairn.match.work import Progress, aside, each, pool, publish, work_folder
 from skycairn.pile.parquet import encodings
-from skycairn.pipeline import sky
 
 FORMAT = 1
 WHAT = "skycairn crossmatch"

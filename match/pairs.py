@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skycairn.match import kernel, posterior
+from skycairn.match import kernel, posterior, sky
 from skycairn.match.posterior import Prior
-from skycairn.pipeline import sky
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -288,7 +287,7 @@ def candidate_pairs(
     chance = np.round(_chance(a_cell, b_cell, i, separation), 12)
     columns = [i, j, separation, left_rank, right_rank, (left_rank == 1) & (right_rank == 1)]
     columns += [left_rivals, right_rivals, chance]
-    columns += _by_errors(a, b, a_cell, b_cell, i, j, separation, prior, right_ratio)
+    columns += _by_errors(a, b, a_cell, b_cell, i, j, separation, radius_arcsec, prior, right_ratio)
     order = np.lexsort((left_rank, i))
     return pa.table([pa.array(c[order], from_pandas=True) for c in columns], schema=PAIR_SCHEMA)
 
@@ -301,6 +300,7 @@ def _by_errors(
     i: Ints,
     j: Ints,
     separation: Ints,
+    radius_arcsec: float,
     prior: Prior | None,
     right_ratio: Floats | None,
 ) -> list[Floats]:
@@ -313,9 +313,9 @@ def _by_errors(
     east, north = _directions(one, other)
     ra_error, dec_error = np.hypot(one.ra_error, other.ra_error), np.hypot(one.dec_error, other.dec_error)
     sigmas[rows] = separation[rows] / 1e6 * np.hypot(east / ra_error, north / dec_error)
-    likelihood[rows] = np.exp(-(sigmas[rows] ** 2) / 2) / (2 * np.pi * ra_error * dec_error)
     if prior is None:
         return [np.round(sigmas, DIGITS), *(np.full(i.size, np.nan) for _ in range(2))]
+    likelihood[rows] = posterior.likelihoods(sigmas[rows], ra_error, dec_error, radius_arcsec, prior.outliers)
     found = prior.found or posterior.estimate_found(i, j, likelihood, prior, a_cell, b_cell)
     left, right, lower = prior.of_pairs(a_cell[i])
     ratio = 1.0 if right_ratio is None else right_ratio[j]

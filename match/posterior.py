@@ -3,12 +3,14 @@
 Of a source with candidates k, each at separation s_k with the combined errors of both positions, one at most is the
 same thing. Against the hypothesis that none is, that it is k weighs
 
-    w_k = c / (1 - c) * L_k / n * r_k,    L_k = exp(-sigmas_k^2 / 2) / (2 pi sigma_ra sigma_dec)
+    w_k = c / (1 - c) * L_k / n * r_k
+    L_k = (1 - e) exp(-sigmas_k^2 / 2) / (2 pi sigma_ra sigma_dec) + e / (pi R^2)
 
-where c is the prior probability that the source has a counterpart in the other table, n the surface density of the
-other table's sources, r_k the ratio of magnitude distributions (1 without a magnitude prior). Its posterior is
-w_k / (1 + sum of w over the source's candidates) (Budavari & Szalay 2008, ApJ 679, 301; with c and r as in NWAY:
-Salvato et al. 2018, MNRAS 473, 4937). A pair has two posteriors, one among the candidates of each side.
+where e is the share of true pairs that lie farther apart than their errors say (blends, unknown motions), spread over
+the search radius R; c is the prior probability that the source has a counterpart in the other table, n the surface
+density of the other table's sources, r_k the ratio of magnitude distributions (1 without a magnitude prior). Its
+posterior is w_k / (1 + sum of w over the source's candidates) (Budavari & Szalay 2008, ApJ 679, 301; with c and r as
+in NWAY: Salvato et al. 2018, MNRAS 473, 4937). A pair has two posteriors, one among the candidates of each side.
 
 The two priors are one number: `found`, the share of the locally sparser table's sources that have a counterpart in the
 other. With densities n and m, found * min(n, m) things a square arcsecond are in both.
@@ -22,12 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 FOUND = 0.9
+OUTLIERS = 0.02
 MOST_STEPS = 100
 DENSITY_ORDER = 6
 """Densities are those of the left source's cell of this order, the work cell."""
@@ -58,15 +61,21 @@ class Prior:
     right: Mapping[int, float]
     found: float | None = FOUND
     "share of the sparser table's sources that have a counterpart in the other; None = to be estimated"
+    outliers: float = OUTLIERS
+    "share of true pairs whose separation has nothing to do with their errors"
 
     def __post_init__(self) -> None:
         if self.found is not None and not 0 < self.found < 1:
             raise ValueError(f"the share with a counterpart is {self.found}; wanted above 0 and below 1")
+        if not 0 <= self.outliers < 1:
+            raise ValueError(f"the share of outliers is {self.outliers}; wanted 0 or more, and below 1")
 
     @classmethod
-    def of(cls, left_healpix29: Ints, right_healpix29: Ints, found: float | None = FOUND) -> Prior:
+    def of(
+        cls, left_healpix29: Ints, right_healpix29: Ints, found: float | None = FOUND, outliers: float = OUTLIERS
+    ) -> Prior:
         """With densities counted in the tables themselves."""
-        return cls(densities(left_healpix29), densities(right_healpix29), found)
+        return cls(densities(left_healpix29), densities(right_healpix29), found, outliers)
 
     def of_pairs(self, left_healpix29: Ints) -> tuple[Floats, Floats, Floats]:
         """Of each pair, by its left source: the densities left and right, and the lower of the two.
@@ -80,6 +89,12 @@ class Prior:
             np.array([of.get(c, least) for c in cell.tolist()], np.float64)[which] for of in (self.left, self.right)
         )
         return left, right, np.minimum(left, right)
+
+
+def likelihoods(sigmas: Floats, ra_error: Floats, dec_error: Floats, radius_arcsec: float, outliers: float) -> Floats:
+    """Of true pairs' separations, a square arcsecond; errors are those of both sources together, arcsec."""
+    by_errors = np.exp(-(sigmas**2) / 2) / (2 * np.pi * ra_error * dec_error)
+    return np.asarray((1 - outliers) * by_errors + outliers / (np.pi * radius_arcsec**2))
 
 
 def posteriors(

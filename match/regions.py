@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

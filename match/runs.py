@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from skycairn.match import sky
 from skycairn.match.inputs import Columns, Piece, batches, check_sky
 from skycairn.match.regions import Ints, Ranges, union
-from skycairn.pipeline import sky
 
 CELL = "_healpix_29"
 """Name of the column that runs are sorted by, as HATS has it."""

@@ -15,6 +15,7 @@ from skycairn.mirror.hscjobs import HscJobs
 from skycairn.mirror.server import Mirror, Service, Spoiler
 from skycairn.mirror.skyserver import SkyServer, SpecFiles
 from skycairn.mirror.tap import Tap, gaia_spectra, gaia_tables
+from skycairn.mirror.viewer import Viewer
 
 RELEASES = {"legacysurvey": "dr10", "hsc": "pdr3-wide", "gaia": "dr3", "desi": "dr1", "sdss": "dr17"}
 """What each folder of a mock sky is the root of."""
@@ -79,7 +80,9 @@ def mirror_of(
 
 
 def services_of(sky: Path) -> dict[str, list[Service]]:
-    """The archives' services over this sky, by host: HSC's jobs, Gaia's TAP and DataLink, SkyServer, Data Lab."""
+    """The archives' services over this sky, by host: HSC's jobs, Gaia's TAP and DataLink, SkyServer, Data Lab, the
+    Legacy Surveys' viewer.
+    """
     out: dict[str, list[Service]] = {}
     if (sky / "hsc").is_dir():
         out["hsc-release.mtk.nao.ac.jp"] = [HscJobs(sky / "hsc", *HSC_ACCOUNT)]
@@ -89,6 +92,8 @@ def services_of(sky: Path) -> dict[str, list[Service]]:
     if (sky / "sdss").is_dir():
         out["skyserver.sdss.org"] = [SkyServer(sky / "sdss")]
         out["data.sdss.org"] = [SpecFiles(sky / "sdss")]
+    if (sky / "legacysurvey").is_dir():
+        out["www.legacysurvey.org"] = [Viewer(sky / "legacysurvey")]
     redshifts = sorted((sky / "desi").glob("zcatalog/*/zall-pix-*.fits"))
     databases = [datalab.tractor(sky / "legacysurvey")] if (sky / "legacysurvey").is_dir() else []
     databases += [datalab.zpix(redshifts[0])] if redshifts else []

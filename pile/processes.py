@@ -11,11 +11,20 @@ from pathlib import Path
 
 
 @cache
+def boot() -> str:
+    """What tells this start of the machine from its others; empty where nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@cache
 def machine() -> str:
     """Where process ids mean the same: this host, since it was started, in this process namespace; 12 hex digits."""
     told = [socket.gethostname()]
-    with suppress(OSError):
-        told.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    if boot():
+        told.append(f"{boot()}\n")
     with suppress(OSError):
         told.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.skybox import holding
 from skycairn.catalogs.survey import WORK_ORDER, Survey
-from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
-from skycairn.pile.store import TableFile
-from skycairn.pipeline.encode import codec_of
-from skycairn.pipeline.sky import (
+from skycairn.match.sky import (
     cells,
     coverage_of_boxes,
     coverage_of_cells,
@@ -26,6 +23,9 @@ from skycairn.pipeline.sky import (
     rings,
     splits,
 )
+from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
+from skycairn.pile.store import TableFile
+from skycairn.pipeline.encode import codec_of
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, float64, int64
 
 OCCUPIED_ORDER = 9

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from skycairn.archives.cache import Cache, Pin
 from skycairn.archives.client import Client
 from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.sizes import typical
@@ -22,8 +23,6 @@ from skycairn.pipeline.task import Context, Task, files_of
 
 AT_ONCE = 4
 """Files of one survey that are asked for at the same time; the client keeps to what each host allows."""
-MOST_ARRIVED = 256
-"""Files that may come between two plannings: each is kept by a lock of its own until then."""
 LEAVE_S = 3.0
 """How long what is under way is waited for at the end: some services cannot be told to stop."""
 Name = tuple[str, str]
@@ -38,8 +37,10 @@ class _Shared:
     "by survey and path, with its place in the order of all; less those that are under way or have come since"
     coming: dict[Name, int] = field(default_factory=dict)
     "bytes that each file under way may have"
-    arrived: list[ExitStack] = field(default_factory=list)
-    "what keeps the files in the cache that have come since the last planning"
+    pin: Pin | None = None
+    "what keeps files in the cache, those that come too"
+    arrived: dict[Name, int] = field(default_factory=dict)
+    "bytes of the files that have come since the last planning began"
     kept_bytes: int = 0
     "in the cache, and not to leave it"
     spare: int = 0
@@ -64,6 +65,8 @@ class Downloads:
         self._turn = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._kept = ExitStack()
+        self._sizes: dict[Name, int] = {}
+        "that are expected of files"
 
     def __enter__(self) -> Self:
         for name, archive in self.archives.items():
@@ -87,8 +90,7 @@ class Downloads:
         for archive in self.archives.values():
             archive.connect(None)
         with self._turn:
-            for kept in self._shared.arrived:
-                kept.close()
+            self._shared.pin = None
         self._kept.close()
         self._trim()
 
@@ -124,8 +126,10 @@ class Downloads:
             with self._turn:
                 stuck = not self._shared.coming and self._shared.kept_bytes >= self.limit
             if stuck:
-                return [name for name in lacking if not self._settled(*name, needed[name])]
+                return [n for n in lacking if not self._settled(n, needed[n], self.archives[n[0]].there(n[1]))]
             self.wait()
+            while self._under_way():
+                self.wait()
         return []
 
     def wait(self) -> None:
@@ -146,41 +150,48 @@ class Downloads:
 
         `spare`: files that may be begun without room, lest nothing goes on where all that is there is needed.
         """
+        kept = ExitStack()
+        pin = kept.enter_context(self._cache().pin())
         with self._turn:
-            before = self._shared.arrived
-            self._shared.arrived = []
-        kept, kept_bytes = ExitStack(), 0
-        for survey, archive in self.archives.items():
-            kept_bytes += kept.enter_context(archive.keep([path for s, path in needed if s == survey]))
-        lacking = {name: file for name, file in needed.items() if not self._settled(*name, file)}
+            before, self._kept = self._kept, kept
+            self._shared.pin, self._shared.arrived = pin, {}
+        # what was kept stays so until the new pin holds all that is still needed of it
+        with before:
+            held: dict[Name, int] = {}
+            for survey, archive in self.archives.items():
+                sizes = archive.keep(pin, [path for s, path in needed if s == survey])
+                held |= {(survey, path): n_bytes for path, n_bytes in sizes.items()}
+            lacking = {name: file for name, file in needed.items() if not self._settled(name, file, name in held)}
         with self._turn:
             shared = self._shared
             shared.wanted = {survey: {} for survey in self.archives}
             for place, (name, file) in enumerate(lacking.items()):
                 if name not in shared.coming:
                     shared.wanted[name[0]][name[1]] = place, file
-            # what came meanwhile is counted by its own keeping
-            shared.kept_bytes, shared.spare = kept_bytes, spare
+            shared.kept_bytes, shared.spare = sum((shared.arrived | held).values()), spare
             self._turn.notify_all()
-        for stack in before:
-            stack.close()
-        self._kept.close()
-        self._kept = kept
         self._trim()
         return list(lacking)
 
+    def _cache(self) -> Cache:
+        """All archives have one."""
+        return next(iter(self.archives.values())).cache
+
+    def _under_way(self) -> bool:
+        with self._turn:
+            return bool(self._shared.coming)
+
     def _trim(self) -> None:
         """Keep to the limit, where what was needed had to go beyond it."""
-        for archive in list(self.archives.values())[:1]:
-            # all of them have one cache
-            archive.cache.reserve(0)
+        if self.archives:
+            self._cache().reserve(0)
 
-    def _settled(self, survey: str, path: str, file: RemoteFile) -> bool:
+    def _settled(self, name: Name, file: RemoteFile, here: bool) -> bool:
         """Whether the file is here, or it is known that it will not come."""
-        archive = self.archives[survey]
+        archive = self.archives[name[0]]
         if not archive.decided(file):
             return False
-        return bool(archive.failed(path)) or archive.state(path) is None or archive.there(path)
+        return here or bool(archive.failed(name[1])) or archive.state(name[1]) is None
 
     def _land(self, error: BaseException | None) -> None:
         if error is not None:
@@ -195,20 +206,33 @@ class Downloads:
 
     def _work(self, survey: str) -> None:
         archive = self.archives[survey]
-        while (file := self._next(survey)) is not None:
+        file = self._next(survey)
+        while file is not None:
             error: BaseException | None = None
-            kept, n_bytes = ExitStack(), 0
             try:
                 archive.bring_whole(file)
-                n_bytes = kept.enter_context(archive.keep([file.path]))
             except BaseException as found:
                 error = found
             with self._turn:
-                del self._shared.coming[survey, file.path]
-                self._shared.kept_bytes += n_bytes
-                self._shared.arrived.append(kept)
+                name = survey, file.path
+                del self._shared.coming[name]
+                try:
+                    self._keep(name)
+                except BaseException as found:
+                    error = error or found
+                self._ended.put(error)
                 self._turn.notify_all()
-            self._ended.put(error)
+                # the next at once, lest nothing seems to be under way
+                file = self._next(survey)
+
+    def _keep(self, name: Name) -> None:
+        """Have a file that came stay in the cache until the next planning; nothing at the end."""
+        shared = self._shared
+        if shared.pin is None or name in shared.arrived:
+            return
+        for n_bytes in self.archives[name[0]].keep(shared.pin, [name[1]]).values():
+            shared.arrived[name] = n_bytes
+            shared.kept_bytes += n_bytes
 
     def _next(self, survey: str) -> RemoteFile | None:
         """The survey's file that is to be brought next, once there is room for it; None at the end."""
@@ -225,7 +249,7 @@ class Downloads:
     def _may_begin(self, survey: str) -> bool:
         """Whether there is room for the survey's next file."""
         shared = self._shared
-        if not shared.wanted.get(survey) or len(shared.arrived) >= MOST_ARRIVED:
+        if not shared.wanted.get(survey):
             return False
         path, (place, _) = next(iter(shared.wanted[survey].items()))
         room = self.limit - shared.kept_bytes - sum(shared.coming.values())
@@ -241,5 +265,7 @@ class Downloads:
 
     def _expected(self, survey: str, path: str) -> int:
         """Bytes that the file may have; what it had where it came before."""
-        known = self.archives[survey].size(path)
-        return round(typical(path)) if known is None else known
+        if (survey, path) not in self._sizes:
+            known = self.archives[survey].size(path)
+            self._sizes[survey, path] = round(typical(path)) if known is None else known
+        return self._sizes[survey, path]

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import Modality
+from skycairn.match.sky import splits
 from skycairn.pile.store import Part, Pile
-from skycairn.pipeline.extract import STATUS, payload_chunks
+from skycairn.pipeline.extract import STATUS, in_objects, payload_chunks
 from skycairn.pipeline.reuse import row_of, unchanged
-from skycairn.pipeline.sky import splits
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec, load
 from skycairn.tokenizers.registry import fit_codec
@@ -33,7 +33,10 @@ def source_hash(survey: str, keys: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def sample(ctx: Context, task: Task) -> Outcome:
-    """The selected sources of one survey with the lowest hashes, of the training sky where `fit_on` says so."""
+    """The selected sources of one survey with the lowest hashes, of the training sky where `fit_on` says so.
+
+    Where members are named, of the region's objects alone.
+    """
     survey, most = task.args["survey"], task.settings["rows"]
     split = ctx.recipe.split
     counts: Counter[str] = Counter()
@@ -43,6 +46,8 @@ def sample(ctx: Context, task: Task) -> Outcome:
     for cell, parts in sorted(task.args["cells"].items(), key=lambda item: int(item[0])):
         failed = ctx.pile.read_table(parts["selection"]).column("failed_cut")
         slim = ctx.pile.read_table(parts["slim"], columns=["key", "healpix29"]).filter(pc.is_null(failed))
+        if "members" in parts:
+            slim = slim.filter(pa.array(in_objects(ctx, survey, slim, parts["members"])))
         counts["selected"] += slim.num_rows
         if task.settings["fit_on"] == "train" and slim.num_rows:
             where = splits(
@@ -75,7 +80,7 @@ def fit(ctx: Context, task: Task) -> Outcome:
     counts = {"sampled": rows.num_rows, "fitted": n}
     if n == 0:
         return Outcome(counts=counts, notes={"unfit": f"no source of the sample has a {modality.name}"})
-    settings: dict[str, Any] = {"bands": modality.bands} if modality.codec == "image" else {}
+    settings: dict[str, Any] = {"bands": modality.bands} if modality.image else {}
     if modality.wavelengths:
         settings = dict(zip(("scale", "start", "step"), modality.wavelengths, strict=True))
     codec = fit_codec(modality.codec, measurement, **settings)
@@ -147,9 +152,9 @@ def column_values(column: pa.Array, modality: Modality) -> tuple[NDArray[np.floa
 
 
 def payload_arrays(table: pa.Table, modality: Modality) -> dict[str, NDArray[Any]]:
-    """Arrays of a payload table, each (n, *shape); the rows must all be present."""
+    """Arrays of a payload table, each (n, *shape); the rows must all be present. Some images come without `ivar`."""
     out: dict[str, NDArray[Any]] = {}
-    for name in ("flux", "ivar", "mask"):
+    for name in [n for n in ("flux", "ivar", "mask") if n in table.column_names]:
         flat = pc.list_flatten(table.column(name).combine_chunks())
         out[name] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(table.num_rows, *modality.shape)
     return out

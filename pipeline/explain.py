@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skycairn.catalogs.registry import survey
+from skycairn.match.sky import rings
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.parent import Parent
-from skycairn.pipeline.sky import rings
 
 
 def explain(pile: Pile, snapshot: Snapshot, object_id: str) -> dict[str, Any]:

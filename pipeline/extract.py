@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from skycairn.pipeline.reuse import unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json, file_from_json, int64
@@ -21,13 +22,16 @@ def want(ctx: Context, task: Task) -> Outcome:
     """The sources of one survey and cell that get tokens, and the payload files that hold their measurements.
 
     Wanted are the selected sources, and whatever a user's target needs: the members of its object, and a forced
-    position (`owner` = targets) where its object has no source of this survey.
+    position (`owner` = targets) where its object has no source of this survey. Where each source costs a question
+    (`Survey.cutouts`), no selected source is wanted that is in none of the region's objects.
     """
     survey = ctx.survey(task.args["survey"])
     if task.args["wide"]:
         sources = ctx.pile.read_table(task.args["wide"])
         selection = ctx.pile.read_table(task.args["selection"])
         kept = pc.is_null(selection.column("failed_cut")).to_numpy()
+        if survey.cutouts:
+            kept = kept & in_objects(ctx, survey.name, sources, task.args["members"])
         targeted = np.zeros(len(kept), bool)
         if task.args["members"]:
             members = concat([ctx.pile.read_table(m) for m in task.args["members"]])
@@ -61,6 +65,13 @@ def want(ctx: Context, task: Task) -> Outcome:
         table = table.append_column(f"group.{modality.name}", pa.array(number))
     counts = {"wanted": table.num_rows, "forced": int((np.asarray(table.column("owner")) == "targets").sum())}
     return Outcome({"wanted": ctx.pile.put_table(table)}, counts, {"groups": groups})
+
+
+def in_objects(ctx: Context, survey: str, sources: pa.Table, members: Sequence[str]) -> NDArray[np.bool_]:
+    """Which of a survey's sources (column `key`) are in an object, by the tables of members."""
+    found = [ctx.pile.read_table(m, columns=["survey", "key"]) for m in members]
+    keys = [int64(t.filter(pc.equal(t.column("survey"), survey)), "key") for t in found]
+    return np.isin(int64(sources, "key"), np.concatenate([np.empty(0, np.int64), *keys]))
 
 
 def _keys_beside_targets(members: pa.Table, survey: str) -> Any:

@@ -23,8 +23,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.match import idlinks
+from skycairn.match import idlinks, sky
 from skycairn.match.pairs import (
+    DENSITY_ORDER,
     PAIR_SCHEMA,
     Positions,
     beads,
@@ -33,8 +34,7 @@ from skycairn.match.pairs import (
     healpix29_of,
     keys_of,
 )
-from skycairn.match.posterior import FOUND, Prior, densities
-from skycairn.pipeline import sky
+from skycairn.match.posterior import FOUND, OUTLIERS, Prior, densities
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -60,6 +60,8 @@ class Policy:
     "`nearest`: on both sides; `posterior`: more likely than not on both sides, and nearest where an error is not known"
     found: Mapping[tuple[str, str], float] | float = FOUND
     "share of the sparser survey's sources that have a counterpart in the other: one, or by pair (0.9 if not named)"
+    outliers: float = OUTLIERS
+    "share of true pairs that lie farther apart than their errors say"
     densities: Mapping[str, Mapping[int, float]] | None = None
     "sources a square arcsecond by survey and order-6 cell (`posterior.densities`); without them no posterior is told"
 
@@ -70,7 +72,7 @@ class Policy:
         found = self.found
         if isinstance(found, Mapping):
             found = found.get((left, right), found.get((right, left), FOUND))
-        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found)
+        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found, self.outliers)
 
 
 DEFAULT_POLICY = Policy()
@@ -359,8 +361,8 @@ def _lend(c: _Candidates, anchor: Ints, lent: Bools, separation: Ints) -> None:
 def parts_of(cell: int, healpix29: Iterable[Ints], most_rows: int) -> list[tuple[int, int]]:
     """Parts of a work cell, as `match_cell` takes them: cells that hold at most so many sources of all surveys.
 
-    They are the cell and its children, whose memory is then bounded wherever the sky is crowded; a cell of order 12
-    (51.5 arcsec) is not divided further.
+    They are the cell, its children, and so on, so that memory is bounded wherever the sky is crowded. A cell of the
+    order in which chance counts densities (3.4 arcmin) is not divided.
     """
     fine = np.sort(np.concatenate([*(sky.cells(h, sky.FINE_ORDER) for h in healpix29), np.zeros(0, np.int64)]))
     out, todo = [], [(WORK_ORDER, cell)]
@@ -368,7 +370,7 @@ def parts_of(cell: int, healpix29: Iterable[Ints], most_rows: int) -> list[tuple
         order, index = todo.pop()
         shift = 2 * (sky.FINE_ORDER - order)
         first, last = np.searchsorted(fine, [index << shift, (index + 1) << shift])
-        if last - first <= most_rows or order == sky.FINE_ORDER:
+        if last - first <= most_rows or order == DENSITY_ORDER:
             out.append((order, index))
         else:
             todo += [(order + 1, 4 * index + k) for k in (3, 2, 1, 0)]
@@ -394,7 +396,7 @@ def match_cell(
     policy: Policy = DEFAULT_POLICY,
     part: tuple[int, int] | None = None,
 ) -> CellMatch:
-    """Match the sources of one order-6 cell, or of a part of it: a cell (order, index) of order 6 to 12 within.
+    """Match the sources of one order-6 cell, or of a part of it: a cell (order, index) of order 6 to 10 within.
 
     `load` gives, by survey, all sources that are not `is_fast` and lie in the order-12 cells it is asked for (sorted;
     never the same twice; in the work cell and its 8 neighbours). `fast` holds all `is_fast` sources that
@@ -412,8 +414,8 @@ def match_cell(
     n_rings = math.ceil(reach * sky.SAFE_RATIO / sky.cell_size_arcsec(sky.FINE_ORDER))
     reachable = sky.rings(WORK_ORDER, [cell], 1)
     order, index = part or (WORK_ORDER, cell)
-    if not WORK_ORDER <= order <= sky.FINE_ORDER or index >> 2 * (order - WORK_ORDER) != cell:
-        raise ValueError(f"part {part} is no cell of order {WORK_ORDER} to {sky.FINE_ORDER} within cell {cell}")
+    if not WORK_ORDER <= order <= DENSITY_ORDER or index >> 2 * (order - WORK_ORDER) != cell:
+        raise ValueError(f"part {part} is no cell of order {WORK_ORDER} to {DENSITY_ORDER} within cell {cell}")
     in_part = 2 * (sky.FINE_ORDER - order)
     own_fine = (np.int64(index) << in_part) + np.arange(1 << in_part)
     wanted = sky.rings(sky.FINE_ORDER, own_fine, max(FEWEST_RINGS, n_rings + 1))

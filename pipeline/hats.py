@@ -32,12 +32,12 @@ from scipy.spatial import KDTree
 
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match.hatsfiles import SKYMAP_ORDER, leaf_path, properties_text, put, skymap, write_words
+from skycairn.match.sky import angle, cell_size_arcsec, cells, neighbours, order_for, unit_vectors
 from skycairn.pile.disk import sync_folder
 from skycairn.pile.files import PendingFile, sealed, unseal
 from skycairn.pile.parquet import TableWriter
 from skycairn.pile.receipt import Part
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.pipeline.sky import angle, cell_size_arcsec, cells, neighbours, order_for, unit_vectors
 from skycairn.pipeline.task import concat, float64, int64
 
 FORMAT = 1

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match.sky import rings, unit_vectors
 from skycairn.pile.receipt import Part, task_key
 from skycairn.pile.store import Entry, Pile, Snapshot
 from skycairn.pipeline.parent import Parent, why
 from skycairn.pipeline.plan import Memory, Plan
 from skycairn.pipeline.reuse import row_of, same_rows
-from skycairn.pipeline.sky import rings, unit_vectors
 from skycairn.pipeline.task import Context, Outcome, Task, concat, float64, int64
 from skycairn.pipeline.versions import VERSIONS
 

@@ -16,7 +16,7 @@ from skycairn.archives.client import Client
 from skycairn.archives.errors import FetchError
 from skycairn.archives.files import DIGEST_LENGTH
 from skycairn.archives.inventory import Inventory
-from skycairn.archives.remote import RemoteArchive
+from skycairn.archives.remote import MOST_QUESTIONS, RemoteArchive
 from skycairn.archives.sources import open_inventory
 from skycairn.catalogs.survey import RemoteFile
 from skycairn.pile.lock import builder_lock
@@ -63,7 +63,7 @@ class Needed:
     files: list[RemoteFile] = field(default_factory=list)
     "reference files, catalogue files and their companions, then files of pixels and spectra; no list of digests"
     tables: list[str] = field(default_factory=list)
-    "that a service gives: no files, so that nobody can copy them"
+    "and cut-outs, that a service gives: no files, so that nobody can copy them"
     lacking: list[str] = field(default_factory=list)
     "catalogue files that are neither below the root nor in the cache"
 
@@ -107,6 +107,14 @@ def payload_files(made: Plan, name: str) -> list[RemoteFile]:
     groups = [group for r in wanted for of_one in r.notes["groups"].values() for group in of_one]
     files = {v[0]: file_from_json(v) for group in groups for v in group.values()}
     return [f for _, f in sorted(files.items())]
+
+
+def with_payload(needed: Needed, inventory: Inventory, files: Iterable[RemoteFile]) -> Needed:
+    """What is needed, and these files of pixels and spectra."""
+    both = list(files)
+    given = [f.path for f in both if inventory.of_service(f.path)]
+    others = [f for f in both if not inventory.of_service(f.path)]
+    return replace(needed, files=needed.files + others, tables=needed.tables + given)
 
 
 def listed(
@@ -199,7 +207,13 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
         if wanted is not None:
             files = payload_files(wanted, name)
             if coming := _coming(inventory, files):
-                out.append(_told(inventory, host, "pixels and spectra", coming))
+                what = "cut-outs" if inventory.survey.cutouts else "pixels and spectra"
+                out.append(_told(inventory, inventory.host(coming[0]), what, coming))
+        elif inventory.survey.cutouts:
+            untold.append(
+                f"{name}: how many cut-outs it will be asked for is known when its catalogue is read; "
+                f"{MOST_QUESTIONS:,} at most"
+            )
         elif (told := sizes.payload_amount(name, host, area)).files and not recipe.download.mirror:
             out.append(
                 Told(name, f"pixels and spectra of {area:,.1f} square degrees, if it saw all of them", host, told)

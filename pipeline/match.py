@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from skycairn.catalogs.survey import WORK_ORDER
 from skycairn.match import idlinks
 from skycairn.match.posterior import densities
+from skycairn.match.sky import FINE_ORDER, cells
 from skycairn.pipeline.grouping import Groups, Policy, is_fast, match_cell, parts_of, radius_of
-from skycairn.pipeline.sky import FINE_ORDER, cells
 from skycairn.pipeline.task import Context, Outcome, Task, concat, float64, int64
 
 MOST_ROWS = 1_000_000
@@ -37,6 +37,7 @@ def match(ctx: Context, task: Task) -> Outcome:
     policy = Policy(
         task.settings["policy"],
         {(pair.split("-")[0], pair.split("-")[1]): share for pair, share in task.settings["found"].items()},
+        task.settings["outliers"],
         {name: densities(int64(table, "healpix29")) for name, table in seen.items()},
     )
     found = _by_parts(

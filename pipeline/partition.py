@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from skycairn.archives.errors import ChecksumMismatch
 from skycairn.catalogs.survey import STANDARD_SCHEMA, WORK_ORDER, Survey, first_failed, link_columns
+from skycairn.match.sky import cells, healpix29
 from skycairn.pile.content import content_id
-from skycairn.pipeline.sky import cells, healpix29
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, file_from_json, int64
 
 MARGIN_ARCSEC = 900.0

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from skycairn.archives.errors import ChecksumMismatch, FetchError
+from skycairn.archives.remote import MOST_QUESTIONS
 from skycairn.catalogs.survey import WORK_ORDER, Modality, RemoteFile, Survey
+from skycairn.match.sky import rings
 from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
 from skycairn.pile.store import Part
@@ -24,7 +26,6 @@ from skycairn.pipeline.extract import file_states, payload_files
 from skycairn.pipeline.parent import Parent, why
 from skycairn.pipeline.partition import MARGIN_ARCSEC, needed_columns
 from skycairn.pipeline.recipe import Recipe
-from skycairn.pipeline.sky import rings
 from skycairn.pipeline.task import Context, Task, file_as_json, file_from_json
 from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import lock_ids
@@ -210,9 +211,11 @@ def plan(
     for s in surveys:
         _coverage(p, s, parts[s.name], known[s.name])
     wanted = {s.name: _want(p, s, parts, members, known[s.name]) for s in surveys}
+    for s in surveys:
+        _refuse_many_cutouts(p, s, wanted[s.name])
     if catalogues_only:
         return p.plan
-    samples = _samples(p, surveys, parts)
+    samples = _samples(p, surveys, parts, members)
     if p.plan.todo:
         return p.plan
     files = {s.name: _payload_files(p, s, wanted[s.name]) for s in surveys}
@@ -457,7 +460,7 @@ def _match(p: _Planner, parts: Mapping[str, Parts]) -> dict[int, Receipt]:
     radii = {f"{a}-{b}": recipe.match.radius(a, b) for a in ranks for b in ranks if ranks[a] < ranks[b]}
     settings = {"ranks": ranks, "radii": radii, "on": recipe.match.on, "region": recipe.region.settings()}
     settings |= {"policy": recipe.match.policy, "found": {pair: recipe.match.share(*pair.split("-")) for pair in radii}}
-    settings["errors"] = dict(recipe.match.errors)
+    settings |= {"errors": dict(recipe.match.errors), "outliers": recipe.match.outliers}
     settings["links"] = _links([p.ctx.survey(name) for name in ranks]) if recipe.match.ids else {}
     out = {}
     for cell in sorted({c for found in parts.values() for c in found} - p.plan.held_cells):
@@ -514,11 +517,11 @@ def _want(
         if own:
             for table in ("wide", "selection"):
                 inputs[table], args[table] = own[table].content_id, own[table].sha256
-        if with_targets:
+        if with_targets or s.cutouts:
             near = [members[c] for c in _around(cell) if c in members]
             inputs |= {f"members {i}": r.outputs["members"].content_id for i, r in enumerate(near)}
             args["members"] = [r.outputs["members"].sha256 for r in near]
-            if cell in parts["targets"]:
+            if with_targets and cell in parts["targets"]:
                 slim = parts["targets"][cell]["slim"]
                 inputs["targets"], args["targets_slim"] = slim.content_id, slim.sha256
         receipt = p.need("want", f"{s.name} cell {cell}", _identity(s), inputs, args)
@@ -527,12 +530,27 @@ def _want(
     return out
 
 
+def _refuse_many_cutouts(p: _Planner, s: Survey, wanted: Mapping[int, Receipt]) -> None:
+    """ValueError where a cut-out service would be asked for more sources than one may; what it is for are samples."""
+    if not s.cutouts:
+        return
+    groups = [group for w in wanted.values() for of_one in w.notes["groups"].values() for group in of_one]
+    n = len({v[0] for group in groups for v in group.values()})
+    if n > MOST_QUESTIONS:
+        raise ValueError(
+            f"{s.name}: {n:,} cut-outs or more would be asked of its cut-out service, more than {MOST_QUESTIONS:,}; "
+            f'take the coadds instead (surveys.{s.name}.pixels = "coadd"), or less of the sky, or a stricter profile'
+        )
+
+
 def _split(recipe: Recipe) -> dict[str, Any]:
     split = recipe.split
     return {"salt": split.salt, "fractions": list(split.fractions), "reach_arcsec": recipe.reach_arcsec()}
 
 
-def _samples(p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts]) -> dict[str, Receipt]:
+def _samples(
+    p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts], members: Mapping[int, Receipt]
+) -> dict[str, Receipt]:
     """The sample of each survey that has a codec to fit or payload to sample."""
     recipe = p.ctx.recipe
     locked = _locked(p)
@@ -544,10 +562,15 @@ def _samples(p: _Planner, surveys: Iterable[Survey], parts: Mapping[str, Parts])
         codecs = recipe.codecs
         settings = {"survey": s.name, "fit_on": codecs.fit_on, "rows": max(codecs.fit_rows, recipe.payload.sample)}
         settings |= {"split": _split(recipe)}
-        inputs, args = {}, {}
+        inputs: dict[str, str] = {}
+        args: dict[str, dict[str, Any]] = {}
         for cell, found in parts[s.name].items():
             inputs[f"{cell}"] = merkle({t: found[t].content_id for t in ("slim", "selection")})
             args[str(cell)] = {"slim": found["slim"].sha256, "selection": found["selection"].sha256}
+            if s.cutouts:
+                near = [members[c].outputs["members"] for c in _around(cell) if c in members]
+                inputs |= {f"{cell} members {i}": part.content_id for i, part in enumerate(near)}
+                args[str(cell)]["members"] = [part.sha256 for part in near]
         receipt = p.need("sample", s.name, settings, inputs, {"survey": s.name, "cells": args})
         if receipt is not None:
             out[s.name] = receipt

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import Survey, first_failed
-from skycairn.match.posterior import FOUND
+from skycairn.match.posterior import FOUND, OUTLIERS
+from skycairn.match.sky import moc_text
 from skycairn.pipeline.region import Region, from_settings
-from skycairn.pipeline.sky import moc_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -63,6 +63,8 @@ class Match:
     found: Mapping[str, float] = field(default_factory=dict)
     "for a pair of surveys, named `a-b`: the share of the sparser one's sources that have a counterpart in the other"
 
+    outliers: float = OUTLIERS
+    "share of true pairs that lie farther apart than their errors say"
     errors: Mapping[str, float] = field(default_factory=dict)
     "for a survey: arcsec an axis, added in quadrature to its rows' own errors, or alone where they have none"
 
@@ -415,6 +417,7 @@ def _check(recipe: Recipe, where: str) -> None:
         want(len(pair.split("-")) == 2 and set(pair.split("-")) <= names, f"match.pairs: {pair!r} names no pair here")
         want(0 < radius <= 60, f"match.pairs.{pair} is {radius}; wanted above 0 and at most 60")
     want(m.policy in ("nearest", "posterior"), f"match.policy is {m.policy!r}; choose nearest or posterior")
+    want(0 <= m.outliers < 1, f"match.outliers is {m.outliers}; wanted 0 or more, and below 1")
     for pair, share in m.found.items():
         want(type(share) in (int, float), f"match.found.{pair} is {share!r}; wanted a number")
         want(len(pair.split("-")) == 2 and set(pair.split("-")) <= names, f"match.found: {pair!r} names no pair here")

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

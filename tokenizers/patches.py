@@ -117,6 +117,79 @@ class PatchImageCodec(Codec):
         return cls(**settings, softening=arrays["softening"], basis=PatchBasis.restore(arrays))
 
 
+class UniformImageCodec(PatchImageCodec):
+    """`PatchImageCodec` of images without inverse variance: every pixel that is not masked counts the same.
+
+    `flux` (n, band, y, x) and `mask`; `ivar` is refused, since images that have one are another measurement and have
+    another codec. Nothing is estimated of a source: the weight of each good pixel is `SOFTENING`^2 after compression,
+    in every band of every image. The softening of a band is `SOFTENING` times the scatter of its good pixels in all
+    fitted images together, 1.4826 times the median absolute difference from the median, which light makes larger than
+    noise.
+    """
+
+    kind: ClassVar[str] = "patch_image_uniform_weights"
+    SOFTENING: ClassVar[float] = 4.0
+
+    @classmethod
+    def fit(  # type: ignore[override]
+        cls, measurement: Measurement, bands: Sequence[str], crop: int = 96, patch: int = 4, codes: int = 4375
+    ) -> Self:
+        """Fit to images in any order. `codes`: at most so many. ValueError where no band has pixels that differ."""
+        flux, mask = cls._without_ivar(measurement)
+        flat = _cropped({"flux": flux, "ivar": mask, "mask": mask}, tuple(bands), crop)
+        scatter = np.array([_scatter(flat[0][:, b][~flat[2][:, b]]) for b in range(len(bands))])
+        if not np.isfinite(scatter).any():
+            raise ValueError(f"image codec: {len(flux)} images whose good pixels, if any, are all alike; wanted others")
+        scatter = np.where(np.isfinite(scatter), scatter, np.nanmedian(scatter))
+        given = {"flux": flux, "ivar": _everywhere(1 / scatter**2, flux), "mask": mask}
+        return super().fit(given, bands, crop, patch, codes, cls.SOFTENING)
+
+    @staticmethod
+    def _without_ivar(measurement: Measurement) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        if "ivar" in measurement:
+            raise ValueError("image codec: images with ivar came to a codec of those without; wanted flux and mask")
+        arrays = _arrays("image codec", {**measurement, "ivar": measurement.get("mask", np.empty(0))}, 4)
+        return arrays[0], arrays[2]
+
+    def _given(self, measurement: Measurement) -> Measurement:
+        flux, mask = self._without_ivar(measurement)
+        return {"flux": flux, "ivar": _everywhere((self.SOFTENING / self.softening) ** 2, flux), "mask": mask}
+
+    def sees(self, measurement: Measurement) -> NDArray[np.bool_]:
+        """Images with a good pixel in the crop, in any band."""
+        return super().sees(self._given(measurement))
+
+    def encode(self, measurement: Measurement) -> Tokens:
+        """Tokens (n, rows * columns), row by row, of `flux` and `mask`, each (n, band, y, x)."""
+        return super().encode(self._given(measurement))
+
+    def settings(self) -> dict[str, Any]:
+        """As of `PatchImageCodec`, and how pixels are weighted."""
+        return {**super().settings(), "weights": "uniform"}
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """The codec of these settings and arrays; ValueError where they want other weights."""
+        rest = {k: v for k, v in settings.items() if k != "weights"}
+        if settings.get("weights") != "uniform":
+            raise ValueError(f"image codec: weights {settings.get('weights')!r}, wanted 'uniform'")
+        return super().restore(rest, arrays)
+
+
+def _scatter(values: NDArray[Any]) -> float:
+    """1.4826 times the median absolute difference from the median; NaN where there are no values, or all are alike."""
+    if not len(values):
+        return np.nan
+    wide = values.astype(np.float64)
+    found = 1.4826 * float(np.median(np.abs(wide - np.median(wide))))
+    return found if found > 0 else np.nan
+
+
+def _everywhere(of_band: Floats, flux: NDArray[Any]) -> NDArray[Any]:
+    """A number a band as images of this shape, without their memory."""
+    return np.broadcast_to(of_band[:, None, None], flux.shape)
+
+
 class PatchSpectrumCodec(Codec):
     """A spectrum on a shared wavelength grid as one token of its amplitude and then one token a patch.
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from skycairn.tokenizers.codec import Codec, Measurement
 from skycairn.tokenizers.coefficients import CoefficientCodec
-from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec
+from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec, UniformImageCodec
 from skycairn.tokenizers.scalar import GridCodec, QuantileCodec
 
 CODECS: dict[str, type[Codec]] = {
-    c.kind: c for c in (QuantileCodec, GridCodec, CoefficientCodec, PatchImageCodec, PatchSpectrumCodec)
+    c.kind: c
+    for c in (QuantileCodec, GridCodec, CoefficientCodec, PatchImageCodec, UniformImageCodec, PatchSpectrumCodec)
 }
 """Class of each `Codec.kind`, as `codec.json` names it."""
 
@@ -29,6 +30,7 @@ FITS: dict[str, Callable[..., Codec]] = {
     "grid": lambda m, **s: GridCodec.fit(**s),
     "xp": lambda m, **s: CoefficientCodec.fit(_value(m, "xp"), **s),
     "image": PatchImageCodec.fit,
+    "image_uniform": UniformImageCodec.fit,
     "spectrum": PatchSpectrumCodec.fit,
 }
 """How a modality's codec kind is fitted."""
@@ -38,7 +40,7 @@ def fit_codec(kind: str, measurement: Measurement, **settings: Any) -> Codec:
     """The codec of a modality's kind, fitted to a sample in any order; `settings` go to the class's `fit`.
 
     One source is enough, though such a codec is poor (its `n_fit` tells); none is a ValueError. `grid` needs no
-    sample. `image` needs `bands`.
+    sample. `image` and `image_uniform` need `bands`.
     """
     if kind not in FITS:
         raise ValueError(f"there is no codec kind {kind!r}; choose one of {', '.join(FITS)}")

@@ -23,7 +23,9 @@ def put(cache: Cache, name: str, data: bytes, **more: object) -> Path:
     with cache.claim(name) as into:
         into.write_bytes(data)
         entry = Entry(hashlib.sha256(data).hexdigest(), len(data), **more)  # type: ignore[arg-type]
-        return cache.publish(into, name, entry)
+        path = cache.path(cache.publish(into, name, entry))
+    assert path is not None
+    return path
 
 
 def held(cache: Cache, name: str) -> bytes | None:
@@ -51,7 +53,7 @@ def test_a_file_is_known_by_name_and_kept_by_content(tmp_path: Path) -> None:
     assert cache.path(entry) == path and path.name == "specObj-dr17.fits"
     assert path.parent.name == hashlib.sha256(b"stars").hexdigest() and cache.n_bytes() == 5
     assert path.stat().st_mode & 0o222 == 0
-    assert not list((cache.folder / "partial").iterdir()) and [p.name for p in cache.folder.joinpath("locks").iterdir()]
+    assert not list((cache.folder / "partial").iterdir()) and (tmp_path / "new/cache/locks/claims").stat().st_size == 0
 
 
 def test_what_was_not_used_for_longest_goes_first_and_is_still_known(tmp_path: Path) -> None:
@@ -127,6 +129,60 @@ def test_a_pin_dies_with_its_process(tmp_path: Path) -> None:
     child.stdout.close()
     cache.reserve(10)
     assert held(cache, "a") is None and not list((tmp_path / "pins").iterdir())
+
+
+def test_a_pin_grows(tmp_path: Path) -> None:
+    cache, other = Cache(tmp_path, 10), Cache(tmp_path, 10)
+    with cache.pin() as pin:
+        for name in "ab":
+            put(cache, name, name.encode() * 4)
+            pin.add([sha(cache, name)])
+        assert other.pinned() == {sha(cache, "a"), sha(cache, "b")}
+        put(other, "c", b"cccc")
+        assert [held(cache, n) for n in "ab"] == [b"aaaa", b"bbbb"]
+    assert not other.pinned() and other.reserve(10) == 0
+
+
+def flushes(cache: Cache, name: str, data: bytes) -> set[str]:
+    """Files and folders that are flushed to disk while a file is put into the cache, without its name's hash."""
+    found: list[Path] = []
+
+    def note(op: disk.Op) -> None:
+        if op.call in ("fsync", "sync_folder"):
+            found.append(op.path.relative_to(cache.folder))
+
+    with disk.watch(note):
+        put(cache, name, data)
+    return {path.parts[0] for path in found}
+
+
+def test_what_is_large_or_known_already_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    assert flushes(cache, "a", b"small") == set()
+    assert flushes(cache, "a", b"other") >= {"objects", "index", "partial"}, "what is known must not be lost"
+    # the same content under another name, which may have been said to be on the disk
+    assert flushes(cache, "b", b"other") >= {"partial"}
+    assert flushes(cache, "c", bytes(module.SMALL + 1)) >= {"objects", "index", "partial"}
+    told = [cache.look(n) for n in "abc"]
+    assert [e and e.boot for e in told] == ["", module.boot(), ""]
+    monkeypatch.setattr(module, "boot", lambda: "")
+    assert flushes(cache, "d", b"where starts cannot be told") >= {"objects", "index", "partial"}
+
+
+@pytest.mark.parametrize("left", [b"abcd", b"ab\0\0", b"", None])
+def test_what_was_not_flushed_is_read_again_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes | None
+) -> None:
+    path = put(Cache(tmp_path, 100), "a", b"abcd")
+    path.chmod(0o644)
+    path.unlink() if left is None else path.write_bytes(left)
+    monkeypatch.setattr(module, "boot", lambda: "another start")
+    cache = Cache(tmp_path, 100)
+    assert held(cache, "a") == (left if left == b"abcd" else None)
+    entry = cache.look("a")
+    assert entry is not None and entry.boot == "" and entry.sha256 == hashlib.sha256(b"abcd").hexdigest()
+    put(cache, "a", b"abcd")
+    assert held(cache, "a") == b"abcd"
 
 
 def test_a_file_greater_than_the_cache_is_refused(tmp_path: Path) -> None:
@@ -236,7 +292,12 @@ def test_odd_names_go_by_their_hash(tmp_path: Path) -> None:
     assert file_name("https://x/y/sweep-000m005.fits?token=1") == "sweep-000m005.fits"
 
 
-def test_of_two_who_claim_a_name_one_fetches_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bytes_can_be_locked", [True, False])
+def test_of_two_who_claim_a_name_one_fetches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_can_be_locked: bool
+) -> None:
+    if not bytes_can_be_locked:
+        monkeypatch.delattr(module.fcntl, "F_OFD_SETLKW")
     fetched: list[int] = []
 
     def fetch(i: int) -> None:
@@ -252,7 +313,7 @@ def test_of_two_who_claim_a_name_one_fetches_it(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(fetched) == 1 and [p.name for p in (tmp_path / "locks").iterdir()] == ["cache"]
+    assert len(fetched) == 1 and "cache" in {p.name for p in (tmp_path / "locks").iterdir()}
 
 
 def test_downloads_that_nobody_goes_on_with_are_removed(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_all_is_well(whole: Path, tmp_path: Path, with_account: None) -> None:
     assert not jobs.live and not tap.jobs and not lab.jobs, "something was left behind"
     assert "2 sweeps" in found["legacysurvey: list of sweeps"].said
     assert "psfsize-g.fits.fz (14,400 bytes) has the digest" in found["legacysurvey: a brick's files"].said
+    assert "griz about 359.9, -1.2 of ls-dr10-south" in found["legacysurvey: the viewer"].said
     assert "missing values are spelt 'null'" in found["gaia: rows of sources"].said
     assert "flux in nJy and magnitude agree" in found["hsc: the database"].said
     assert "there is no corrected_z_cmodel_mag" in found["hsc: dereddened z"].said
@@ -477,3 +478,14 @@ def test_the_command_refuses(monkeypatch: pytest.MonkeyPatch, args: list[str], w
     found = run(monkeypatch, *args)
     assert found.exit_code == 1
     assert words in found.stderr and len(found.stderr.splitlines()) == 1
+
+
+def test_a_viewer_of_other_cubes_differs(whole: Path, tmp_path: Path) -> None:
+    def other(request: Request) -> Reply:
+        asked = {**request.query, "pixscale": ["0.5"]}
+        found = services_of(whole)["www.legacysurvey.org"][0](replace(request, query=asked))
+        assert found is not None
+        return found
+
+    found = one(whole, "legacysurvey: the viewer", tmp_path, {"www.legacysurvey.org": [other]})
+    assert found.status == "differs" and "wanted 0.262, north up, east left" in found.said

@@ -12,7 +12,7 @@ from astropy.table import Table
 
 from skycairn.catalogs.desi import ABSENT_COADDS, IMAGING_EPOCHS, Desi
 from skycairn.catalogs.desikey import MOCK, SKY, pack_key
-from skycairn.catalogs.survey import STANDARD_SCHEMA, MissingColumn, RemoteFile, first_failed
+from skycairn.catalogs.survey import STANDARD_SCHEMA, MissingColumn, RemoteFile, first_failed, link_columns
 
 TARGET = 9010 << 42 | 298864 << 22 | 3485
 
@@ -279,6 +279,14 @@ class TestKeys:
     def test_what_cannot_be_a_source_may_overflow(self, tmp_path: Path) -> None:
         table = read(tmp_path, {"TARGETID": np.int64(16384 << 42), "OBJTYPE": "BAD"})
         assert table["key"].to_pylist() == [None]
+
+
+def test_a_row_names_the_source_that_its_target_was_cut_from(tmp_path: Path) -> None:
+    imaging = 9011 << 42 | 330000 << 22 | 12
+    table = read(tmp_path, {"TARGETID": np.int64(imaging)}, {"TARGETID": np.int64(imaging | 1 << 59)}, {"TARGETID": -7})
+    found = link_columns(Desi("dr1"), table)
+    assert list(found) == ["link.legacysurvey"] and found["link.legacysurvey"].type == pa.int64()
+    assert found["link.legacysurvey"].to_pylist() == [imaging, None, None]
 
 
 REPEATS = [

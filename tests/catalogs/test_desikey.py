@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skycairn.catalogs.desikey import MOCK, PROGRAM_CODES, RESERVED, SKY, SURVEY_CODES, pack_key, unpack_key
+from skycairn.catalogs.desikey import (
+    MOCK,
+    PROGRAM_CODES,
+    RESERVED,
+    SKY,
+    SURVEY_CODES,
+    legacy_keys,
+    pack_key,
+    unpack_key,
+)
 
 
 def targetid(gaiadr: int = 0, release: int = 0, brickid: int = 0, objid: int = 0) -> int:
@@ -77,3 +86,33 @@ def test_what_does_not_fit_is_said(row: tuple[int, str, str]) -> None:
 def test_unpacking_what_is_no_key(key: int) -> None:
     with pytest.raises(ValueError, match="no key of DESI"):
         unpack_key(np.array([key]))
+
+
+def test_a_target_of_the_imaging_names_its_source() -> None:
+    south, north = targetid(release=9010, brickid=298864, objid=3485), targetid(release=9011, objid=4194303)
+    fixed = targetid(release=9012, brickid=1048575)
+    key, cut = legacy_keys(np.array([south, north, fixed]))
+    assert cut.all() and key.tolist() == [south, north, fixed]
+    assert south == 39627652591521181
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        -1,
+        -(2**63),
+        0,
+        2**63 - 1,
+        targetid(release=512, brickid=7),  # a secondary target that no imaging has
+        targetid(release=8888, brickid=7),  # tertiary
+        targetid(release=9999, brickid=7),  # of opportunity
+        targetid(release=9009, brickid=7),  # never released
+        targetid(2, release=9010),  # Gaia's
+        targetid(release=9010) | SKY,
+        targetid(release=9010) | MOCK,
+        targetid(release=9010) | RESERVED,
+    ],
+)
+def test_what_was_not_cut_from_the_imaging_names_nothing(what: int) -> None:
+    key, cut = legacy_keys(np.array([what]))
+    assert not cut[0] and key[0] == 0

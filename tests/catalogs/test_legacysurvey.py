@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from skycairn.catalogs.legacycolumns import AION_MASKBITS, Z_LIMIT, pack_key, unpack_key
 from skycairn.catalogs.legacyfiles import LAYOUTS, sweep_box, sweep_name
 from skycairn.catalogs.legacysurvey import LegacySurvey, epochs, errors
-from skycairn.catalogs.survey import STANDARD_SCHEMA, MissingColumn, first_failed
+from skycairn.catalogs.survey import STANDARD_SCHEMA, MissingColumn, first_failed, link_columns
 
 BANDS = ("g", "r", "i", "z")
 
@@ -395,6 +395,30 @@ def test_edges_of_the_sky_and_long_identifiers_are_read_as_they_are(tmp_path: Pa
     assert first_failed(LegacySurvey.valid, table).to_pylist() == [None, "position", None]
     assert table.column("epoch_kind").to_pylist() == ["interval"] * 3
     assert LegacySurvey("dr10", epoch_range=(2001, 2002)).read(path).column("epoch_max").to_pylist() == [2002.0] * 3
+
+
+def test_only_gaia_dr3s_identifiers_name_a_source_of_gaia(tmp_path: Path) -> None:
+    largest = 2**63 - 1
+    cats = ["GE", "G3", "G2", "T2", "L3", "", "GE", "GE", "ge"]
+    ids = [largest, 5, 6, 7, 8, 9, 0, -1, 10]
+    path = small(tmp_path / "sweep.fits", RA=np.arange(9) + 0.5, REF_ID=ids, REF_CAT=("2A", cats))
+    survey = LegacySurvey("dr10")
+    assert link_columns(survey, survey.read(path))["link.gaia"].to_pylist() == [largest, 5, *[None] * 7]
+    without = small(tmp_path / "without.fits", REF_ID=[5, 6, 7])
+    assert link_columns(survey, survey.read(without))["link.gaia"].to_pylist() == [None] * 3, "no REF_CAT to tell"
+
+
+def test_a_key_tells_the_release_it_was_issued_in() -> None:
+    numbers = np.array([8000, 8001, 9010, 9011, 9012, 10000, 10002, 9999])
+    keys = pack_key(numbers, np.full(8, 1048575), np.full(8, 4194303))
+    issued = {name: numbers[LegacySurvey(name).issued(keys)].tolist() for name in LegacySurvey.releases}
+    assert issued == {
+        "dr10": [10000, 10002],
+        "dr9-north": [9011],
+        "dr9-south": [9010, 9012],
+        "dr8-north": [8001],
+        "dr8-south": [8000],
+    }
 
 
 def test_a_slice_is_the_slice_of_the_whole(tmp_path: Path) -> None:

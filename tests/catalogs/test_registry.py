@@ -22,3 +22,10 @@ def test_ranks_differ_and_are_in_order() -> None:
 def test_unknown() -> None:
     with pytest.raises(ValueError, match=r"there is no survey 'dessi'; there are legacysurvey, hsc, gaia, desi, sdss"):
         survey("dessi", "dr1")
+
+
+def test_links_name_surveys_and_releases_that_there_are() -> None:
+    links = {name: {link.to: link.releases for link in cls.links} for name, cls in SURVEYS.items() if cls.links}
+    assert links == {"legacysurvey": {"gaia": ("dr3", "mmu-dr3")}, "desi": {"legacysurvey": ()}}
+    assert all(set(releases) <= set(SURVEYS[to].releases) for of in links.values() for to, releases in of.items())
+    assert all(len(cls.links) == len({link.to for link in cls.links}) for cls in SURVEYS.values())

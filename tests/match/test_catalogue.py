@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from skycairn.match import catalogue
+from skycairn.match import catalogue, sky
 from skycairn.match.catalogue import LEAST_MEMORY, write_catalogue
 from skycairn.match.outofcore import crossmatch_files
 from skycairn.match.runs import CELL
-from skycairn.pipeline import sky
 
 # lsdb 0.11 and nested-pandas 0.7 call pandas as pandas 4 will not have it
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")

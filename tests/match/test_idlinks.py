@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match import sky
 from skycairn.match.idlinks import DISAGREEMENTS, FARTHEST_ARCSEC, disagreements, named
 from skycairn.match.pairs import separation_uas
-from skycairn.pipeline import sky
 from skycairn.pipeline.grouping import Groups, group, is_fast, match_cell
 
 RANKS = {"legacysurvey": 0, "gaia": 2, "desi": 3}
@@ -195,11 +195,13 @@ def test_a_motion_brings_named_rows_together() -> None:
 def scattered(rng: np.random.Generator, place: tuple[float, float], n: int, speed: float) -> dict[str, pa.Table]:
     """Sources up to a quarter of a degree from the place, most of which name a row that is near, far, or nowhere."""
     east, north = rng.uniform(-500, 500, (2, n))
+    # several rows of the Legacy Survey may be of one thing
+    thing = {"legacysurvey": rng.integers(0, n, n), "gaia": np.arange(n), "desi": np.arange(n)}
     out = {}
     keys = {name: rng.permutation(2 * n)[:n] for name in RANKS}
     for name in RANKS:
-        off = rng.normal(0, rng.choice([0.2, 30.0, 400.0], n), (2, n))
-        ra, dec = sky.propagate(*place, (east + off[0]) * 1000, (north + off[1]) * 1000, 1.0)
+        off = rng.normal(0, rng.choice([0.1, 0.4, 0.8, 30.0, 400.0], n), (2, n))
+        ra, dec = sky.propagate(*place, (east[thing[name]] + off[0]) * 1000, (north[thing[name]] + off[1]) * 1000, 1.0)
         moving = rng.uniform(size=n) < 0.3
         pm = rng.uniform(-1, 1, (2, n)) * 1000 * speed
         out[name] = pa.table(
@@ -216,8 +218,9 @@ def scattered(rng: np.random.Generator, place: tuple[float, float], n: int, spee
             }
         )
     for name, other in (("legacysurvey", "gaia"), ("desi", "legacysurvey")):
-        claim = np.where(rng.uniform(size=n) < 0.8, keys[other], rng.permutation(2 * n)[:n])
-        claims = pa.array(claim, mask=rng.uniform(size=n) < 0.1)
+        of_thing = dict(zip(thing[other].tolist(), keys[other].tolist(), strict=True))
+        claim = [of_thing.get(x, -1) if rng.uniform() < 0.8 else int(rng.integers(2 * n)) for x in thing[name].tolist()]
+        claims = pa.array(np.array(claim), mask=rng.uniform(size=n) < 0.1)
         out[name] = out[name].append_column(f"link.{other}", claims)
     return out
 

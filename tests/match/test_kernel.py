@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skycairn.match import kernel
-from skycairn.pipeline import sky
+from skycairn.match import kernel, sky
 
 
 def corners(order: int, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,12 +17,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from skycairn.match import outofcore
+from skycairn.match import outofcore, sky
 from skycairn.match.catalogue import write_catalogue
 from skycairn.match.outofcore import LEAST_MEMORY, crossmatch_files
 from skycairn.match.pairs import candidate_pairs
 from skycairn.match.posterior import Prior
-from skycairn.pipeline import sky
 
 PLACES = [(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (45.0, np.degrees(np.arcsin(2 / 3))), (90.0, 0.0)]
 """Amid a face, at RA 0, at the poles, and where three and four of the twelve faces meet."""

@@ -6,8 +6,8 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match import sky
 from skycairn.match.pairs import PAIR_SCHEMA, candidate_pairs, separation_uas
-from skycairn.pipeline import sky
 
 MOTION = ("pmra", "pmdec", "epoch", "epoch_min", "epoch_max")
 

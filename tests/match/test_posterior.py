@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skycairn.match import posterior
+from skycairn.match import posterior, sky
 from skycairn.match.crossmatch import crossmatch
 from skycairn.match.pairs import candidate_pairs
 from skycairn.match.posterior import Prior
-from skycairn.pipeline import sky
 
 ARCSEC = 1 / 3600
 
@@ -27,10 +26,10 @@ def table(ra, dec, ra_error=0.1, dec_error=None) -> pa.Table:
 def test_one_candidate_by_hand() -> None:
     left, right = table(10.0, 0.0, 0.3), table(10.0, 0.5 * ARCSEC, 0.4)
     n, m, found = 1e-4, 3e-4, 0.8
-    prior = Prior({c: n for c in range(49152)}, {c: m for c in range(49152)}, found)
+    prior = Prior({c: n for c in range(49152)}, {c: m for c in range(49152)}, found, 0.1)
     pair = candidate_pairs(left, right, 1.0, prior).to_pylist()[0]
     assert pair["sigmas"] == pytest.approx(1.0, rel=1e-6)
-    likelihood = np.exp(-0.5) / (2 * np.pi * 0.25)
+    likelihood = 0.9 * np.exp(-0.5) / (2 * np.pi * 0.25) + 0.1 / np.pi
     odds = found / (1 - found) * likelihood / m
     assert pair["left_posterior"] == pytest.approx(odds / (1 + odds), rel=1e-6)
     share = found * n / m
@@ -78,14 +77,15 @@ def test_posteriors_are_those_of_all_hypotheses(seed: int, found: float) -> None
     left = table(10 + rng.uniform(0, 2, 8) * ARCSEC, rng.uniform(0, 2, 8) * ARCSEC, rng.uniform(0.1, 0.5, 8))
     right = table(10 + rng.uniform(0, 2, 9) * ARCSEC, rng.uniform(0, 2, 9) * ARCSEC, rng.uniform(0.1, 0.5, 9))
     n, m = 2e-4, 5e-4
-    prior = Prior({c: n for c in range(49152)}, {c: m for c in range(49152)}, found)
+    prior = Prior({c: n for c in range(49152)}, {c: m for c in range(49152)}, found, 0.1)
     pairs = candidate_pairs(left, right, 3.0, prior)
     assert pairs.num_rows == 72
     rows = pairs.to_pylist()
     sums = {}
     for p in rows:
         error = np.hypot(left["ra_error"][p["left_row"]].as_py(), right["ra_error"][p["right_row"]].as_py())
-        density = np.exp(-((p["separation_uas"] / 1e6 / error) ** 2) / 2) / (2 * np.pi * error**2)
+        density = 0.9 * np.exp(-((p["separation_uas"] / 1e6 / error) ** 2) / 2) / (2 * np.pi * error**2)
+        density += 0.1 / (np.pi * 3**2)
         for side, share, other in (("left", found, m), ("right", found * n / m, n)):
             # none is the counterpart: all are of the background; or this one is, and the rest is
             sums.setdefault((side, p[f"{side}_row"]), {None: 1 - share})[id(p)] = share * density / other
@@ -119,7 +119,7 @@ def test_posteriors_are_calibrated_where_the_truth_is_known() -> None:
     left, right = sky_of_two(np.random.default_rng(4), 60000, 0.7, 0.7)
     area = np.radians(2) * 2 * np.sin(np.radians(1)) * (180 * 3600 / np.pi) ** 2
     cells = range(49152)
-    prior = Prior(dict.fromkeys(cells, 60000 / area), dict.fromkeys(cells, 240000 / area), 0.7)
+    prior = Prior(dict.fromkeys(cells, 60000 / area), dict.fromkeys(cells, 240000 / area), 0.7, 0.0)
     pairs = candidate_pairs(left, right, 6.0, prior)
     things = (t["thing"].to_numpy()[pairs[f"{s}_row"].to_numpy()] for t, s in ((left, "left"), (right, "right")))
     true = np.equal(*things)

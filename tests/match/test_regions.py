@@ -4,8 +4,7 @@ import healpy
 import numpy as np
 import pytest
 
-from skycairn.match import regions
-from skycairn.pipeline import sky
+from skycairn.match import regions, sky
 
 
 @pytest.mark.parametrize(("order", "cell"), [(0, 4), (2, 17), (3, 767), (5, 0), (5, 7000)])

@@ -1,5 +1,6 @@
 """What is brought from archives while a build goes on: within the cache's limit, interrupted, by several processes."""
 
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -9,17 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from skycairn.archives.cache import Cache
+from skycairn.catalogs.survey import RemoteFile
 from skycairn.mirror.server import Mirror
 from skycairn.mirror.sky import SkyMirror, mirror_of
 from skycairn.mirror.wire import Reply, Request, Wire
+from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
+from skycairn.pipeline.downloads import Downloads
 from skycairn.pipeline.engine import Engine
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import BuildError, Built, build
+from skycairn.pipeline.task import Context
 
 RELEASES = {"desi": "dr1", "sdss": "dr17"}
 
@@ -105,6 +111,34 @@ def test_a_file_larger_than_the_cache_is_said_before_it_comes(tmp_path: Path, mi
         build(far(mirror, tmp_path / "cache", 300_000, "sdss"), tmp_path / "pile")
     assert not list((tmp_path / "cache").glob("objects/*/*/spPlate*"))
     assert sum(p.stat().st_size for p in (tmp_path / "cache" / "partial").iterdir()) < 300_000
+
+
+def test_many_files_are_planned_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at all that is wanted after each file that came would take as many looks as there are pairs of files."""
+    tree, lines = tmp_path / "tree" / "d", []
+    tree.mkdir(parents=True)
+    for i in range(60):
+        (tree / f"{i}.dat").write_bytes(b"%d" % i)
+        lines.append(f"{hashlib.sha256(b'%d' % i).hexdigest()}  {i}.dat\n")
+    (tree / "sums.sha256sum").write_text("".join(lines))
+    files = [RemoteFile(f"d/{i}.dat", "d/sums.sha256sum", "sha256") for i in range(60)]
+    plannings, kept = [], []
+    send_for = Downloads._send_for
+
+    def counted(self: Downloads, *args: Any, **more: Any) -> Any:
+        plannings.append(1)
+        return send_for(self, *args, **more)
+
+    monkeypatch.setattr(Downloads, "_send_for", counted)
+    with Mirror({}) as mirror:
+        made = far(mirror, tmp_path / "cache", 10**9, "desi")
+        parts = urlsplit(made.choice("desi").survey().url)
+        mirror.folders[f"{parts.netloc}{parts.path}".strip("/")] = tmp_path / "tree"
+        with Downloads(Context(Pile.create(tmp_path / "pile"), made)) as downloads:
+            assert downloads.bring({"desi": files}) == []
+            kept = Cache(tmp_path / "cache", 10**9).pinned()
+    assert {hashlib.sha256(b"%d" % i).hexdigest() for i in range(60)} <= kept
+    assert len(plannings) < 10 and not Cache(tmp_path / "cache", 10**9).pinned()
 
 
 class Hang:

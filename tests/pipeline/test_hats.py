@@ -17,12 +17,12 @@ from astropy.coordinates import SkyCoord
 from typer.testing import CliRunner
 
 from skycairn.cli.main import app
+from skycairn.match.sky import cells, healpix29, unit_vectors
 from skycairn.pile.content import content_id
 from skycairn.pile.files import PileError
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import hats
 from skycairn.pipeline.hats import View, write_view
-from skycairn.pipeline.sky import cells, healpix29, unit_vectors
 
 # lsdb 0.11 and nested-pandas 0.7 call pandas as pandas 4 will not have it
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")

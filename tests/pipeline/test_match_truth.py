@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from skycairn.match.sky import healpix29
 from skycairn.pipeline.grouping import Groups, group
-from skycairn.pipeline.sky import healpix29
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 RANKS = {"legacysurvey": 0, "hsc": 1, "gaia": 2, "desi": 3, "sdss": 4}
@@ -53,7 +53,8 @@ def crowd(seed: int, n_stars: int = 60) -> dict[str, pa.Table]:
     ra, dec = rng.normal(0, 4 / 3600, n_stars) % 360, rng.normal(0.0, 4 / 3600, n_stars)
     speed = 10 ** rng.uniform(0, 4, n_stars)
     angle = rng.uniform(0, 2 * np.pi, n_stars)
-    out = {}
+    out: dict[str, pa.Table] = {}
+    things = {}
     for name in RANKS:
         seen = rng.permutation(n_stars)[: int(0.8 * n_stars)]
         n = seen.size
@@ -76,6 +77,11 @@ def crowd(seed: int, n_stars: int = 60) -> dict[str, pa.Table]:
                 "healpix29": healpix29((ra[seen] + east) % 360, dec[seen] + north),
             }
         )
+        things[name] = dict(zip(seen.tolist(), out[name]["key"].to_pylist(), strict=True))
+    for name, other in (("legacysurvey", "gaia"), ("desi", "legacysurvey")):
+        # the own thing's row, or that of the next, or none
+        names = [things[other].get(t + int(rng.random() < 0.3)) if rng.random() < 0.6 else None for t in things[name]]
+        out[name] = out[name].append_column(f"link.{other}", pa.array(names, pa.int64()))
     return out
 
 
@@ -191,6 +197,9 @@ def test_brute_force_notices_damage(oracle: Any) -> None:
     flipped = pa.array(~good.pairs["mutual"].to_numpy())
     at = good.pairs.column_names.index("mutual")
     assert differences(Groups(good.members, good.pairs.set_column(at, "mutual", flipped))) == {"edges off"}
+    at = good.pairs.column_names.index("link")
+    nothing = pa.array(np.zeros(good.pairs.num_rows, bool))
+    assert differences(Groups(good.members, good.pairs.set_column(at, "link", nothing))) == {"ids off"}
     assert differences(Groups(good.members.slice(1), good.pairs)) == {"sources missing or twice"}
     at = good.members.column_names.index("anchor_key")
     own = good.members.set_column(at, "anchor_key", good.members["key"]).set_column(

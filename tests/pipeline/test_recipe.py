@@ -34,6 +34,7 @@ def test_surveys_lie_in_the_order_of_anchors_whatever_the_recipe_says() -> None:
         ({"match": {"radius": 1.0}}, "match: unknown key 'radius'; the keys are radius_arcsec"),
         ({"match": {"radius_arcsec": 0.0}}, "match.radius_arcsec is 0.0"),
         ({"match": {"pairs": {"gaia-hsc": 1.0}}}, "'gaia-hsc' names no pair here"),
+        ({"match": {"ids": 1}}, "match.ids is 1; wanted true or false"),
         ({"split": {"fractions": [0.5, 0.5]}}, "wanted three that add up to 1"),
         ({"split": {"fractions": [0.5, 0.5, 0.5]}}, "wanted three that add up to 1"),
         ({"payload": {"keep": "some"}}, "payload.keep is 'some'"),

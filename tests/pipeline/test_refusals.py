@@ -16,12 +16,12 @@ import pytest
 from astropy.io import fits
 from numpy.lib import recfunctions
 
+from skycairn.match.sky import rings
 from skycairn.pile.files import NotAPile
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import BuildError, build
-from skycairn.pipeline.sky import rings
 
 SWEEP = "legacysurvey/south/sweep/10.1/sweep-000m005-005p000.fits"
 CONE = {"kind": "cone", "ra": 0.0, "dec": -1.2, "radius_deg": 0.5}

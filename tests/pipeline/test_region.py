@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skycairn.match import sky
 from skycairn.pipeline import recipe as recipes
-from skycairn.pipeline import sky
 from skycairn.pipeline.region import Box, CellList, Cone, Moc, Polygon, Region, Targets, from_settings
 
 REGIONS = [

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skycairn.match.sky import coverage_from_text, within_coverage
 from skycairn.pile.receipt import Receipt
 from skycairn.pile.store import Pile
 from skycairn.pipeline.plan import Plan, plan
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.report import report
 from skycairn.pipeline.run import build
-from skycairn.pipeline.sky import coverage_from_text, within_coverage
 from skycairn.pipeline.task import Context, Unclosed
 
 WORDS = ("present", "outside footprint", "not detected", "not selected", "file absent", "not measured")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skycairn.tokenizers.codec import load
-from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec
+from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec, UniformImageCodec
 
 BANDS = ("g", "r", "z")
 SIGMA = np.array([0.003, 0.005, 0.01])
@@ -392,6 +392,63 @@ def test_a_real_image(real_data: Path):
     data = flux[..., 80:176, 80:176]
     assert (((back - data) / sigma) ** 2).mean() < 0.2 * ((data / sigma) ** 2).mean()
     np.testing.assert_allclose(back.sum(axis=(2, 3)), data.sum(axis=(2, 3)), rtol=0.1)
+
+
+def without_ivar(measurement: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"flux": measurement["flux"], "mask": measurement["mask"]}
+
+
+@pytest.fixture(scope="module")
+def uniform_codec() -> UniformImageCodec:
+    return UniformImageCodec.fit(without_ivar(galaxies(60)[1]), BANDS)
+
+
+def test_uniform_weights_are_those_of_equal_noise(uniform_codec: UniformImageCodec) -> None:
+    """Where every pixel of a band has the same noise, and this is the scatter, ivar says no more than its absence."""
+    _, m = galaxies(60)
+    level = np.array(
+        [1.4826 * np.median(np.abs(f - np.median(f))) for f in m["flux"][..., 32:128, 32:128].swapaxes(0, 1)]
+    )
+    ivar = np.broadcast_to((1 / level**2)[:, None, None], m["flux"].shape)
+    known = PatchImageCodec.fit({**m, "ivar": ivar}, BANDS)
+    np.testing.assert_allclose(uniform_codec.softening, known.softening, rtol=1e-6)
+    np.testing.assert_allclose(uniform_codec.softening, 4 * level, rtol=1e-6)
+    same = uniform_codec.encode(without_ivar(m)) == known.encode({**m, "ivar": ivar})
+    assert same.mean() > 0.999
+    assert uniform_codec.content_id != known.content_id
+
+
+def test_an_image_without_ivar_is_one_measurement_and_one_with_it_another(uniform_codec: UniformImageCodec) -> None:
+    _, m = galaxies(4, seed=9)
+    for ask in (uniform_codec.encode, uniform_codec.sees, lambda given: UniformImageCodec.fit(given, BANDS)):
+        with pytest.raises(ValueError, match="images with ivar came to a codec of those without"):
+            ask(m)
+    tokens = uniform_codec.encode(without_ivar(m))
+    back = uniform_codec.decode(tokens)["flux"]
+    np.testing.assert_array_equal(uniform_codec.encode({"flux": back, "mask": np.zeros(back.shape, bool)}), tokens)
+    assert uniform_codec.settings()["weights"] == "uniform"
+    with pytest.raises(ValueError, match="weights 'ivar', wanted 'uniform'"):
+        UniformImageCodec.restore({**uniform_codec.settings(), "weights": "ivar"}, uniform_codec.arrays())
+
+
+def test_masked_pixels_have_no_influence_without_ivar_either(uniform_codec: UniformImageCodec) -> None:
+    m = without_ivar(galaxies(3, seed=5)[1])
+    mask = np.random.default_rng(1).random(m["flux"].shape) < 0.1
+    mask[0, 1] = True
+    spoilt = np.where(mask, np.nan, m["flux"])
+    tokens = uniform_codec.encode({"flux": spoilt, "mask": mask})
+    np.testing.assert_array_equal(tokens, uniform_codec.encode({"flux": m["flux"], "mask": mask}))
+    assert uniform_codec.sees({"flux": spoilt, "mask": mask}).all()
+    assert not uniform_codec.sees({"flux": spoilt, "mask": np.ones(mask.shape, bool)}).any()
+
+
+def test_a_band_without_pixels_takes_the_others_softening_and_blank_images_fit_nothing() -> None:
+    m = without_ivar(galaxies(5)[1])
+    m["mask"][:, 1] = True
+    soft = UniformImageCodec.fit(m, BANDS).softening
+    assert soft[1] == pytest.approx(np.median(soft[[0, 2]]), rel=1e-6) and (soft > 0).all()
+    with pytest.raises(ValueError, match="are all alike"):
+        UniformImageCodec.fit({"flux": np.ones((2, 3, 96, 96)), "mask": np.zeros((2, 3, 96, 96), bool)}, BANDS)
 
 
 def test_real_spectra(real_data: Path):

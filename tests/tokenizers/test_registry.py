@@ -7,17 +7,19 @@ from skycairn.tokenizers.registry import CODECS, FITS, fit_codec
 
 def sample(kind: str, n: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    shapes = {"image": (n, 2, 100, 100), "spectrum": (n, 800), "xp": (n, 55)}
+    shapes = {"image": (n, 2, 100, 100), "image_uniform": (n, 2, 100, 100), "spectrum": (n, 800), "xp": (n, 55)}
     x = rng.normal(size=shapes.get(kind, (n,)))
+    if kind == "image_uniform":
+        return {"flux": x, "mask": np.zeros(x.shape, bool)}
     if kind in ("image", "spectrum"):
         return {"flux": x, "ivar": np.ones(x.shape), "mask": np.zeros(x.shape, bool)}
     return {"value": x}
 
 
-SETTINGS = {"image": {"bands": ["g", "r"]}, "spectrum": {"n_patches": 40}}
+SETTINGS = {"image": {"bands": ["g", "r"]}, "image_uniform": {"bands": ["g", "r"]}, "spectrum": {"n_patches": 40}}
 
 
-@pytest.mark.parametrize("kind", ["quantile", "log", "asinh", "grid", "xp", "image", "spectrum"])
+@pytest.mark.parametrize("kind", ["quantile", "log", "asinh", "grid", "xp", "image", "image_uniform", "spectrum"])
 @pytest.mark.parametrize("n", [1, 20])
 def test_every_kind_of_the_catalogs_is_fitted_even_to_one_source(kind, n):
     m = sample(kind, n)

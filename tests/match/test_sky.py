@@ -9,7 +9,7 @@ from astropy.time import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skycairn.pipeline import sky
+from skycairn.match import sky
 
 FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
