@@ -34,9 +34,9 @@ def main() -> None:
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--work", type=Path, default=Path("/tmp/match_scale"))
     told = options.parse_args()
-    sizes = [told.smallest]
-    while sizes[-1] * 10 < told.largest:
-        sizes.append(sizes[-1] * 10)
+    sizes = []
+    while told.smallest * 10 ** len(sizes) < told.largest:
+        sizes.append(told.smallest * 10 ** len(sizes))
     told.work.mkdir(parents=True, exist_ok=True)
     script = told.work / "run-match.py"
     script.write_text(MATCH)
