@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -89,6 +90,11 @@ def pool(workers: int) -> Iterator[Executor | None]:
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as executor:
         try:
             yield executor
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was ended from outside, most often for want of memory; allow less memory, or fewer "
+                "workers, and run it again: it goes on where it was"
+            ) from error
         except BaseException:
             executor.shutdown(wait=True, cancel_futures=True)
             raise

@@ -1,5 +1,6 @@
 """Sorting by cell, and runs on disk."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from skycairn.match.inputs import columns_of, jobs, open_table
 from skycairn.match.runs import CELL, Runs, Slim, keys, order_of, write_runs
+from skycairn.match.work import each, pool
 
 
 @pytest.mark.parametrize("most", [1, 40, 1 << 20, 12 << 58])
@@ -53,3 +55,8 @@ def test_jobs_hold_each_row_once_whatever_their_size(tmp_path: Path) -> None:
 def test_unsigned_ids_keep_their_order() -> None:
     ids = pa.chunked_array([pa.array([(1 << 64) - 1, 0, 1 << 63, 5], pa.uint64())])
     assert np.argsort(keys(ids, "", "id", 0)).tolist() == [1, 3, 2, 0]
+
+
+def test_a_killed_worker_is_told_of_in_words() -> None:
+    with pytest.raises(ChildProcessError, match="want of memory"), pool(2) as executor:
+        each(executor, os._exit, [(9,)], lambda _: None)
