@@ -160,6 +160,8 @@ def rounds(
                 with stoppable():
                     p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
                 if p.done:
+                    if downloads.cut_off() and not catalogues_only and not p.tables.get("objects"):
+                        raise BuildError(_cut_off(p))
                     break
                 failed.update(p.late)
                 _check_space(ctx, p)
@@ -175,6 +177,11 @@ def rounds(
     except NoRoom as error:
         raise BuildError(str(error)) from error
     return p
+
+
+def _cut_off(p: Plan) -> str:
+    told = dict.fromkeys(why.removesuffix("; build again") for why in p.held_back.values())
+    return f"no archive's name resolves, or nobody answers there: is this machine on a network? {'; '.join(told)}"
 
 
 def _check_space(ctx: Context, p: Plan) -> None:

@@ -3,6 +3,7 @@
 import csv
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,13 @@ def test_the_mirror_serves_until_control_c(tiny_sky: Path) -> None:
 def test_a_mirror_of_nothing(tmp_path: Path) -> None:
     assert "holds no survey's folder" in run("mirror", tmp_path, code=1)
     assert "wanted 0 to 65535" in run("mirror", tmp_path, "--port", 99999, code=1)
+
+
+def test_archives_that_nobody_reaches_end_the_build_at_once(tmp_path: Path, recipe: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # never listens: connections are refused
+        mirror = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        recipe.write_text(f'{recipe.read_text()}[download]\nmirror = "{mirror}"\ncache = "cache"\n')
+        said = run("build", recipe, "--pile", tmp_path / "pile", "--source", "archive", "--workers", 0, code=1)
+    assert re.search(r"^download failed: \d+ held back$", said, re.M) and "download: " not in said
+    assert "nobody answers there: is this machine on a network?" in said and "Connection refused" in said
