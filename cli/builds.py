@@ -32,6 +32,9 @@ Source = Annotated[
     list[str] | None,
     typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),
 ]
+Without = Annotated[
+    list[str] | None, typer.Option(help="leave this survey of the recipe out, as one without an account; repeatable")
+]
 Cache = Annotated[Path | None, typer.Option(help="folder for what is downloaded, which all workers see")]
 CacheLimit = Annotated[float, typer.Option(help="GB that the cache may hold; 0: what the recipe says")]
 Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so that archives can write to you")]
@@ -42,6 +45,7 @@ def build(
     pile: PileFolder,
     root: Root = None,
     source: Source = None,
+    without: Without = None,
     via_http: Annotated[
         bool, typer.Option("--via-http", help="fetch what lies below --root through a mirror on this machine")
     ] = False,
@@ -71,6 +75,7 @@ def build(
         from skycairn.pipeline import recipe as recipes
 
         settings = _settings(recipe, cone, targets, codecs_from)
+        fetching.leave_out(settings, without)
         fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)
         with ExitStack() as stack:
             if via_http:

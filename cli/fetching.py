@@ -19,6 +19,25 @@ Settings = tuple[dict[str, Any], str, Path]
 """As `recipe.parse` takes them: values, what to call them, the folder they lie in."""
 
 
+def leave_out(settings: Settings, without: Sequence[str] | None) -> None:
+    """Drop surveys, and what is said of their pairs; ValueError where one is not there, or none is left."""
+    values, there = settings[0], list(settings[0].get("surveys", {}))
+    for name in dict.fromkeys(without or []):
+        if name not in there:
+            raise ValueError(f"--without {name}: the recipe has no such survey; it has {', '.join(there)}")
+    kept = {name: chosen for name, chosen in values.get("surveys", {}).items() if name not in (without or [])}
+    if without and not kept:
+        raise ValueError(f"--without {' --without '.join(without)}: no survey is left; keep one of {', '.join(there)}")
+    values["surveys"] = kept
+    if without and isinstance(match := values.get("match"), dict):
+        values["match"] = {
+            key: {k: v for k, v in told.items() if not set(k.split("-")) & set(without)}
+            if isinstance(told, dict)
+            else told
+            for key, told in match.items()
+        }
+
+
 def choose(
     settings: Settings, source: Sequence[str] | None, cache: Path | None, limit_gb: float, contact: str, field: bool
 ) -> None:
@@ -128,6 +147,7 @@ def fetch(
         list[str] | None, typer.Option(help="archive, query or hats for all surveys, or gaia=query for one")
     ] = None,
     survey: Annotated[list[str] | None, typer.Option(help="these surveys alone")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="leave this survey of the recipe out; repeatable")] = None,
     cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
     targets: Annotated[Path | None, typer.Option(help="table of your own targets (id, ra, dec)")] = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="ask the archive how large each file is")] = False,
@@ -154,6 +174,7 @@ def fetch(
 
         settings = recipes.settings_of(recipe)
         region_from(settings, cone, targets)
+        leave_out(settings, without)
         choose(settings, source, cache, cache_limit, contact, False)
         with ExitStack() as stack:
             if via_http:

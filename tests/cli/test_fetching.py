@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from skycairn.cli import fetching
 from skycairn.cli.main import app
+from skycairn.mirror.sky import mirror_of
 from skycairn.pipeline import recipe as recipes
 
 RECIPE = """
@@ -149,3 +150,42 @@ def test_archives_that_nobody_reaches_end_the_build_at_once(tmp_path: Path, reci
         said = run("build", recipe, "--pile", tmp_path / "pile", "--source", "archive", "--workers", 0, code=1)
     assert re.search(r"^download failed: \d+ held back$", said, re.M) and "download: " not in said
     assert "nobody answers there: is this machine on a network?" in said and "Connection refused" in said
+
+
+@pytest.fixture
+def with_hsc(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe with HSC, from the archives, for somebody without an account."""
+    for name in ("SSP_PDR_USR", "SSP_PDR_PWD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    recipe.write_text(f'{recipe.read_text()}[surveys.hsc]\n[match]\npairs = {{ "gaia-hsc" = 2.0 }}\n')
+    return recipe
+
+
+def test_a_missing_account_is_said_in_the_plan_and_at_the_end(tmp_path: Path, tiny_sky: Path, with_hsc: Path) -> None:
+    words = ("build", with_hsc, "--pile", tmp_path / "pile", "--source", "archive", "--workers", 0)
+    with mirror_of(tiny_sky) as served:
+        with_hsc.write_text(f'{with_hsc.read_text()}[download]\nmirror = "{served.url}"\ncache = "cache"\n')
+        said = run(*words, "--dry-run")
+        assert re.search(
+            r"^hsc: no account \(get an account .* SSP_PDR_USR .*; until then no objects can be", said, re.M
+        )
+        assert "leave hsc out with --without hsc" in said
+        assert "account" not in run(*words, "--dry-run", "--without", "hsc")
+        said = run(*words, code=1)
+        assert "everything is held back: hsc" in said and "or leave out hsc (--without hsc)" in said
+        run(*words, "--without", "hsc")
+
+
+def test_surveys_that_cannot_be_left_out(tmp_path: Path, recipe: Path) -> None:
+    words = ("build", recipe, "--pile", tmp_path / "pile")
+    assert "--without hsc: the recipe has no such survey; it has gaia, sdss" in run(*words, "--without", "hsc", code=1)
+    assert "no survey is left" in run(*words, "--without", "gaia", "--without", "sdss", code=1)
+
+
+def test_a_wrong_release_is_named_with_its_root(tmp_path: Path, tiny_sky: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().partition("[surveys")[0] + "[surveys.desi]\n")
+    said = run("build", recipe, "--root", tiny_sky, "--pile", tmp_path / "pile", "--workers", 0, code=1)
+    assert "everything is held back: desi/" in said
+    assert f"(release edr, root {tiny_sky / 'desi'}; releases that can be read are edr, dr1," in said
