@@ -50,7 +50,7 @@ def build(
         bool, typer.Option("--via-http", help="fetch what lies below --root through a mirror on this machine")
     ] = False,
     mirror_faults: Annotated[
-        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly")
+        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly, 0 to 1")
     ] = 0.0,
     cache: Cache = None,
     cache_limit: CacheLimit = 0.0,
@@ -74,6 +74,9 @@ def build(
         from skycairn.cli import fetching
         from skycairn.pipeline import recipe as recipes
 
+        fetching.check_share("--mirror-faults", mirror_faults)
+        if mirror_faults and not via_http:
+            raise ValueError("--mirror-faults spoils what a mirror answers: give --via-http too, or leave it out")
         settings = _settings(recipe, cone, targets, codecs_from)
         fetching.leave_out(settings, without)
         fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)

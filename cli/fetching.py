@@ -19,6 +19,12 @@ Settings = tuple[dict[str, Any], str, Path]
 """As `recipe.parse` takes them: values, what to call them, the folder they lie in."""
 
 
+def check_share(option: str, share: float) -> None:
+    """ValueError, which names the option, unless the share is one."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"{option} {share:g}: wanted a share of the requests, 0 to 1, as 0.2")
+
+
 def leave_out(settings: Settings, without: Sequence[str] | None) -> None:
     """Drop surveys, and what is said of their pairs; ValueError where one is not there, or none is left."""
     values, there = settings[0], list(settings[0].get("surveys", {}))
@@ -337,6 +343,7 @@ def mirror(
 
         if not 0 <= port <= 65535:
             raise ValueError(f"--port {port}: wanted 0 to 65535")
+        check_share("--faults", faults)
         spoiler = Faults(faults, slow_s=0.5) if faults else None
         serve(sky, port, spoiler, services_of(sky), say=lambda line: print(line, flush=True))
 

@@ -189,3 +189,14 @@ def test_a_wrong_release_is_named_with_its_root(tmp_path: Path, tiny_sky: Path, 
     said = run("build", recipe, "--root", tiny_sky, "--pile", tmp_path / "pile", "--workers", 0, code=1)
     assert "everything is held back: desi/" in said
     assert f"(release edr, root {tiny_sky / 'desi'}; releases that can be read are edr, dr1," in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--mirror-faults", 20), "--mirror-faults 20: wanted a share of the requests, 0 to 1, as 0.2"),
+        (("--mirror-faults", 0.2), "--mirror-faults spoils what a mirror answers: give --via-http too"),
+    ],
+)
+def test_faults_are_a_mirrors_and_a_share(tmp_path: Path, recipe: Path, words: tuple[object, ...], said: str) -> None:
+    assert said in run("build", recipe, "--pile", tmp_path / "pile", *words, code=1)
