@@ -32,6 +32,10 @@ Source = Annotated[
     list[str] | None,
     typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),
 ]
+VIA_HTTP = (
+    "fetch what lies below --root through a mirror on this machine, into PILE-cache beside the pile, or --cache; never "
+    "into $SKYCAIRN_CACHE, which is the archives'"
+)
 Without = Annotated[
     list[str] | None, typer.Option(help="leave this survey of the recipe out, as one without an account; repeatable")
 ]
@@ -46,9 +50,7 @@ def build(
     root: Root = None,
     source: Source = None,
     without: Without = None,
-    via_http: Annotated[
-        bool, typer.Option("--via-http", help="fetch what lies below --root through a mirror on this machine")
-    ] = False,
+    via_http: Annotated[bool, typer.Option("--via-http", help=VIA_HTTP)] = False,
     mirror_faults: Annotated[
         float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly, 0 to 1")
     ] = 0.0,

@@ -200,3 +200,15 @@ def test_a_wrong_release_is_named_with_its_root(tmp_path: Path, tiny_sky: Path, 
 )
 def test_faults_are_a_mirrors_and_a_share(tmp_path: Path, recipe: Path, words: tuple[object, ...], said: str) -> None:
     assert said in run("build", recipe, "--pile", tmp_path / "pile", *words, code=1)
+
+
+def test_a_mirrors_files_stay_out_of_the_archives_cache(
+    tmp_path: Path, tiny_sky: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYCAIRN_CACHE", str(tmp_path / "real"))
+    words = ("build", recipe, "--via-http", "--root", tiny_sky, "--pile", tmp_path / "pile", "--dry-run")
+    run(*words)
+    assert (tmp_path / "pile-cache").is_dir() and not (tmp_path / "real").exists()
+    run(*words, "--cache", tmp_path / "named")
+    assert (tmp_path / "named").is_dir()
+    assert "PILE-cache beside the pile" in " ".join(re.sub("[^ -~]", "", run("build", "--help")).split())
