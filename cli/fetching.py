@@ -145,7 +145,12 @@ def fetch(
     into: Annotated[
         Path | None, typer.Option("--list", help="write a list of the files here, and fetch none of them")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="of the list: csv, aria2, rsync, globus")] = "csv",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="of the list: csv, aria2 (with checksums); rsync, globus (paths of one --survey)"
+        ),
+    ] = "csv",
     root: Annotated[
         Path | None, typer.Option(help="copies of the archives, by survey: what is there is not listed")
     ] = None,
@@ -225,8 +230,6 @@ def _list(
     workers: int,
     root: Path | None,
 ) -> None:
-    from urllib.parse import urlsplit
-
     from skycairn.archives.sizes import bytes_in_words
     from skycairn.archives.sources import open_client
     from skycairn.cli.show import Bars
@@ -265,8 +268,8 @@ def _list(
         typer.echo(f"{n_there:,} files lie below the root already{'' if every else ', and are not in the list'}")
     if files:
         [*names] = {f.survey: None for f in files}
-        host = urlsplit(found[names[0]].url).netloc
-        typer.echo(f"next: {listing.hint(form, str(into), str(root or 'ROOT'), ', '.join(names), host)}")
+        url = found[names[0]].url
+        typer.echo(f"next: {listing.hint(form, str(into), str(root or 'ROOT'), ', '.join(names), url)}")
         if "hsc" in names:
             typer.echo("hsc: its files want your account, which a list does not hold: put it into ~/.netrc")
     if n_unasked:

@@ -344,15 +344,15 @@ def written(files: Iterable[Listed], form: str) -> str:
     return FORMATS[form](known)
 
 
-def hint(form: str, where: str, root: str, survey: str, host: str) -> str:
-    """How a list of this survey, or of several, is used."""
+def hint(form: str, where: str, root: str, survey: str, url: str) -> str:
+    """How a list of this survey, or of several, is used; `url` is the root of the survey's archive."""
     if form == "aria2":
         return f"aria2c --input-file={where} --dir={root} --continue=true --max-concurrent-downloads=2"
     if form == "rsync":
-        return f"rsync -a --files-from={where} SOURCE/ {root}/{survey}/   (SOURCE: the archive's root of {survey})"
+        return f"rsync -a --files-from={where} SOURCE/ {root}/{survey}/   (SOURCE: a copy of {url}, by rsync)"
     if form == "globus":
-        there = sizes.GLOBUS.get(host, "COLLECTION")
-        return f"globus transfer --batch {where} {there}:FOLDER YOURS:{root}   (FOLDER: the archive's root of {survey})"
+        there = sizes.GLOBUS.get(urlsplit(url).netloc, "COLLECTION")
+        return f"globus transfer --batch {where} {there}:FOLDER YOURS:{root}   (FOLDER: there, what {url} is)"
     return f"put each file at {root}/SURVEY/PATH"
 
 

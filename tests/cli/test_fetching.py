@@ -127,8 +127,11 @@ def test_the_mirror_serves_until_control_c(tiny_sky: Path) -> None:
     command = [sys.executable, "-c", "from skycairn.cli.main import app; app()", "mirror", str(tiny_sky)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(5)]
-    roots = {line.split()[0]: line.split()[2] for line in lines}
+    lines = [process.stdout.readline() for _ in range(8)]
+    roots = {line.split()[0]: line.split()[2] for line in lines[:5]}
+    url = roots["gaia"].rpartition("/cdn.gea")[0]
+    assert f'`mirror = "{url}"` in [download]' in lines[5] and lines[6].endswith(f"skycairn doctor --mirror {url}\n")
+    assert lines[7].endswith("SSP_PDR_USR=mock SSP_PDR_PWD=mock\n")
     assert list(roots) == ["legacysurvey", "hsc", "gaia", "desi", "sdss"] and "account of mock" in lines[1]
     reply = httpx.get(f"{roots['gaia']}/gaia_source/_MD5SUM.txt")
     assert reply.content == (tiny_sky / "gaia" / "gaia_source" / "_MD5SUM.txt").read_bytes()
@@ -212,3 +215,12 @@ def test_a_mirrors_files_stay_out_of_the_archives_cache(
     run(*words, "--cache", tmp_path / "named")
     assert (tmp_path / "named").is_dir()
     assert "PILE-cache beside the pile" in " ".join(re.sub("[^ -~]", "", run("build", "--help")).split())
+
+
+def test_lists_of_paths_say_where_the_archives_root_is(tmp_path: Path, tiny_sky: Path, recipe: Path) -> None:
+    words = ("fetch", recipe, "--via-http", "--root", tiny_sky, "--list", tmp_path / "list", "--survey", "sdss")
+    assert re.search(r"SOURCE: a copy of https://data\.sdss\.org/\S+, by rsync", run(*words, "--format", "rsync"))
+    said = run(*words, "--format", "globus")
+    assert re.search(r"f8362eaf-\S+:FOLDER .*FOLDER: there, what https://data\.sdss\.org/\S+ is", said)
+    assert "checksum" not in (tmp_path / "list").read_text()
+    assert "paths of one --survey" in " ".join(re.sub("[^ -~]", "", run("fetch", "--help")).split())
