@@ -32,6 +32,13 @@ Source = Annotated[
     list[str] | None,
     typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),
 ]
+VIA_HTTP = (
+    "fetch what lies below --root through a mirror on this machine, into PILE-cache beside the pile, or --cache; never "
+    "into $SKYCAIRN_CACHE, which is the archives'"
+)
+Without = Annotated[
+    list[str] | None, typer.Option(help="leave this survey of the recipe out, as one without an account; repeatable")
+]
 Cache = Annotated[Path | None, typer.Option(help="folder for what is downloaded, which all workers see")]
 CacheLimit = Annotated[float, typer.Option(help="GB that the cache may hold; 0: what the recipe says")]
 Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so that archives can write to you")]
@@ -42,11 +49,10 @@ def build(
     pile: PileFolder,
     root: Root = None,
     source: Source = None,
-    via_http: Annotated[
-        bool, typer.Option("--via-http", help="fetch what lies below --root through a mirror on this machine")
-    ] = False,
+    without: Without = None,
+    via_http: Annotated[bool, typer.Option("--via-http", help=VIA_HTTP)] = False,
     mirror_faults: Annotated[
-        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly")
+        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly, 0 to 1")
     ] = 0.0,
     cache: Cache = None,
     cache_limit: CacheLimit = 0.0,
@@ -70,7 +76,11 @@ def build(
         from skycairn.cli import fetching
         from skycairn.pipeline import recipe as recipes
 
+        fetching.check_share("--mirror-faults", mirror_faults)
+        if mirror_faults and not via_http:
+            raise ValueError("--mirror-faults spoils what a mirror answers: give --via-http too, or leave it out")
         settings = _settings(recipe, cone, targets, codecs_from)
+        fetching.leave_out(settings, without)
         fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)
         with ExitStack() as stack:
             if via_http:

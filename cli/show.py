@@ -21,6 +21,7 @@ from skycairn.pile.snapshot import RECORDS
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pile.verify import Verification
 from skycairn.pipeline import lineage
+from skycairn.pipeline.downloads import NOT_HAD
 from skycairn.pipeline.drift import Drift
 from skycairn.pipeline.hats import View
 from skycairn.pipeline.journal import Journal
@@ -49,12 +50,13 @@ class Bars:
 
     def __call__(self, step: str, done: int, total: int) -> None:
         """Told by the work: `done` of `total` of this round."""
-        if done <= self.last[step]:
+        if done <= self.last[step] and step not in ("download", NOT_HAD):
             self.before[step] += self.last[step]
         self.last[step] = done
         if not self.console.is_terminal:
             if done == total:
-                self.console.print(f"{step}: {self.before[step] + done} done", highlight=False)
+                what = "held back" if step == NOT_HAD else "done"
+                self.console.print(f"{step}: {self.before[step] + done} {what}", highlight=False)
             return
         if step not in self.bars:
             self.bars[step] = self.progress.add_task(step, total=total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,6 +161,8 @@ def rounds(
                 with stoppable():
                     p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
                 if p.done:
+                    if downloads.cut_off() and not catalogues_only and not p.tables.get("objects"):
+                        raise BuildError(_cut_off(p))
                     break
                 failed.update(p.late)
                 _check_space(ctx, p)
@@ -175,6 +178,11 @@ def rounds(
     except NoRoom as error:
         raise BuildError(str(error)) from error
     return p
+
+
+def _cut_off(p: Plan) -> str:
+    told = dict.fromkeys(why.removesuffix("; build again") for why in p.held_back.values())
+    return f"no archive's name resolves, or nobody answers there: is this machine on a network? {'; '.join(told)}"
 
 
 def _check_space(ctx: Context, p: Plan) -> None:
@@ -230,12 +238,30 @@ def _check_whole(recipe: Recipe, p: Plan) -> None:
     if p.tables.get("objects"):
         return
     if p.held_back:
-        first = next(iter(p.held_back.items()))
-        raise BuildError(f"everything is held back; the first reason: {first[0]}: {first[1]}")
+        raise BuildError(_all_held_back(recipe, p.held_back))
     raise BuildError(
         f"recipe {recipe.name}: no survey has a valid source in the region {canonical(recipe.region.settings())}; "
         "check the region and the surveys' roots"
     )
+
+
+def _all_held_back(recipe: Recipe, held_back: Mapping[str, str]) -> str:
+    """The first reason of each survey, beside what the survey is of and how to do without it."""
+    told: dict[str, str] = {}
+    for label, why in held_back.items():
+        name = next((c.name for c in recipe.surveys if re.search(rf"\b{c.name}\b", label)), label)
+        told.setdefault(name, f"{label}: {why}")
+    for choice in recipe.surveys:
+        if choice.name not in told:
+            continue
+        releases = choice.survey().releases
+        place = f"root {choice.root}" if choice.root else f"source {choice.source}"
+        known = f"; releases that can be read are {', '.join(releases)}" if len(releases) > 1 else ""
+        told[choice.name] += f" (release {choice.release}, {place}{known})"
+    without = [n for n in told if n in {c.name for c in recipe.surveys}]
+    if without and len(without) < len(recipe.surveys):
+        told[""] = f"mend it, or leave out {', '.join(without)} ({' '.join(f'--without {n}' for n in without)})"
+    return f"everything is held back: {'; '.join(told.values())}"
 
 
 def _check_split(recipe: Recipe, done: Report) -> None:
