@@ -38,7 +38,7 @@ Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so t
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
+    recipe: Annotated[str, typer.Argument(help="tiny, mock, aion, or a TOML file")],
     pile: PileFolder,
     root: Root = None,
     source: Source = None,

@@ -19,6 +19,12 @@ def test_named_recipes_parse_and_come_back(name: str) -> None:
     assert canonical(parse(recipe.settings(), "again").settings()) == canonical(recipe.settings())
 
 
+def test_the_recipe_of_the_tiny_sky_needs_no_training_sky() -> None:
+    tiny, mock = load("tiny"), load("mock")
+    assert tiny.surveys == mock.surveys and tiny.region == mock.region
+    assert (tiny.split.least, tiny.codecs.fit_on) == (0.0, "any")
+
+
 def test_surveys_lie_in_the_order_of_anchors_whatever_the_recipe_says() -> None:
     assert [c.name for c in parse(GOOD, "x").surveys] == ["legacysurvey", "gaia"]
 
