@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from skycairn.cli.main import app
 from skycairn.pile.store import Pile
+from skycairn.pipeline.recipe import BY_NAME, load
 
 RECIPE = """
 region = {{ kind = "cone", ra = {ra}, dec = -1.2, radius_deg = 0.5 }}
@@ -95,6 +96,18 @@ def test_dry_run_says_steps_and_reasons_and_does_nothing(built: tuple[Result, Pa
     assert "never done" in fresh.output
     assert "fetch" in fresh.output
     assert not list((tmp_path / "new" / "receipts").rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_built_in_recipe_is_printed_to_begin_with(name: str, tmp_path: Path) -> None:
+    printed = run("recipe", name)
+    assert printed.exit_code == 0, printed.output
+    (tmp_path / "mine.toml").write_text(printed.stdout)
+    assert load(str(tmp_path / "mine.toml")) == load(name)
+
+
+def test_a_recipe_that_is_not_built_in_is_not_printed() -> None:
+    assert "no recipe 'aoin' is built in; there are tiny, mock, aion" in refusal(run("recipe", "aoin"))
 
 
 def test_status(built: tuple[Result, Path], tmp_path: Path) -> None:
