@@ -145,7 +145,10 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
     if r.links:
         told = ", ".join(f"{state} {n:,}" for state, n in sorted(r.links.items()))
         console.print(f"ids of other surveys' rows: {told}", highlight=False)
-    done = f"{built.n_tasks} tasks done" if built.n_tasks else "0 tasks: nothing had changed"
+    done = f"{built.n_tasks} tasks done"
+    if not built.n_tasks:
+        new = built.snapshot.number != built.parent
+        done = "0 tasks: all was made before, and is put together now" if new else "0 tasks: nothing had changed"
     console.print(
         f"{done}; snapshot {built.snapshot.number}, content {built.snapshot.content_id}",
         highlight=False,
