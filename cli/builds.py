@@ -1,4 +1,4 @@
-"""Commands that build: `skycairn build`, `ingest`, `refit`."""
+"""Commands that build: `skycairn build`, `ingest`, `refit`, and `recipe`, which prints what one may begin with."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so t
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
+    recipe: Annotated[str, typer.Argument(help="tiny, mock, aion, or a TOML file")],
     pile: PileFolder,
     root: Root = None,
     source: Source = None,
@@ -88,6 +88,20 @@ def build(
             chosen = recipes.parse(*settings)
             chosen = chosen.at(root.resolve()) if root is not None else chosen
             _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run, new_split)
+
+
+def recipe(
+    name: Annotated[str, typer.Argument(help="tiny, mock, aion")],
+) -> None:
+    """Print a built-in recipe as TOML, to begin one's own with: skycairn recipe aion > mine.toml."""
+    with errors():
+        from skycairn.pipeline.recipe import BY_NAME
+        from skycairn.pipeline.toml import toml_of
+
+        if name not in BY_NAME:
+            raise ValueError(f"no recipe {name!r} is built in; there are {', '.join(BY_NAME)}")
+        typer.echo("# What a recipe does not say has its default; docs/recipe.md tells all keys.")
+        typer.echo(toml_of(BY_NAME[name]), nl=False)
 
 
 def ingest(

@@ -147,7 +147,10 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
     if r.links:
         told = ", ".join(f"{state} {n:,}" for state, n in sorted(r.links.items()))
         console.print(f"ids of other surveys' rows: {told}", highlight=False)
-    done = f"{built.n_tasks} tasks done" if built.n_tasks else "0 tasks: nothing had changed"
+    done = f"{built.n_tasks} tasks done"
+    if not built.n_tasks:
+        new = built.snapshot.number != built.parent
+        done = "0 tasks: all was made before, and is put together now" if new else "0 tasks: nothing had changed"
     console.print(
         f"{done}; snapshot {built.snapshot.number}, content {built.snapshot.content_id}",
         highlight=False,
@@ -306,8 +309,8 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, str
         yield where, was, now
 
 
-def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
-    """Where an object comes from."""
+def print_explanation(asked: str, found: Mapping[str, Any], every_file: bool = False) -> None:
+    """Where an object comes from; of sound or unpublished neighbours of the file that it lies in only the number."""
     console = Console(width=max(140, Console().width))
     name = found["object_id"]
     console.print(
@@ -340,13 +343,26 @@ def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
         console.print(unmet)
     measured = Table("modality", "status", "tokens", "codec", "files, SHA-256", title="Measurements")
     for m in found["measurements"]:
-        files = "\n".join(f"{r}: {f[0]} {f[2] or f[1]}" for r, f in sorted(m.get("files", {}).items()))
+        files = "\n".join(_file_lines(m.get("files", {}), every_file))
         measured.add_row(m["modality"], m["status"], str(m.get("n_tokens", "")), (m["codec"] or "")[:12], files)
     console.print(measured)
     tasks = Table("task", "key", title="Receipts")
     for label, key in found["tasks"].items():
         tasks.add_row(label, key)
     console.print(tasks)
+
+
+def _file_lines(files: Mapping[str, Sequence[Any]], every_file: bool) -> list[str]:
+    """Path and SHA-256, or state, of each file by role; a colon in the role marks a neighbour (see `hscimage.role`)."""
+    folded = {
+        role: state
+        for role, (_, state, _) in files.items()
+        if ":" in role and state in ("there", "unpublished") and not every_file
+    }
+    lines = [f"{r}: {f[0]} {f[2] or f[1]}" for r, f in sorted(files.items()) if r not in folded]
+    for state, n in sorted(Counter(folded.values()).items()):
+        lines.append(f"{n} {'file' if n == 1 else 'files'} of neighbouring patches: {state} (--all names them)")
+    return lines
 
 
 def print_collection(found: Collection) -> None:

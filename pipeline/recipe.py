@@ -225,7 +225,14 @@ AION: dict[str, Any] = {
     },
     "match": {"radius_arcsec": 1.0},
 }
-BY_NAME: dict[str, dict[str, Any]] = {"mock": MOCK, "aion": AION}
+TINY: dict[str, Any] = {
+    **MOCK,
+    "name": "tiny",
+    "split": {"least": 0.0},
+    "codecs": {"fit_on": "any"},
+}
+"""Of the tiny mock sky, which lies in too few cells of the split to spare any for a test."""
+BY_NAME: dict[str, dict[str, Any]] = {"tiny": TINY, "mock": MOCK, "aion": AION}
 
 
 def settings_of(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
