@@ -145,7 +145,7 @@ def estimate_shares(
     occupy (cells of order 8) alone counts, and the posteriors of the table with fewer sources there: most of its
     sources have a counterpart, so that few chance neighbours pass for outliers. What tells these two apart is the
     number of neighbours that the density lets expect: a density wrong by a tenth makes a tenth of the chance
-    neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.000001 and 0.5 (`outliers`): no
+    neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.0001 and 0.5 (`outliers`): no
     table says that a share is exactly none or all.
     """
     found = FOUND if prior.found is None else prior.found
@@ -179,7 +179,7 @@ def estimate_shares(
         if prior.found is None:
             found = float(np.clip(expected / n_sparser, 0.001, 0.999))
         if prior.outliers is None and expected:
-            outliers = float(np.clip((of_row * anywhere / likelihood).sum() / expected, 1e-6, 0.5))
+            outliers = float(np.clip((of_row * anywhere / likelihood).sum() / expected, 1e-4, 0.5))
         if max(abs(found - before[0]), abs(outliers - before[1])) < 1e-6:
             break
     return found, outliers
