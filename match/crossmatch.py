@@ -48,7 +48,7 @@ def crossmatch(
     left_names: Mapping[str, str] | None = None,
     right_names: Mapping[str, str] | None = None,
     found: float | None = FOUND,
-    outliers: float = OUTLIERS,
+    outliers: float | None = OUTLIERS,
     right_magnitude: str | None = None,
     suffixes: tuple[str, str] = ("_left", "_right"),
     columns: Literal["both", "pairs"] = "both",
@@ -65,7 +65,7 @@ def crossmatch(
             both sides, so that hardly a row is in two pairs (wants errors).
         left_names, right_names: the table's own names of these columns, where they differ (in more than case).
         found: prior share of the sparser table's sources that have a counterpart in the other; None estimates it.
-        outliers: share of true pairs that lie farther apart than their errors say.
+        outliers: share of true pairs that lie farther apart than their errors say; None estimates it.
         right_magnitude: a column of the right table, in magnitudes, whose distribution among safe counterparts is
             learnt and weighs the posteriors (NWAY's automatic prior).
         suffixes: for columns of the same name.

@@ -315,8 +315,11 @@ def _by_errors(
     sigmas[rows] = separation[rows] / 1e6 * np.hypot(east / ra_error, north / dec_error)
     if prior is None:
         return [np.round(sigmas, DIGITS), *(np.full(i.size, np.nan) for _ in range(2))]
-    likelihood[rows] = posterior.likelihoods(sigmas[rows], ra_error, dec_error, radius_arcsec, prior.outliers)
-    found = prior.found or posterior.estimate_found(i, j, likelihood, prior, a_cell, b_cell)
+    by_errors = posterior.likelihoods(sigmas[rows], ra_error, dec_error, radius_arcsec, 0.0)
+    found, outliers = prior.found, prior.outliers
+    if found is None or outliers is None:
+        found, outliers = posterior.estimate_shares(i[rows], j[rows], by_errors, radius_arcsec, prior, a_cell, b_cell)
+    likelihood[rows] = posterior.likelihoods(sigmas[rows], ra_error, dec_error, radius_arcsec, outliers)
     left, right, lower = prior.of_pairs(a_cell[i])
     ratio = 1.0 if right_ratio is None else right_ratio[j]
     of_left, of_right = posterior.posteriors(i, j, likelihood, left, right, found * lower, ratio)

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 FOUND = 0.9
 OUTLIERS = 0.02
-MOST_STEPS = 100
+MOST_STEPS = 300
 DENSITY_ORDER = 6
 """Densities are those of the left source's cell of this order, the work cell."""
 OCCUPIED_ORDERS = (8, 9, 10)
@@ -61,18 +61,22 @@ class Prior:
     right: Mapping[int, float]
     found: float | None = FOUND
     "share of the sparser table's sources that have a counterpart in the other; None = to be estimated"
-    outliers: float = OUTLIERS
-    "share of true pairs whose separation has nothing to do with their errors"
+    outliers: float | None = OUTLIERS
+    "share of true pairs whose separation has nothing to do with their errors; None = to be estimated"
 
     def __post_init__(self) -> None:
         if self.found is not None and not 0 < self.found < 1:
             raise ValueError(f"the share with a counterpart is {self.found}; wanted above 0 and below 1")
-        if not 0 <= self.outliers < 1:
+        if self.outliers is not None and not 0 <= self.outliers < 1:
             raise ValueError(f"the share of outliers is {self.outliers}; wanted 0 or more, and below 1")
 
     @classmethod
     def of(
-        cls, left_healpix29: Ints, right_healpix29: Ints, found: float | None = FOUND, outliers: float = OUTLIERS
+        cls,
+        left_healpix29: Ints,
+        right_healpix29: Ints,
+        found: float | None = FOUND,
+        outliers: float | None = OUTLIERS,
     ) -> Prior:
         """With densities counted in the tables themselves."""
         return cls(densities(left_healpix29), densities(right_healpix29), found, outliers)
@@ -125,36 +129,60 @@ def posteriors(
     return out[0], out[1]
 
 
-def estimate_found(
+def estimate_shares(
     left_row: Ints,
     right_row: Ints,
-    likelihood: Floats,
+    by_errors: Floats,
+    radius_arcsec: float,
     prior: Prior,
     left_healpix29: Ints,
     right_healpix29: Ints,
-) -> float:
-    """The share `found` that agrees with itself: as many sources have a counterpart as the posteriors add up to.
+) -> tuple[float, float]:
+    """`found` and `outliers`: as given by the prior, those that are None estimated so that they agree with themselves.
 
-    Found by expectation and maximization over all left sources; the sky that both tables occupy (cells of order 8)
-    alone counts. Kept within 0.001 and 0.999: no table says that a share is exactly none or all.
+    As many sources have a counterpart, and as many of these lie anywhere within the radius, as the posteriors add up
+    to, by expectation and maximization. `by_errors` are `likelihoods` without outliers. The sky that both tables
+    occupy (cells of order 8) alone counts, and the posteriors of the table with fewer sources there: most of its
+    sources have a counterpart, so that few chance neighbours pass for outliers. What tells these two apart is the
+    number of neighbours that the density lets expect: a density wrong by a tenth makes a tenth of the chance
+    neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.0001 and 0.5 (`outliers`): no
+    table says that a share is exactly none or all.
     """
-    tables = [sky.cells(healpix29, OCCUPIED_ORDERS[0]) for healpix29 in (left_healpix29, right_healpix29)]
-    both = np.intersect1d(tables[0], tables[1])
-    up = 2 * (OCCUPIED_ORDERS[0] - DENSITY_ORDER)
-    cell = np.unique(both >> up)
-    inside = (np.searchsorted(cell, table[np.isin(table, both)] >> up) for table in tables)
-    n_sparser = np.minimum(*(np.bincount(which, minlength=cell.size) for which in inside)).sum()
-    if not n_sparser:
-        return FOUND
-    left, right, lower = prior.of_pairs(left_healpix29[left_row])
-    found = FOUND
+    found = FOUND if prior.found is None else prior.found
+    outliers = OUTLIERS if prior.outliers is None else prior.outliers
+    order = OCCUPIED_ORDERS[0]
+    both = np.intersect1d(sky.cells(left_healpix29, order), sky.cells(right_healpix29, order))
+    cell = np.unique(both >> 2 * (order - DENSITY_ORDER))
+    counts = []
+    for healpix29 in (left_healpix29, right_healpix29):
+        inside = healpix29[np.isin(sky.cells(healpix29, order), both)]
+        counts.append(np.bincount(np.searchsorted(cell, sky.cells(inside, DENSITY_ORDER)), minlength=cell.size))
+    n_sparser = np.minimum(*counts).sum()
+    known = np.flatnonzero(np.isfinite(by_errors))
+    if not n_sparser or not known.size:
+        return found, outliers
+    left, right, lower = prior.of_pairs(left_healpix29[left_row[known]])
+    row, own, other = (left_row, left, right) if counts[0].sum() <= counts[1].sum() else (right_row, right, left)
+    # in the order of likelihoods, which no share of outliers changes
+    at = np.lexsort((by_errors[known], row[known]))
+    row, own, other, lower, by_errors = row[known][at], own[at], other[at], lower[at], by_errors[known][at]
+    start = np.flatnonzero(np.append(True, row[1:] != row[:-1]))
+    size = np.diff(np.append(start, row.size))
     for _ in range(MOST_STEPS):
-        before = found
-        of_left, _ = posteriors(left_row, right_row, likelihood, left, right, found * lower)
-        found = float(np.clip(np.nansum(of_left) / n_sparser, 0.001, 0.999))
-        if abs(found - before) < 1e-6:
+        before = found, outliers
+        anywhere = outliers / (np.pi * radius_arcsec**2)
+        likelihood = (1 - outliers) * by_errors + anywhere
+        has = found * lower / own
+        weight = has / (1 - has) / other
+        of_row = weight * likelihood / (1 + weight * np.repeat(np.add.reduceat(likelihood, start), size))
+        expected = of_row.sum()
+        if prior.found is None:
+            found = float(np.clip(expected / n_sparser, 0.001, 0.999))
+        if prior.outliers is None and expected:
+            outliers = float(np.clip((of_row * anywhere / likelihood).sum() / expected, 1e-4, 0.5))
+        if max(abs(found - before[0]), abs(outliers - before[1])) < 1e-6:
             break
-    return found
+    return found, outliers
 
 
 def magnitude_ratio(magnitude: Floats, is_counterpart: NDArray[np.bool_], n_bins: int = 20) -> Floats:

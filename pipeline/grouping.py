@@ -60,8 +60,8 @@ class Policy:
     "`nearest`: on both sides; `posterior`: more likely than not on both sides, and nearest where an error is not known"
     found: Mapping[tuple[str, str], float] | float = FOUND
     "share of the sparser survey's sources that have a counterpart in the other: one, or by pair (0.9 if not named)"
-    outliers: float = OUTLIERS
-    "share of true pairs that lie farther apart than their errors say"
+    outliers: Mapping[tuple[str, str], float] | float = OUTLIERS
+    "share of true pairs that lie farther apart than their errors say: one, or by pair (0.02 if not named)"
     densities: Mapping[str, Mapping[int, float]] | None = None
     "sources a square arcsecond by survey and order-6 cell (`posterior.densities`); without them no posterior is told"
 
@@ -69,10 +69,12 @@ class Policy:
         """Of two surveys."""
         if self.densities is None:
             return None
-        found = self.found
-        if isinstance(found, Mapping):
-            found = found.get((left, right), found.get((right, left), FOUND))
-        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found, self.outliers)
+
+        def of_pair(share: Mapping[tuple[str, str], float] | float, usual: float) -> float:
+            return share.get((left, right), share.get((right, left), usual)) if isinstance(share, Mapping) else share
+
+        found, outliers = of_pair(self.found, FOUND), of_pair(self.outliers, OUTLIERS)
+        return Prior(self.densities.get(left, {}), self.densities.get(right, {}), found, outliers)
 
 
 DEFAULT_POLICY = Policy()

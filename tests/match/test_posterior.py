@@ -134,20 +134,54 @@ def test_posteriors_are_calibrated_where_the_truth_is_known() -> None:
             assert abs(true[mine].mean() - mean) < 4 * np.sqrt(mean * (1 - mean) / n), (side, k)
 
 
+def likelihoods(pairs: pa.Table) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows of both sides, and the likelihoods by their errors."""
+    errors = (
+        np.hypot(pairs[f"{e}_left"].to_numpy(), pairs[f"{e}_right"].to_numpy()) for e in ("ra_error", "dec_error")
+    )
+    rows = [pairs[name].to_numpy() for name in ("left_row", "right_row")]
+    return rows, posterior.likelihoods(pairs["sigmas"].to_numpy(), *errors, 3.0, 0.0)
+
+
+def test_the_share_of_outliers_is_estimated() -> None:
+    rng = np.random.default_rng(9)
+    for n, share, wanted in ((20000, 0.9, 0.05), (20000, 0.9, 0.0), (20000, 0.3, 0.1)):
+        left, right = sky_of_two(rng, n, share, 0.1)
+        thrown = np.flatnonzero((right["thing"].to_numpy() >= 0) & (rng.uniform(size=right.num_rows) < wanted))
+        far, angle = 3.0 * np.sqrt(rng.uniform(size=thrown.size)), rng.uniform(0, 2 * np.pi, thrown.size)
+        ra, dec = right["ra"].to_numpy().copy(), right["dec"].to_numpy().copy()
+        ra[thrown] = left["ra"].to_numpy()[right["thing"].to_numpy()[thrown]] + far * np.cos(angle) * ARCSEC
+        dec[thrown] = left["dec"].to_numpy()[right["thing"].to_numpy()[thrown]] + far * np.sin(angle) * ARCSEC
+        at = right.column_names.index("ra")
+        right = right.set_column(at, "ra", pa.array(ra)).set_column(at + 1, "dec", pa.array(dec))
+        a, b = (sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right))
+        for one, other, hp in ((left, right, (a, b)), (right, left, (b, a))):
+            rows, by_errors = likelihoods(crossmatch(one, other, 3.0, keep="all"))
+            found, outliers = posterior.estimate_shares(*rows, by_errors, 3.0, Prior.of(*hp, None, None), *hp)
+            assert found == pytest.approx(share, abs=0.02)
+            assert outliers == pytest.approx(wanted, abs=0.01)
+        said = crossmatch(left, right, 3.0, keep="all", found=None, outliers=None)
+        sums = sum(said[name].to_numpy().sum() for name in ("left_posterior", "right_posterior")) / 2
+        true = (said["thing_left"].to_numpy() == said["thing_right"].to_numpy()).sum()
+        assert sums == pytest.approx(true, rel=0.02)
+
+
+def test_shares_without_pairs_are_the_usual_ones() -> None:
+    left, right = table([10.0], [0.0]), table([10.0], [1.0])
+    a, b = (sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right))
+    none = np.zeros(0, np.int64)
+    shares = posterior.estimate_shares(none, none, np.zeros(0), 1.0, Prior.of(a, b, None, None), a, b)
+    assert shares == (posterior.FOUND, posterior.OUTLIERS)
+
+
 def test_the_share_is_estimated() -> None:
     for share in (0.3, 0.9):
         left, right = sky_of_two(np.random.default_rng(6), 20000, share, 0.2)
         a, b = (sky.healpix29(t["ra"].to_numpy(), t["dec"].to_numpy()) for t in (left, right))
         pairs = crossmatch(left, right, 3.0, keep="all", found=None)
-        likelihood = np.exp(-(pairs["sigmas"].to_numpy() ** 2) / 2) / (
-            2
-            * np.pi
-            * np.hypot(pairs["ra_error_left"].to_numpy(), pairs["ra_error_right"].to_numpy())
-            * np.hypot(pairs["dec_error_left"].to_numpy(), pairs["dec_error_right"].to_numpy())
-        )
-        rows = (pairs[name].to_numpy() for name in ("left_row", "right_row"))
-        found = posterior.estimate_found(*rows, likelihood, Prior.of(a, b, None), a, b)
-        assert found == pytest.approx(share, abs=0.02)
+        rows, likelihood = likelihoods(pairs)
+        found, outliers = posterior.estimate_shares(*rows, likelihood, 3.0, Prior.of(a, b, None, 0.0), a, b)
+        assert found == pytest.approx(share, abs=0.02) and outliers == 0.0
     for bad in (0.0, 1.0, -0.5, float("nan")):
         with pytest.raises(ValueError, match="share with a counterpart"):
             Prior({}, {}, bad)

@@ -215,6 +215,7 @@ def test_scores_of_a_hand_made_truth(bench: Any) -> None:
         {"all": np.array([0, 1, 1, 1, 1], bool), "isolated": isolated, "blends": blend},
         np.array([0.0, 1.0, 5.0, 2.0, 1.0]),
         blend.astype(np.int64),
+        np.zeros(5),
         {"a": (np.array([1, 2, 3]), np.array([11, 12, 12])), "b": (np.array([1, 2, 3, 4]), np.array([21, 22, 23, 24]))},
         {},
         {"a": 1, "b": 0},
@@ -242,4 +243,18 @@ def test_lower_bound_is_clopper_and_pearsons(bench: Any) -> None:
     # 8 of 9 or more must have a chance of 5 % at the bound
     p = bench.lower_bound(8, 9)
     assert p**9 + 9 * p**8 * (1 - p) == pytest.approx(0.05, rel=1e-9)
-    assert bench.lower_bound(1497, 1497) > 0.998 > bench.lower_bound(1496, 1496)
+    assert bench.FEWEST == 2995
+    assert bench.lower_bound(2995, 2995) > bench.WANTED > bench.lower_bound(2994, 2994)
+
+
+def test_densities_are_thirds_of_the_isolated(bench: Any) -> None:
+    # three clusters of 1, 3 and 8 things 10 arcsec apart or nearer, degrees from each other
+    ra = np.repeat([10.0, 20.0, 30.0], [1, 3, 8]) + np.concatenate([np.arange(n) for n in (1, 3, 8)]) / 3600
+    isolated = np.arange(12) < 10
+    classes = bench.by_density(ra, np.zeros(12), isolated)
+    assert sum(flags.astype(int) for flags in classes.values()).tolist() == isolated.astype(int).tolist()
+    assert {name: int(flags.sum()) for name, flags in classes.items()} == {
+        "isolated, neighbours 0 to 2": 4,
+        "isolated, neighbours 3 to 7": 6,
+        "isolated, neighbours from 8": 0,
+    }
