@@ -119,8 +119,8 @@ def serve(
                 say(f"{name:13} {RELEASES[name]:10} {mirror.root(name)}{account}")
             say(f'build from it: with `mirror = "{mirror.url}"` in [download] of a recipe, --source archive or query')
             say(f"look at it: skycairn doctor --mirror {mirror.url}")
-            if account := mirror.accounts.get(host(mirror.archives.get("hsc", ""))):
-                say(f"its HSC takes this account alone: SSP_PDR_USR={account[0]} SSP_PDR_PWD={account[1]}")
+            if known := mirror.accounts.get(host(mirror.archives.get("hsc", ""))):
+                say(f"its HSC takes this account alone: SSP_PDR_USR={known[0]} SSP_PDR_PWD={known[1]}")
             (until or threading.Event()).wait()
     except KeyboardInterrupt:
         pass
