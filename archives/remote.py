@@ -334,11 +334,14 @@ class RemoteArchive(SurveyArchive):
     def _account(self) -> Iterator[Mapping[str, str]]:
         """The header that the archive's host wants; who is refused is told how to set an account."""
         account = ACCOUNTS.get(urlsplit(self.url).netloc)
-        auth = {"Authorization": basic_auth(credential(account))} if account else {}
+        if account is None:
+            yield {}
+            return
+        who = credential(account)
         try:
-            yield auth
+            yield {"Authorization": basic_auth(who)}
         except Refused as error:
-            raise Refused(f"{error}; {how_to_set(account)}" if account else str(error)) from None
+            raise Refused(f"{error}; sent was the account of {who.place}; {how_to_set(account)}") from None
 
     def _reserve(self, path: str, n_bytes: int) -> None:
         try:

@@ -73,6 +73,7 @@ def build(
 ) -> None:
     """Build a pile, or bring it up to date. Exit code 3: something is held back."""
     with errors():
+        _check_root(root)
         from skycairn.cli import fetching
         from skycairn.pipeline import recipe as recipes
 
@@ -121,6 +122,7 @@ def ingest(
 ) -> None:
     """Add a survey to a pile, or replace a release of it: only what that touches is done. Exit codes as of build."""
     with errors():
+        _check_root(root)
         from skycairn.pile.store import Pile
         from skycairn.pipeline.journal import Journal
         from skycairn.pipeline.recipe import with_survey
@@ -197,6 +199,7 @@ def _run(
     from skycairn.pipeline import drift, run
     from skycairn.pipeline.engine import Engine
 
+    _check_survey_roots(recipe)
     if dry_run:
         print_amounts(recipe, pile)
         print_plan(*run.dry_run(recipe, pile, rehash, refit))
@@ -218,6 +221,24 @@ def _run(
     print_report(built, drift.of_build(pile, built))
     if built.partial:
         raise typer.Exit(PARTIAL)
+
+
+def _check_root(root: Path | None) -> None:
+    """Before modules that take seconds to import."""
+    if root is not None and not root.is_dir():
+        raise ValueError(
+            f"--root {root}: no such folder; it is the folder that holds a copy of each survey's archive, by name"
+        )
+
+
+def _check_survey_roots(recipe: Recipe) -> None:
+    """Before workers, which take seconds to start."""
+    for choice in recipe.surveys:
+        if choice.source == "root" and not Path(choice.root).is_dir():
+            raise ValueError(
+                f"{choice.root}: no such folder; set surveys.{choice.name}.root to where its archive's tree lies, or "
+                f"build without it (--without {choice.name})"
+            )
 
 
 def _settings(

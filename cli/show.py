@@ -215,7 +215,9 @@ def print_status(pile: Pile) -> bool:
     head = pile.head()
     if head is None:
         console.print("No snapshot yet. Build again: it goes on where it was, or says what is wrong.")
-        return True
+        files = Journal(pile).files()
+        _print_files(console, files["held back"], files["lost"])
+        return not files["held back"]
     console.print(
         f"snapshot {head.number}, content {head.content_id}; {len(pile.snapshots())} kept in all",
         highlight=False,

@@ -55,6 +55,8 @@ class Plan:
     todo: list[Task] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     "done, by task label"
+    cut_off: bool = False
+    "whether no archive could be reached, and nothing can be made"
     held_back: dict[str, str] = field(default_factory=dict)
     "files that could not be had, by path, with the reason"
     lost_cells: set[int] = field(default_factory=set)

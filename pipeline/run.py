@@ -101,6 +101,8 @@ def build(
         asked: Counter[str] = Counter()
         with engine.start(ctx) as run:
             p = rounds(ctx, run, parent, memory, failed, progress, n_tasks, rehash, refit, asked)
+            if head is None and p.held_back and not p.tables.get("objects"):
+                journal.write_held_back(p)
             _check_whole(recipe, p)
             done = report(ctx, p)
             if not small_splits:
@@ -161,8 +163,7 @@ def rounds(
                 with stoppable():
                     p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
                 if p.done:
-                    if downloads.cut_off() and not catalogues_only and not p.tables.get("objects"):
-                        raise BuildError(_cut_off(p))
+                    p.cut_off = downloads.cut_off() and not p.tables.get("objects")
                     break
                 failed.update(p.late)
                 _check_space(ctx, p)
@@ -237,6 +238,8 @@ def _note_failure(pile: Pile, task: Task, error: str, kind: str, failed: dict[st
 def _check_whole(recipe: Recipe, p: Plan) -> None:
     if p.tables.get("objects"):
         return
+    if p.cut_off:
+        raise BuildError(_cut_off(p))
     if p.held_back:
         raise BuildError(_all_held_back(recipe, p.held_back))
     raise BuildError(

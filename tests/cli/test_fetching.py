@@ -192,6 +192,8 @@ def test_a_wrong_release_is_named_with_its_root(tmp_path: Path, tiny_sky: Path, 
     said = run("build", recipe, "--root", tiny_sky, "--pile", tmp_path / "pile", "--workers", 0, code=1)
     assert "everything is held back: desi/" in said
     assert f"(release edr, root {tiny_sky / 'desi'}; releases that can be read are edr, dr1," in said
+    said = run("status", tmp_path / "pile", code=3)
+    assert "No snapshot yet" in said and re.search(r"^held back: desi/\S+: not there$", said, re.M)
 
 
 @pytest.mark.parametrize(
