@@ -99,7 +99,7 @@ def mirrored(settings: Settings, root: Path | None, pile: Path, faults: float) -
 
 def print_amounts(recipe: Recipe, pile: Path) -> None:
     """Say how much there is to fetch, roughly, and how long it may take, before anything but lists is fetched."""
-    from skycairn.archives.sizes import bytes_in_words, warnings
+    from skycairn.archives.sizes import bytes_in_words, together, warnings
     from skycairn.archives.sources import open_client
     from skycairn.pipeline.listing import amounts
 
@@ -113,6 +113,8 @@ def print_amounts(recipe: Recipe, pile: Path) -> None:
         typer.echo(f"{one.survey}: {one.what}: {one.amount}", err=True)
         for line in warnings(one.survey, one.host, one.amount):
             typer.echo(line, err=True)
+    if len(told) > 1:
+        typer.echo(f"in all: {together([one.amount for one in told])}", err=True)
     limit, free = recipe.download.limit_bytes, _free(Path(recipe.download.cache))
     coming = sum(one.amount.bytes for one in told)
     if told and min(limit, coming) > free:

@@ -193,7 +193,8 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
     far = [c for c in recipe.surveys if c.source not in ("", "root")]
     found = inventories(replace(recipe, surveys=tuple(far)), client, LISTS_LOOKED_AT)
     wanted = _wanted(recipe, pile) if far else None
-    area = len(recipe.region.work_cells(0.0)) * CELL_SQUARE_DEGREES
+    n_cells = len(recipe.region.work_cells(0.0))
+    area = n_cells * CELL_SQUARE_DEGREES
     for name, inventory in found.items():
         host = urlsplit(inventory.url).netloc
         if lacks := _no_account(name, host):
@@ -220,9 +221,9 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
                 f"{MOST_QUESTIONS:,} at most"
             )
         elif (told := sizes.payload_amount(name, host, area)).files and not recipe.download.mirror:
-            out.append(
-                Told(name, f"pixels and spectra of {area:,.1f} square degrees, if it saw all of them", host, told)
-            )
+            cells = "the whole work cell" if n_cells == 1 else f"all {n_cells:,} whole work cells"
+            what = f"pixels and spectra of {cells} that the region touches, {area:,.1f} square degrees, if it saw all"
+            out.append(Told(name, what, host, told))
     return out, untold
 
 

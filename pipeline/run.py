@@ -10,7 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skycairn.archives.cache import NoRoom
+from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match.sky import split_of_cell
 from skycairn.pile.files import Conflict
 from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
@@ -31,6 +35,10 @@ LOSABLE = ("fetch", "read")
 """Steps whose failure holds back what their file can touch."""
 OF_FILES = ("fetch payload", "extract", "encode payload")
 """Steps that read payload files: what is wrong with one of them holds back the cell."""
+
+SPLIT_ORDER = 5
+"""HEALPix order of the cells that the sky is divided by, see `split_of_cell`."""
+SPLIT_REMEDY = "build more of the sky, choose another split.salt, or set split.least = 0 (--allow-small-splits)"
 
 Progress = Callable[[str, int, int], None]
 """Told (step, done, total) as work goes on."""
@@ -94,6 +102,8 @@ def build(
         if head is not None and not (rehash or refit) and journal.nothing_changed(recipe, head):
             return Built(head, Report(**head.stats["report"]), 0, lost=journal.files()["lost"], parent=head.number)
         _check_same_split(recipe, head, new_split)
+        if not small_splits:
+            _check_split_possible(recipe)
         ctx = Context(pile, recipe)
         parent, memory = Parent(pile, head), Memory()
         failed: dict[str, Failure] = {}
@@ -267,6 +277,18 @@ def _all_held_back(recipe: Recipe, held_back: Mapping[str, str]) -> str:
     return f"everything is held back: {'; '.join(told.values())}"
 
 
+def _check_split_possible(recipe: Recipe) -> None:
+    """Before any work, whether a split that must hold something has a cell in the region."""
+    coarse = np.unique(recipe.region.work_cells() >> 2 * (WORK_ORDER - SPLIT_ORDER))
+    there = set(split_of_cell(coarse, recipe.split.salt, recipe.split.by_name(), SPLIT_ORDER).tolist())
+    for name, fraction in recipe.split.by_name().items():
+        if name != "train" and fraction > 0 and recipe.split.least > 0 and name not in there:
+            raise BuildError(
+                f"split {name} can hold none of the objects, wanted at least {recipe.split.least:.0%}: it has none of "
+                f"the {len(coarse)} cells of order {SPLIT_ORDER} that the region touches; {SPLIT_REMEDY}"
+            )
+
+
 def _check_split(recipe: Recipe, done: Report) -> None:
     total = sum(n for name, n in done.splits.items() if name != "guard")
     for name, fraction in zip(("train", "validation", "test"), recipe.split.fractions, strict=True):
@@ -274,8 +296,7 @@ def _check_split(recipe: Recipe, done: Report) -> None:
         if name != "train" and fraction > 0 and share < recipe.split.least:
             raise BuildError(
                 f"split {name} holds {done.splits.get(name, 0)} of {total} objects ({share:.1%}), wanted at least "
-                f"{recipe.split.least:.0%}; build more of the sky, choose another split.salt, or set split.least = 0 "
-                "(--allow-small-splits)"
+                f"{recipe.split.least:.0%}; {SPLIT_REMEDY}"
             )
 
 

@@ -90,6 +90,7 @@ def test_what_cannot_be_fetched_or_listed_is_said(recipe: Path, words: tuple[str
 def test_a_dry_run_says_how_much_will_come(tmp_path: Path, tiny_sky: Path, recipe: Path) -> None:
     said = run("build", recipe, "--via-http", "--root", tiny_sky, "--pile", tmp_path / "pile", "--dry-run")
     assert "gaia: catalogue files: 4 files, about 2.44 GB, minutes" in said
+    assert "in all: 5 files, about 9.14 GB\n" in said
     assert "gaia: 2 files to fetch first" in said
 
 
@@ -121,6 +122,27 @@ def test_what_is_hopeless_is_said_before(
     assert "at most 5,136,572 files, at most 27.3 TB, about 389 days" in said
     assert "over HTTPS this is hopeless" in said and "9d6d994a-6d04-11e5-ba46-22000b92c6ec" in said
     assert "its disk has" in said
+
+
+def test_of_a_cone_it_is_said_that_whole_cells_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skycairn.pipeline import listing
+
+    settings = {
+        "region": {"kind": "cone", "ra": 150.1, "dec": 2.2, "radius_deg": 0.5},
+        "surveys": {name: {"source": "archive"} for name in ("legacysurvey", "desi")},
+        "download": {"cache": str(tmp_path / "cache")},
+    }
+    made = recipes.parse(settings, "cone")
+    n = len(made.region.work_cells(0.0))
+    monkeypatch.setattr(listing, "LISTS_LOOKED_AT", 0)
+    fetching.print_amounts(made, tmp_path / "pile")
+    said = capsys.readouterr().err
+    area = f"{n * listing.CELL_SQUARE_DEGREES:.1f} square degrees, if it saw all"
+    for survey in settings["surveys"]:
+        assert f"{survey}: pixels and spectra of all {n} whole work cells that the region touches, {area}: " in said
+    assert re.search(r"^in all: at most [0-9,]+ files, at most [0-9.]+ GB$", said, re.M), said
 
 
 def test_the_mirror_serves_until_control_c(tiny_sky: Path) -> None:

@@ -77,14 +77,25 @@ def test_a_second_build_says_that_nothing_had_changed(built: tuple[Result, Path]
 
 
 def test_a_snapshot_of_outputs_that_were_there_is_told_as_new(sky: Path, tmp_path: Path) -> None:
-    """The first build makes everything, and is refused for its splits."""
+    """The first build makes everything, and is refused for its splits: their cells lie where no source is."""
     recipe = write(tmp_path)
-    recipe.write_text(recipe.read_text().replace("least = 0.0", "least = 0.1"))
+    text = recipe.read_text().replace("least = 0.0", "least = 0.1")
+    region = 'region = { kind = "cells", order = 5, cells = [3, 6, 4351] }'
+    recipe.write_text("\n".join([region, *text.splitlines()[2:]]))
     build = ("build", recipe, "--root", sky, "--pile", tmp_path / "pile", "--workers", 0)
     assert "wanted at least 10%" in refusal(run(*build))
     said = run(*build, "--allow-small-splits").output
     assert "0 tasks: all was made before, and is put together now; snapshot 1" in said
     assert "0 tasks: nothing had changed; snapshot 1" in run(*build, "--allow-small-splits").output
+
+
+def test_a_region_without_a_cell_of_a_split_is_refused_before_any_work(sky: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    recipe.write_text(recipe.read_text().replace("least = 0.0", "least = 0.1"))
+    said = run("build", recipe, "--root", sky, "--pile", tmp_path / "pile", "--workers", 0)
+    assert "split validation can hold none of the objects, wanted at least 10%" in refusal(said)
+    assert "--allow-small-splits" in said.stderr and "done" not in said.stderr
+    assert not list((tmp_path / "pile").glob("receipts/*/*"))
 
 
 def test_a_mock_sky_is_told_in_sentences(tiny_sky: Path) -> None:
