@@ -733,8 +733,8 @@ Legacy Survey and HSC. Every isolated thing that is no edge, on both skies, in t
 kind: its two sources lie beyond the radius, and neither knows the motion (tables *Isolated things whose sources are no
 mutual nearest pair*). Two positions alone cannot tell such a star from two; as members of one object both pairs reach
 the mark. The impure edges of isolated things are each listed (*Mutual nearest pairs of an isolated thing and
-another*). All are with SDSS, and of a star of 0.5 arcsec a year or more. From the truth's motions: in six, of Gaia or
-DESI and in one of HSC, the star was within 0.9 arcsec of the other thing between 1998 and 2009, when SDSS looked
+another*). All are with SDSS, and of a star of 0.5 arcsec a year or more. From the truth's motions: in six (four of
+Gaia, one of DESI, one of HSC) the star was within 0.9 arcsec of the other thing between 1998 and 2009, when SDSS looked
 (isolation is judged from 2010 on); in the other two HSC's star stands where SDSS saw another one 12 and 13.5 years
 before.
 
@@ -761,8 +761,8 @@ FAST_SKY = """## A sky of fast stars
 The catalogue's patches with fewer bricks and 6,000 stars from 0.5 to 10.3 arcsec/yr, in numbers that fall with the cube
 of the motion. *Motion known*: to all surveys that hold the star but one at most. Where two surveys hold a star at
 different epochs and neither knows its motion (Gaia with two parameters, the Legacy Survey without a reference) nothing
-says that they are one: these are the misses among `isolated, from 0.5 arcsec/yr`, and for them alone its lower bounds
-of completeness lie below 0.999. Where DESI knows the motion, both pairs with DESI are found, and DESI's source carries
+says that they are one: these are the misses among `isolated, from 0.5 arcsec/yr`. Of so few (1,941 at most) none
+could reach 0.999 by its lower bound. Where DESI knows the motion, both pairs with DESI are found, and DESI's source carries
 the two into one object.
 """
 
