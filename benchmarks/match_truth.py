@@ -762,8 +762,8 @@ The catalogue's patches with fewer bricks and 6,000 stars from 0.5 to 10.3 arcse
 of the motion. *Motion known*: to all surveys that hold the star but one at most. Where two surveys hold a star at
 different epochs and neither knows its motion (Gaia with two parameters, the Legacy Survey without a reference) nothing
 says that they are one: these are the misses among `isolated, from 0.5 arcsec/yr`. Of so few (1,941 at most) none
-could reach 0.999 by its lower bound. Where DESI knows the motion, both pairs with DESI are found, and DESI's source carries
-the two into one object.
+could reach 0.999 by its lower bound. Where DESI knows the motion, both pairs with DESI are found, and DESI's source
+carries the two into one object.
 """
 
 
