@@ -67,6 +67,7 @@ bench: install-test build-pile ## the same work done by us, by a peer, and held 
 	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
 	$(BIN)/python benchmarks/read_shards.py
 	$(BIN)/python benchmarks/match_truth.py
+	$(BIN)/python benchmarks/match_reliability.py
 	$(BIN)/python benchmarks/fetch.py --folder $(WORK)/fetch
 	$(BIN)/skycairn mock default --out $(WORK)/mocksky2 --release 2 --first $(WORK)/mocksky
 	$(BIN)/python benchmarks/ingest.py $(WORK)/mocksky $(WORK)/mocksky2 $(WORK)/bench

@@ -10,6 +10,7 @@ candidates whose posterior lies in a bin, how many are true; and what the polici
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -234,7 +235,8 @@ def policies(truth: Truth, m: Matched, slim: Mapping[str, pa.Table], estimated: 
         ),
     }
     scores: dict[tuple[str, str], dict[str, list[tuple[Score, Score]]]] = {}
-    for policy in kinds.values():
+    for kind, policy in kinds.items():
+        print(kind, file=sys.stderr, flush=True)
         found = group(slim, m.ranks, RADIUS_ARCSEC, policy)
         id_of = pc.binary_join_element_wise(
             found.members["anchor_survey"].cast(pa.string()), found.members["anchor_key"].cast(pa.string()), ":"
