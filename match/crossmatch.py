@@ -61,8 +61,8 @@ def crossmatch(
             `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources), `epoch_min`,
             `epoch_max` (between which others hold). Columns that bear a unit are converted; `key` (integers) settles
             ties, else the row does.
-        keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: at least one half on
-            both sides, so that hardly a row is in two pairs (wants errors).
+        keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the
+            likeliest on both sides, of rows that have a counterpart rather than not (`believed`; wants errors).
         left_names, right_names: the table's own names of these columns, where they differ (in more than case).
         found: prior share of the sparser table's sources that have a counterpart in the other; None estimates it.
         outliers: share of true pairs that lie farther apart than their errors say; None estimates it.
@@ -101,7 +101,8 @@ def crossmatch(
                 "no pair has a posterior, since errors are not known on both sides; wanted ra_error and dec_error in "
                 "both tables, or another `keep`"
             )
-        pairs = pairs.filter(pa.array(_least_posterior(pairs) >= 0.5))
+        names = [f"{side}_{what}" for what in ("row", "posterior", "rank") for side in ("left", "right")]
+        pairs = pairs.filter(pa.array(posterior.believed(*(pairs.column(name).to_numpy() for name in names))))
     elif keep != "all":
         pairs = pairs.filter(pairs["mutual"] if keep == "mutual" else pa.array(pairs["left_rank"].to_numpy() == 1))
     if columns == "pairs":

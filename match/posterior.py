@@ -129,6 +129,28 @@ def posteriors(
     return out[0], out[1]
 
 
+def believed(
+    left_row: Ints, right_row: Ints, of_left: Floats, of_right: Floats, left_rank: Ints, right_rank: Ints
+) -> NDArray[np.bool_]:
+    """Which pairs to take: the likeliest candidates on both sides, of sources that have a counterpart rather than not.
+
+    A source has one where the posteriors of its candidates add up to more than one half (p_any and p_i of NWAY). To ask
+    for one half of a single pair would lose all of a source whose counterpart is listed twice. The nearer of two that
+    are as likely; never a pair without a posterior.
+    """
+    out = np.isfinite(of_left) & np.isfinite(of_right)
+    for row, said, rank in ((left_row, of_left, left_rank), (right_row, of_right, right_rank)):
+        # in whole billionths, which add up to the same in any order
+        said = np.rint(np.nan_to_num(said) * 1e9).astype(np.int64)
+        order = np.lexsort((rank, -said, row))
+        best = np.zeros(row.size, bool)
+        best[order] = np.append(True, row[order][1:] != row[order][:-1])[: row.size]
+        total = np.zeros(row.max(initial=-1) + 1, np.int64)
+        np.add.at(total, row, said)
+        out &= best & (total[row] > 500_000_000)
+    return out
+
+
 def estimate_shares(
     left_row: Ints,
     right_row: Ints,
