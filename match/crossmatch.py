@@ -15,6 +15,7 @@ from typing import Any, Literal
 import astropy.units as u
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.match import posterior, sky
@@ -62,8 +63,9 @@ def crossmatch(
             `epoch_max` (between which others hold). Columns that bear a unit are converted. Errors
             that bear none are used only where they are named, since Gaia's are in mas. `key` (integers) settles
             ties, else the row does.
-        keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: above one half on
-            both sides, so that no row is in two such pairs; nearest on both where an error is not known.
+        keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the likeliest on both
+            sides, of rows that have a counterpart rather than not (`posterior.believed`), nearest where an error is not
+            known.
         left_names, right_names: the table's own names of these columns, where they differ (in more than case; `epoch`
             may be `ref_epoch`); None for one that is not to be used.
         found: prior share of the sparser table's sources that have a counterpart in the other; None estimates it.
@@ -103,8 +105,10 @@ def crossmatch(
                 "no pair has a posterior, since errors are not known on both sides; wanted ra_error and dec_error in "
                 "both tables, or another `keep`"
             )
-        likely = _least_posterior(pairs)
-        pairs = pairs.filter(pa.array(np.where(np.isnan(likely), pairs["mutual"].to_numpy(), likely > 0.5)))
+        unknown = pa.array(np.isnan(_least_posterior(pairs)))
+        names = [f"{side}_{what}" for what in ("row", "posterior", "rank") for side in ("left", "right")]
+        likely = pa.array(posterior.believed(*(pairs.column(name).to_numpy() for name in names)))
+        pairs = pairs.filter(pc.if_else(unknown, pairs["mutual"].combine_chunks(), likely))
     elif keep != "all":
         pairs = pairs.filter(pairs["mutual"] if keep == "mutual" else pa.array(pairs["left_rank"].to_numpy() == 1))
     if columns == "pairs":
@@ -115,7 +119,7 @@ def crossmatch(
 def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Table:
     """What matching reads of a table, under its standard names and units.
 
-    With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there; where
+    With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there, or
     motions have no epoch, which would make them nothing.
     """
     unknown = sorted(set(names) - {"key", *UNITS})
@@ -206,7 +210,7 @@ def _values(table: Any, own: str, unit: str | None, what: str) -> NDArray[np.flo
     stored = str(column.type if kind == "arrow" else getattr(column, "dtype", ""))
     if unit == "deg" and stored.lower() in ("float", "float32", ">f4", "<f4", "halffloat", "float16"):
         raise ValueError(
-            f"{what}: {own} is {stored}, which tells places on the sky apart by no less than 0.1 arcsec; wanted float64 "
+            f"{what}: {own} is {stored}, which knows no place on the sky better than 0.1 arcsec; wanted float64 "
             "(cast it yourself where it was never better)"
         )
     if unit == "yr" and has not in (None, "yr", "a", "year"):

@@ -35,7 +35,7 @@ MOST_STEPS = 300
 DENSITY_ORDER = 6
 """Densities are those of the left source's cell of this order, the work cell."""
 OCCUPIED_ORDERS = (8, 9, 10, 11, 12, 13, 14)
-"""A cell is as large as its cells of one of these orders (13.7 arcmin to 13 arcsec) that hold any source of the table."""
+"""A cell is as large as those of its cells of one of these orders (13.7 arcmin to 13 arcsec) that hold any source."""
 FULL = 8
 """Of these, the deepest whose occupied cells hold so many sources each: few would be empty by chance."""
 
@@ -129,6 +129,28 @@ def posteriors(
     return out[0], out[1]
 
 
+def believed(
+    left_row: Ints, right_row: Ints, of_left: Floats, of_right: Floats, left_rank: Ints, right_rank: Ints
+) -> NDArray[np.bool_]:
+    """Which pairs to take: the likeliest candidates on both sides, of sources that have a counterpart rather than not.
+
+    A source has one where the posteriors of its candidates add up to more than one half (p_any and p_i of NWAY). To ask
+    for one half of a single pair would lose all of a source whose counterpart is listed twice. The nearer of two that
+    are as likely; never a pair without a posterior.
+    """
+    out = np.isfinite(of_left) & np.isfinite(of_right)
+    for row, said, rank in ((left_row, of_left, left_rank), (right_row, of_right, right_rank)):
+        # in whole billionths, which add up to the same in any order
+        said = np.rint(np.nan_to_num(said) * 1e9).astype(np.int64)
+        order = np.lexsort((rank, -said, row))
+        best = np.zeros(row.size, bool)
+        best[order] = np.append(True, row[order][1:] != row[order][:-1])[: row.size]
+        total = np.zeros(row.max(initial=-1) + 1, np.int64)
+        np.add.at(total, row, said)
+        out &= best & (total[row] > 500_000_000)
+    return out
+
+
 def estimate_shares(
     left_row: Ints,
     right_row: Ints,
@@ -143,8 +165,8 @@ def estimate_shares(
 
     As many sources have a counterpart, and as many of these lie anywhere within the radius, as the posteriors add up
     to, by expectation and maximization. `by_errors` are `likelihoods` without outliers. The sky that both tables
-    occupy (cells of order 8) alone counts, of it the rows whose errors are known, and the posteriors of the table with fewer sources there: most of its
-    sources have a counterpart, so that few chance neighbours pass for outliers. What tells these two apart is the
+    occupy (cells of order 8) alone counts, of it the rows whose errors are known, and the posteriors of the table with
+    fewer sources there: most of its sources have a counterpart, so that few chance neighbours pass for outliers. What tells these two apart is the
     number of neighbours that the density lets expect: a density wrong by a tenth makes a tenth of the chance
     neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.0001 and 0.5 (`outliers`): no
     table says that a share is exactly none or all.

@@ -34,7 +34,7 @@ from skycairn.match.pairs import (
     healpix29_of,
     keys_of,
 )
-from skycairn.match.posterior import FOUND, OUTLIERS, Prior, densities
+from skycairn.match.posterior import FOUND, OUTLIERS, Prior, believed, densities
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -57,7 +57,7 @@ class Policy:
     """Which candidates are edges, and what is known before positions are compared."""
 
     by: Literal["nearest", "posterior"] = "nearest"
-    "`nearest`: on both sides; `posterior`: more likely than not on both sides, and nearest where an error is not known"
+    "`nearest`: on both sides; `posterior`: the likeliest on both sides (`believed`), nearest where an error is unknown"
     found: Mapping[tuple[str, str], float] | float = FOUND
     "share of the sparser survey's sources that have a counterpart in the other: one, or by pair (0.9 if not named)"
     outliers: Mapping[tuple[str, str], float] | float = OUTLIERS
@@ -217,14 +217,14 @@ def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii
 
 
 def _likely(pairs: pa.Table) -> pa.Table:
-    """With `mutual` of those that are more likely than not on both sides; ids, and errors not known, as by distance."""
+    """With `mutual` of those that are `believed`; ids, and errors not known, as by distance."""
     column = {name: pairs.column(name).to_numpy() for name in pairs.column_names}
     bound = np.zeros(pairs.num_rows, bool)
     for row in (column["left_row"], column["right_row"]):
         bound |= np.isin(row, row[column["link"].astype(bool)])
-    likely = np.minimum(column["left_posterior"], column["right_posterior"])
-    by_distance = bound | np.isnan(likely)
-    edge = np.where(by_distance, column["mutual"].astype(bool), likely > 0.5)
+    names = [f"{side}_{what}" for what in ("row", "posterior", "rank") for side in ("left", "right")]
+    by_distance = bound | np.isnan(column["left_posterior"]) | np.isnan(column["right_posterior"])
+    edge = np.where(by_distance, column["mutual"].astype(bool), believed(*(column[name] for name in names)))
     at = pairs.column_names.index("mutual")
     return pairs.set_column(at, pairs.schema.field("mutual"), pa.array(edge))
 

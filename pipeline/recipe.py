@@ -59,7 +59,7 @@ class Match:
     "rows that name a row of another survey by its id are taken first, where the positions bear them out"
 
     policy: str = "nearest"
-    "`nearest`: pairs that are nearest on both sides; `posterior`: those more likely than not on both sides"
+    "`nearest`: pairs that are nearest on both sides; `posterior`: those that are the likeliest on both sides"
     found: Mapping[str, float] = field(default_factory=dict)
     "for a pair of surveys, named `a-b`: the share of the sparser one's sources that have a counterpart in the other"
 

@@ -3,6 +3,7 @@
 import fcntl
 import importlib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,10 @@ def lsdb() -> ModuleType:
     numba = pytest.importorskip("numba")
     numba.config.DISABLE_JIT = True
     try:
-        return importlib.import_module("lsdb")
+        with warnings.catch_warnings():
+            # lsdb 0.11 and nested-pandas 0.7 call pandas as pandas 4 will not have it
+            warnings.simplefilter("ignore")
+            return importlib.import_module("lsdb")
     finally:
         numba.config.DISABLE_JIT = False
 

@@ -49,6 +49,10 @@ def test_names_and_units_are_understood() -> None:
     right = pd.DataFrame({"Ra": [10.0, 20.00002], "Dec": [0.0, 5.0], "ra_error": [0.1, 0.1], "dec_error": [0.1, 0.1]})
     names = {"ra": "RAJ2000", "ra_error": "e", "dec_error": "e"}
     pairs = crossmatch(left, right, 1.0, left_names=names, columns="pairs")
+    # whether a frame's errors are in arcsec, or in mas as Gaia's, only the caller knows
+    assert np.isnan(pairs["sigmas"]).all()
+    told = {"ra_error": "ra_error", "dec_error": "dec_error"}
+    pairs = crossmatch(left, right, 1.0, left_names=names, right_names=told, columns="pairs")
     assert isinstance(pairs, Table) and len(pairs) == 2
     separation = 0.00002 * 3600 * np.cos(np.radians(5))
     assert pairs["sigmas"][1] == pytest.approx(separation / np.hypot(0.1, 0.1), rel=1e-5)
@@ -101,7 +105,20 @@ def test_bad_input_is_told_in_words() -> None:
     with pytest.raises(ValueError, match=r"left: ra is string; wanted numbers"):
         crossmatch(pa.table({"ra": ["x"], "dec": [1.0]}), good, 1.0)
     with pytest.raises(ValueError, match=r"right at row 0: ra_error is 0.0 arcsec; wanted above 0"):
-        crossmatch(good, pa.table({"ra": [1.0], "dec": [1.0], "ra_error": [0.0], "dec_error": [1.0]}), 1.0)
+        zero = pa.table({"ra": [1.0], "dec": [1.0], "ra_error": [0.0], "dec_error": [1.0]})
+        crossmatch(good, zero, 1.0, right_names={"ra_error": "ra_error"})
+    moving = pa.table({"ra": [1.0], "dec": [1.0], "pmra": [5.0], "pmdec": [5.0]})
+    with pytest.raises(ValueError, match=r"left has motions and no column 'epoch' or 'ref_epoch'"):
+        crossmatch(moving, good, 1.0)
+    assert crossmatch(moving, good, 1.0, left_names={"pmra": None, "pmdec": None}).num_rows == 0
+    with pytest.raises(ValueError, match=r"left at row 0: epoch is 57388.0; wanted a Julian year"):
+        crossmatch(moving.append_column("ref_epoch", pa.array([57388.0])), good, 1.0)
+    with pytest.raises(ValueError, match=r"left: epoch is in 'd'; wanted Julian years"):
+        crossmatch(Table(moving.to_pydict() | {"epoch": [57388.0] * u.d}), Table(A), 1.0)
+    for kind in (pa.table, pd.DataFrame, Table):
+        with pytest.raises(ValueError, match=r"right: ra is float.*; wanted float64"):
+            single = {"ra": np.array([1.0], np.float32), "dec": np.array([1.0])}
+            crossmatch(kind(A), kind(single), 1.0)
     with pytest.raises(TypeError, match="a table is a dict; wanted"):
         crossmatch(A, good, 1.0)
     with pytest.raises(ValueError, match="left_row twice; choose other suffixes"):

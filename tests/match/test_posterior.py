@@ -201,6 +201,38 @@ def test_where_the_posterior_is_the_policy_no_row_is_in_two_pairs() -> None:
     assert true.mean() > distance_true.mean()
 
 
+def test_a_counterpart_that_is_listed_twice_is_not_lost() -> None:
+    left = table(10.0, 0.0, 0.1)
+    right = table([10.0, 10.0 + 0.02 * ARCSEC], [0.01 * ARCSEC, 0.0], 0.1)
+    pairs = crossmatch(left, right, 1.0, keep="all")
+    assert max(pairs["left_posterior"].to_pylist()) < 0.51
+    assert crossmatch(left, right, 1.0, keep="posterior")["right_row"].to_pylist() == [0]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**31))
+def test_believed_is_what_it_says_in_any_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    left_row, right_row = (x.ravel() for x in np.meshgrid(np.arange(4), np.arange(3)))
+    of_left, of_right = (rng.choice([0.0, 0.2, 0.25, 0.4, 0.7, np.nan], 12) for _ in range(2))
+    of_right[np.isnan(of_left)] = np.nan
+    of_left[np.isnan(of_right)] = np.nan
+    left_rank, right_rank = (rng.permutation(12) for _ in range(2))
+    found = posterior.believed(left_row, right_row, of_left, of_right, left_rank, right_rank)
+    for k in range(12):
+        wanted = np.isfinite(of_left[k])
+        for row, said, rank in ((left_row, of_left, left_rank), (right_row, of_right, right_rank)):
+            mine = np.flatnonzero(row == row[k])
+            best = min(mine, key=lambda i: (-np.nan_to_num(said[i]), rank[i]))
+            wanted &= best == k and np.nansum(said[mine]) > 0.5 + 1e-12
+        assert found[k] == wanted
+    order = rng.permutation(12)
+    again = posterior.believed(*(x[order] for x in (left_row, right_row, of_left, of_right, left_rank, right_rank)))
+    assert np.array_equal(again, found[order])
+    none = np.zeros(0, np.int64)
+    assert not posterior.believed(none, none, np.zeros(0), np.zeros(0), none, none).size
+
+
 def test_a_magnitude_prior_knows_counterparts_from_the_crowd() -> None:
     rng = np.random.default_rng(7)
     left, right = sky_of_two(rng, 20000, 0.7, 0.7)
@@ -229,3 +261,24 @@ def test_densities_are_of_what_is_occupied() -> None:
     few = posterior.densities(sky.healpix29(ra[:5] * 0, dec[:5] * 0))
     assert list(few.values()) == [pytest.approx(5 / sky.cell_size_arcsec(8) ** 2)]
     assert posterior.densities(np.zeros(0, np.int64)) == {}
+
+
+def test_densities_of_a_small_field() -> None:
+    rng = np.random.default_rng(5)
+    for arcmin in (3, 10, 30):
+        n = int(0.05 * (arcmin * 60) ** 2)
+        healpix29 = sky.healpix29(10 + rng.uniform(0, arcmin / 60, n), rng.uniform(0, arcmin / 60, n))
+        told = posterior.densities(healpix29)
+        cell = sky.cells(healpix29, posterior.DENSITY_ORDER)
+        assert np.mean([told[c] for c in cell.tolist()]) == pytest.approx(0.05, rel=0.5 / arcmin)
+
+
+def test_rows_whose_errors_are_not_known_do_not_count_for_the_share() -> None:
+    left, right = sky_of_two(np.random.default_rng(8), 20000, 0.9, 0.1)
+    null = pa.array(np.where(np.arange(20000) % 2, left["ra_error"].to_numpy(), np.nan), from_pandas=True)
+    some = left.set_column(left.column_names.index("ra_error"), left.schema.field("ra_error"), null)
+    least = [
+        np.nanmedian(crossmatch(t, right, 2.0, keep="all", found=None)["left_posterior"].to_numpy())
+        for t in (left, some)
+    ]
+    assert least[0] == pytest.approx(least[1], abs=1e-4)
