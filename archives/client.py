@@ -36,7 +36,7 @@ from skycairn.archives.address import (
     resolve,
     shown,
 )
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unsafe
+from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, Unreachable, Unsafe
 from skycairn.archives.files import DIGEST_LENGTH
 from skycairn.archives.gate import Gate
 from skycairn.archives.hosts import HOSTS, MIRROR, HostLimits
@@ -47,6 +47,9 @@ MOST_REDIRECTS = 5
 MOST_BYTES = 16 << 20
 """Of a reply that is held in memory, unless it is said otherwise."""
 LEADS_ELSEWHERE = (301, 302, 303, 307, 308)
+CONNECT_TRIES = 2
+"""Of a host that never answered and to which no connection is made: no name service, no network, nobody there."""
+CONNECT_PAUSE_S = 2.0
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 T = TypeVar("T")
@@ -99,7 +102,9 @@ class Answer:
 class _Failed(Exception):
     """A try that came to nothing; another may do better."""
 
-    def __init__(self, why: str, *, ill: bool = True, slow_down: bool = False, sent: bool = True) -> None:
+    def __init__(
+        self, why: str, *, ill: bool = True, slow_down: bool = False, sent: bool = True, host: str = ""
+    ) -> None:
         super().__init__(why)
         self.why = why
         self.ill = ill
@@ -108,6 +113,8 @@ class _Failed(Exception):
         "whether the host wants less to be asked, by whomever"
         self.sent = sent
         "whether the host may have got the request"
+        self.host = host
+        "to which no connection was made, if that is what failed"
 
 
 class _Wrong(Exception):
@@ -417,7 +424,7 @@ class Client:
                             return
                 except _Failed as failed:
                     if failed.ill:
-                        gate.bad(failed.why)
+                        gate.bad(failed.why, connected=not failed.host)
                     raise
                 except (Busy, Unsafe):
                     raise
@@ -456,7 +463,8 @@ class Client:
         except httpx.HTTPError as error:
             # not `from error`: it holds the request, and that the headers
             sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            raise _Failed(f"{type(error).__name__}: {str(error)[:200]}", sent=sent) from None
+            nobody = place(url) if isinstance(error, httpx.ConnectError) else ""
+            raise _Failed(f"{type(error).__name__}: {str(error)[:200]}", sent=sent, host=nobody) from None
 
     def _check_status(self, gate: Gate, limits: HostLimits, reply: httpx.Response, call: _Call) -> None:
         status = reply.status_code
@@ -624,6 +632,14 @@ class Client:
                     raise ChecksumMismatch(f"{call.shown}: {wrong[-1]}{first}; it was fetched {often}") from None
             except _Failed as failed:
                 failed_s.append(failed.why)
+                nobody = self._gates.get(failed.host)
+                if nobody is not None and not nobody.answered:
+                    if len(failed_s) >= CONNECT_TRIES:
+                        why = f"{failed.host}: cannot be reached ({failed.why}); build again"
+                        nobody.unreachable(why)
+                        raise Unreachable(why) from None
+                    self.nap(self._chance() * min(least, CONNECT_PAUSE_S))
+                    continue
                 if len(failed_s) >= limits.tries or (failed.sent and not again):
                     raise Busy(f"{call.shown}: given up after {_tries(failed_s)}; try again later") from None
                 pause_s = self._chance() * min(most, least * 3 ** (len(failed_s) - 1))

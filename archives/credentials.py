@@ -78,10 +78,12 @@ class Credential:
     process receives looks the rest up where it is. `Refused` there if it is not to be found.
     """
 
-    __slots__ = ("__account", "__password", "name")
+    __slots__ = ("__account", "__password", "name", "place")
 
-    def __init__(self, name: str, account: str, password: str) -> None:
+    def __init__(self, name: str, account: str, password: str, place: str = "") -> None:
         self.name = name
+        self.place = place
+        "where it was found, in words"
         self.__account, self.__password = Secret(account), Secret(password)
 
     @property
@@ -130,11 +132,12 @@ def credential(name: str) -> Credential:
     if password and not user:
         raise Refused(f"{at.password_variable} is set and {at.user_variable} is not; {how_to_set(name)}")
     if user and password:
-        return Credential(name, user, password)
-    found = _of_netrc(at, user) or _of_keyring(at, user)
-    if found is None:
+        return Credential(name, user, password, f"{at.user_variable} and {at.password_variable} of the environment")
+    if (found := _of_netrc(at, user)) is not None:
+        return Credential(name, *found, str(netrc_path()))
+    if (found := _of_keyring(at, user)) is None:
         raise NoAccount(f"{at.archive} wants an account, and there is none here; {how_to_set(name)}")
-    return Credential(name, *found)
+    return Credential(name, *found, "the keyring")
 
 
 def how_to_set(name: str) -> str:

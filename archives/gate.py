@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from skycairn.archives.errors import Busy
+from skycairn.archives.errors import Busy, Unreachable
 from skycairn.archives.hosts import HostLimits
 
 
@@ -33,10 +33,12 @@ class Gate:
         "when a host that is left alone is tried again; None where it is not left alone"
         self._since = ""
         self._trying = False
+        self._answered = False
+        self._unreachable = ""
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the turn of one request, which is over at the end of the `with`. Busy while the host is down."""
+        """Wait for the turn of one request, over at the end of the `with`. Busy, or Unreachable, while it is down."""
         with self._slots:
             tries = self._wait()
             try:
@@ -60,12 +62,13 @@ class Gate:
             self._sleep(wait)
 
     def _refuse_while_down(self, now: float) -> None:
+        if self._unreachable:
+            raise Unreachable(self._unreachable)
         if self._down_until is None or (now >= self._down_until and not self._trying):
             return
-        left = max(self._down_until - now, 0)
         raise Busy(
             f"{self._host}: not asked since {self._since}, after {len(self._failures)} failures in a row (the last: "
-            f"{self._failures[-1]}); it is tried again in {left:.0f} s"
+            f"{self._failures[-1]}); build again later"
         )
 
     def pause(self, seconds: float) -> None:
@@ -78,10 +81,22 @@ class Gate:
         with self._lock:
             self._failures.clear()
             self._down_until = None
+            self._answered = True
 
-    def bad(self, why: str) -> None:
+    @property
+    def answered(self) -> bool:
+        """Whether the host ever did."""
+        return self._answered
+
+    def unreachable(self, why: str) -> None:
+        """Ask the host no more: there is no connection to it."""
+        with self._lock:
+            self._unreachable = why
+
+    def bad(self, why: str, connected: bool = True) -> None:
         """The host did not answer, or broke off."""
         with self._lock:
+            self._answered |= connected
             self._failures.append(why)
             if len(self._failures) >= self._limits.breaker_failures:
                 if self._down_until is None:

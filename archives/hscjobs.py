@@ -188,7 +188,8 @@ class Jobs:
             return Unsafe(f"{what}: leads on to {to!r}, where no password is sent; set the survey's root anew")
         if status in (401, 403) or (status < 500 and _ACCOUNT.search(said)):
             return Refused(
-                f"{what}: the archive does not take this account or its password; {how_to_set(self.who.name)}"
+                f"{what}: the archive does not take this account or its password"
+                f"{f', which are those of {self.who.place}' if self.who.place else ''}; {how_to_set(self.who.name)}"
             )
         if verb != "submit" and (status in (404, 410) or _GONE.search(said)):
             return _Gone(what)

@@ -32,7 +32,9 @@ from skycairn.archives.errors import (
     NotPublished,
     Refused,
     TimedOut,
+    Unreachable,
     Unsafe,
+    never_connected,
 )
 from skycairn.archives.files import State, SurveyArchive, digests, inside, parse_checksums, verify
 from skycairn.archives.hosts import HOSTS
@@ -74,6 +76,10 @@ class RemoteArchive(SurveyArchive):
         self._entries: dict[str, Entry] = {}
         self._failed: dict[str, FetchError] = {}
         self._refused: Refused | None = None
+        self._unreachable: dict[str, Unreachable] = {}
+        "by the prefix of a service that never answered"
+        self._answered: set[str] = set()
+        "prefixes of services that did"
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -146,6 +152,10 @@ class RemoteArchive(SurveyArchive):
         """See `SurveyArchive.failed`; where the account was refused, nothing more is asked."""
         return self._failed.get(path) or (self._refused if path not in self.looked else None)
 
+    def failures(self) -> list[FetchError]:
+        """What went wrong with this build's files so far."""
+        return [*self._failed.values(), *([self._refused] if self._refused else [])]
+
     def state(self, path: str) -> State | None:
         """SHA-256 and size of the file, which is brought first where need be; FetchError where that fails."""
         if path not in self.looked:
@@ -215,6 +225,7 @@ class RemoteArchive(SurveyArchive):
         self._entries.clear()
         self._failed.clear()
         self._refused = None
+        self._unreachable.clear()
 
     def catalog_files(self, survey: Survey, cells: Iterable[int]) -> list[RemoteFile]:
         """Of the services where they name any, else of the survey's own layout."""
@@ -323,11 +334,14 @@ class RemoteArchive(SurveyArchive):
     def _account(self) -> Iterator[Mapping[str, str]]:
         """The header that the archive's host wants; who is refused is told how to set an account."""
         account = ACCOUNTS.get(urlsplit(self.url).netloc)
-        auth = {"Authorization": basic_auth(credential(account))} if account else {}
+        if account is None:
+            yield {}
+            return
+        who = credential(account)
         try:
-            yield auth
+            yield {"Authorization": basic_auth(who)}
         except Refused as error:
-            raise Refused(f"{error}; {how_to_set(account)}" if account else str(error)) from None
+            raise Refused(f"{error}; sent was the account of {who.place}; {how_to_set(account)}") from None
 
     def _reserve(self, path: str, n_bytes: int) -> None:
         try:
@@ -399,21 +413,36 @@ class RemoteArchive(SurveyArchive):
         for k in range(TRIES):
             try:
                 return self._fetch(path, into, listed)
-            except TimedOut:
-                # as long again, six times over, would be a day
+            except (TimedOut, Unreachable):
+                # as long again, six times over, would be a day; who cannot be reached was tried twice
                 raise
-            except again:
+            except again as error:
                 if k == TRIES - 1 or self.client is None:
                     raise
+                if k:
+                    self._give_up_unreachable(path, error)
                 self.client.nap(min(60.0, 0.5 * 3**k) * random.random())
         raise AssertionError("not reached")
+
+    def _give_up_unreachable(self, path: str, error: FetchError) -> None:
+        """Unreachable, now and from now on, where no connection to a service was made that never answered."""
+        service = self._service(path)
+        why = never_connected(error)
+        if service is None or service.prefix in self._answered or why is None:
+            return
+        told = Unreachable(f"{self.survey.name}: its catalogue service cannot be reached ({why}); build again")
+        self._unreachable[service.prefix] = told
+        raise told from None
 
     def _fetch(self, path: str, into: Path, listed: str | None) -> Entry:
         into.unlink(missing_ok=True)
         file = path.rsplit("/", 1)[-1]
         if (service := self._service(path)) is not None:
+            if known := self._unreachable.get(service.prefix):
+                raise Unreachable(str(known))
             try:
                 service.fetch(path, into, self.local)
+                self._answered.add(service.prefix)
             except NotPublished as error:
                 # a service that is not there says nothing about the sky
                 raise Busy(str(error)) from None

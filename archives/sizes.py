@@ -7,7 +7,7 @@ it is rough: it tells an hour from a month.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,6 +91,15 @@ class Amount:
         time = f"about {time}" if self.hours >= 0.1 else "minutes"
         number = f"{self.files:,} {'file' if self.files == 1 else 'files'}"
         return f"{'at most ' if self.how == 'at most ' else ''}{number}, {self.how}{bytes_in_words(self.bytes)}, {time}"
+
+
+def together(amounts: Sequence[Amount]) -> str:
+    """Files and bytes of all of them in words; hosts work side by side, so that hours do not add up."""
+    files, size = sum(a.files for a in amounts), sum(a.bytes for a in amounts)
+    hows = {a.how for a in amounts}
+    most: How = "at most " if "at most " in hows else ""
+    about: How = most or ("about " if "about " in hows else "")
+    return f"{most}{files:,} {'file' if files == 1 else 'files'}, {about}{bytes_in_words(size)}"
 
 
 def bytes_in_words(n: float) -> str:

@@ -56,6 +56,7 @@ from skycairn.catalogs.survey import (
     RemoteFile,
     Survey,
     first_failed,
+    unknown_option,
 )
 from skycairn.catalogs.units import refuse_wrong_units, units_of
 
@@ -220,9 +221,7 @@ class Desi(Survey):
     def __init__(self, release: str, **options: Any) -> None:
         super().__init__(release, **options)
         if unknown := sorted(set(options) - {"catalog", "epoch_range"}):
-            raise ValueError(
-                f"desi: there is no option {unknown[0]!r}; there are release, profile, root, catalog and epoch_range"
-            )
+            raise ValueError(f"desi: {unknown_option(unknown[0], ('catalog', 'epoch_range'))}")
         self.catalog: str = options.get("catalog", "zcatalog")
         if self.catalog not in ("zcatalog", "redrock"):
             raise ValueError(f"desi: catalog {self.catalog!r} is neither 'zcatalog' nor 'redrock'")

@@ -48,6 +48,7 @@ from skycairn.catalogs.survey import (
     Modality,
     RemoteFile,
     Survey,
+    unknown_option,
 )
 from skycairn.catalogs.units import refuse_wrong_units
 
@@ -223,7 +224,7 @@ class Gaia(Survey):
     def __init__(self, release: str, **options: Any) -> None:
         super().__init__(release, **options)
         if options:
-            raise ValueError(f"gaia: there is no option {sorted(options)[0]!r}; there are release, profile and root")
+            raise ValueError(f"gaia: {unknown_option(sorted(options)[0], ())}")
         self.ref_epoch = REF_EPOCHS[release]
 
     @property

@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 from skycairn.catalogs import multimodalfile as hdf5
 from skycairn.catalogs.columns import Fetch
 from skycairn.catalogs.gaia import touched_pixels
-from skycairn.catalogs.survey import WORK_ORDER, Archive, PayloadGroup, RemoteFile, Survey
+from skycairn.catalogs.survey import WORK_ORDER, Archive, PayloadGroup, RemoteFile, Survey, unknown_option
 
 ROOT = "https://users.flatironinstitute.org/~polymathic/data/MultimodalUniverse/v1"
 FOLDER_ORDER = 4
@@ -91,8 +91,7 @@ class Imported(Survey):
         if release not in type(self).releases:
             raise ValueError(f"{self.name}: there is no release {release!r} here; choose {type(self).releases[0]!r}")
         if unknown := sorted(set(options) - set(self.settings)):
-            known = ", ".join(("release", "profile", "root", *self.settings))
-            raise ValueError(f"{self.name} {release}: there is no option {unknown[0]!r}; there are {known}")
+            raise ValueError(f"{self.name} {release}: {unknown_option(unknown[0], self.settings)}")
         # made as the release that it was taken from, then called by its own name
         self.releases = (self.original,)  # type: ignore[misc]
         super().__init__(self.original, **options)

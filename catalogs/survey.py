@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+KEYS = ("release", "profile", "root", "source", "url")
+"""Of any survey in a recipe, beside its own options."""
 WORK_ORDER = 6
 """HEALPix order (NESTED) of the work cells; nside 64, the order of DESI's own healpix files."""
 
@@ -180,6 +183,18 @@ class MissingColumn(ValueError):
 
 class WrongUnit(MissingColumn):
     """A file has the column in another unit: the one that is wanted is not there."""
+
+
+def meant(found: str, known: Sequence[str]) -> str:
+    """The known word that was likely meant, as the end of a message; empty where none is near."""
+    near = get_close_matches(found, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def unknown_option(found: str, options: Iterable[str]) -> str:
+    """What is said of a survey's key in a recipe that is none, beside its own options."""
+    known = [*KEYS, *options]
+    return f"there is no option {found!r}; there are {', '.join(known)}{meant(found, known)}"
 
 
 class Survey(ABC):

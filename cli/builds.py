@@ -1,4 +1,4 @@
-"""Commands that build: `skycairn build`, `ingest`, `refit`."""
+"""Commands that build: `skycairn build`, `ingest`, `refit`, and `recipe`, which prints what one may begin with."""
 
 from __future__ import annotations
 
@@ -32,21 +32,27 @@ Source = Annotated[
     list[str] | None,
     typer.Option(help="where surveys come from: archive, query or hats for all of them, or gaia=query for one"),
 ]
+VIA_HTTP = (
+    "fetch what lies below --root through a mirror on this machine, into PILE-cache beside the pile, or --cache; never "
+    "into $SKYCAIRN_CACHE, which is the archives'"
+)
+Without = Annotated[
+    list[str] | None, typer.Option(help="leave this survey of the recipe out, as one without an account; repeatable")
+]
 Cache = Annotated[Path | None, typer.Option(help="folder for what is downloaded, which all workers see")]
 CacheLimit = Annotated[float, typer.Option(help="GB that the cache may hold; 0: what the recipe says")]
 Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so that archives can write to you")]
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
+    recipe: Annotated[str, typer.Argument(help="tiny, mock, aion, or a TOML file")],
     pile: PileFolder,
     root: Root = None,
     source: Source = None,
-    via_http: Annotated[
-        bool, typer.Option("--via-http", help="fetch what lies below --root through a mirror on this machine")
-    ] = False,
+    without: Without = None,
+    via_http: Annotated[bool, typer.Option("--via-http", help=VIA_HTTP)] = False,
     mirror_faults: Annotated[
-        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly")
+        float, typer.Option(help="with --via-http: share of the requests that the mirror answers badly, 0 to 1")
     ] = 0.0,
     cache: Cache = None,
     cache_limit: CacheLimit = 0.0,
@@ -67,10 +73,15 @@ def build(
 ) -> None:
     """Build a pile, or bring it up to date. Exit code 3: something is held back."""
     with errors():
+        _check_root(root)
         from skycairn.cli import fetching
         from skycairn.pipeline import recipe as recipes
 
+        fetching.check_share("--mirror-faults", mirror_faults)
+        if mirror_faults and not via_http:
+            raise ValueError("--mirror-faults spoils what a mirror answers: give --via-http too, or leave it out")
         settings = _settings(recipe, cone, targets, codecs_from)
+        fetching.leave_out(settings, without)
         fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)
         with ExitStack() as stack:
             if via_http:
@@ -78,6 +89,20 @@ def build(
             chosen = recipes.parse(*settings)
             chosen = chosen.at(root.resolve()) if root is not None else chosen
             _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run, new_split)
+
+
+def recipe(
+    name: Annotated[str, typer.Argument(help="tiny, mock, aion")],
+) -> None:
+    """Print a built-in recipe as TOML, to begin one's own with: skycairn recipe aion > mine.toml."""
+    with errors():
+        from skycairn.pipeline.recipe import BY_NAME
+        from skycairn.pipeline.toml import toml_of
+
+        if name not in BY_NAME:
+            raise ValueError(f"no recipe {name!r} is built in; there are {', '.join(BY_NAME)}")
+        typer.echo("# What a recipe does not say has its default; docs/recipe.md tells all keys.")
+        typer.echo(toml_of(BY_NAME[name]), nl=False)
 
 
 def ingest(
@@ -97,6 +122,7 @@ def ingest(
 ) -> None:
     """Add a survey to a pile, or replace a release of it: only what that touches is done. Exit codes as of build."""
     with errors():
+        _check_root(root)
         from skycairn.pile.store import Pile
         from skycairn.pipeline.journal import Journal
         from skycairn.pipeline.recipe import with_survey
@@ -173,6 +199,7 @@ def _run(
     from skycairn.pipeline import drift, run
     from skycairn.pipeline.engine import Engine
 
+    _check_survey_roots(recipe)
     if dry_run:
         print_amounts(recipe, pile)
         print_plan(*run.dry_run(recipe, pile, rehash, refit))
@@ -194,6 +221,24 @@ def _run(
     print_report(built, drift.of_build(pile, built))
     if built.partial:
         raise typer.Exit(PARTIAL)
+
+
+def _check_root(root: Path | None) -> None:
+    """Before modules that take seconds to import."""
+    if root is not None and not root.is_dir():
+        raise ValueError(
+            f"--root {root}: no such folder; it is the folder that holds a copy of each survey's archive, by name"
+        )
+
+
+def _check_survey_roots(recipe: Recipe) -> None:
+    """Before workers, which take seconds to start."""
+    for choice in recipe.surveys:
+        if choice.source == "root" and not Path(choice.root).is_dir():
+            raise ValueError(
+                f"{choice.root}: no such folder; set surveys.{choice.name}.root to where its archive's tree lies, or "
+                f"build without it (--without {choice.name})"
+            )
 
 
 def _settings(

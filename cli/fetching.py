@@ -19,6 +19,31 @@ Settings = tuple[dict[str, Any], str, Path]
 """As `recipe.parse` takes them: values, what to call them, the folder they lie in."""
 
 
+def check_share(option: str, share: float) -> None:
+    """ValueError, which names the option, unless the share is one."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"{option} {share:g}: wanted a share of the requests, 0 to 1, as 0.2")
+
+
+def leave_out(settings: Settings, without: Sequence[str] | None) -> None:
+    """Drop surveys, and what is said of their pairs; ValueError where one is not there, or none is left."""
+    values, there = settings[0], list(settings[0].get("surveys", {}))
+    for name in dict.fromkeys(without or []):
+        if name not in there:
+            raise ValueError(f"--without {name}: the recipe has no such survey; it has {', '.join(there)}")
+    kept = {name: chosen for name, chosen in values.get("surveys", {}).items() if name not in (without or [])}
+    if without and not kept:
+        raise ValueError(f"--without {' --without '.join(without)}: no survey is left; keep one of {', '.join(there)}")
+    values["surveys"] = kept
+    if without and isinstance(match := values.get("match"), dict):
+        values["match"] = {
+            key: {k: v for k, v in told.items() if not set(k.split("-")) & set(without)}
+            if isinstance(told, dict)
+            else told
+            for key, told in match.items()
+        }
+
+
 def choose(
     settings: Settings, source: Sequence[str] | None, cache: Path | None, limit_gb: float, contact: str, field: bool
 ) -> None:
@@ -74,7 +99,7 @@ def mirrored(settings: Settings, root: Path | None, pile: Path, faults: float) -
 
 def print_amounts(recipe: Recipe, pile: Path) -> None:
     """Say how much there is to fetch, roughly, and how long it may take, before anything but lists is fetched."""
-    from skycairn.archives.sizes import bytes_in_words, warnings
+    from skycairn.archives.sizes import bytes_in_words, together, warnings
     from skycairn.archives.sources import open_client
     from skycairn.pipeline.listing import amounts
 
@@ -88,6 +113,8 @@ def print_amounts(recipe: Recipe, pile: Path) -> None:
         typer.echo(f"{one.survey}: {one.what}: {one.amount}", err=True)
         for line in warnings(one.survey, one.host, one.amount):
             typer.echo(line, err=True)
+    if len(told) > 1:
+        typer.echo(f"in all: {together([one.amount for one in told])}", err=True)
     limit, free = recipe.download.limit_bytes, _free(Path(recipe.download.cache))
     coming = sum(one.amount.bytes for one in told)
     if told and min(limit, coming) > free:
@@ -120,7 +147,12 @@ def fetch(
     into: Annotated[
         Path | None, typer.Option("--list", help="write a list of the files here, and fetch none of them")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="of the list: csv, aria2, rsync, globus")] = "csv",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="of the list: csv, aria2 (with checksums); rsync, globus (paths of one --survey)"
+        ),
+    ] = "csv",
     root: Annotated[
         Path | None, typer.Option(help="copies of the archives, by survey: what is there is not listed")
     ] = None,
@@ -128,6 +160,7 @@ def fetch(
         list[str] | None, typer.Option(help="archive, query or hats for all surveys, or gaia=query for one")
     ] = None,
     survey: Annotated[list[str] | None, typer.Option(help="these surveys alone")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="leave this survey of the recipe out; repeatable")] = None,
     cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
     targets: Annotated[Path | None, typer.Option(help="table of your own targets (id, ra, dec)")] = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="ask the archive how large each file is")] = False,
@@ -154,6 +187,7 @@ def fetch(
 
         settings = recipes.settings_of(recipe)
         region_from(settings, cone, targets)
+        leave_out(settings, without)
         choose(settings, source, cache, cache_limit, contact, False)
         with ExitStack() as stack:
             if via_http:
@@ -198,8 +232,6 @@ def _list(
     workers: int,
     root: Path | None,
 ) -> None:
-    from urllib.parse import urlsplit
-
     from skycairn.archives.sizes import bytes_in_words
     from skycairn.archives.sources import open_client
     from skycairn.cli.show import Bars
@@ -238,8 +270,8 @@ def _list(
         typer.echo(f"{n_there:,} files lie below the root already{'' if every else ', and are not in the list'}")
     if files:
         [*names] = {f.survey: None for f in files}
-        host = urlsplit(found[names[0]].url).netloc
-        typer.echo(f"next: {listing.hint(form, str(into), str(root or 'ROOT'), ', '.join(names), host)}")
+        url = found[names[0]].url
+        typer.echo(f"next: {listing.hint(form, str(into), str(root or 'ROOT'), ', '.join(names), url)}")
         if "hsc" in names:
             typer.echo("hsc: its files want your account, which a list does not hold: put it into ~/.netrc")
     if n_unasked:
@@ -316,6 +348,7 @@ def mirror(
 
         if not 0 <= port <= 65535:
             raise ValueError(f"--port {port}: wanted 0 to 65535")
+        check_share("--faults", faults)
         spoiler = Faults(faults, slow_s=0.5) if faults else None
         serve(sky, port, spoiler, services_of(sky), say=lambda line: print(line, flush=True))
 

@@ -23,7 +23,7 @@ export_app = typer.Typer(help="Write a pile's shards in another format.", no_arg
 app.add_typer(export_app, name="export")
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(builds.build, builds.ingest, builds.refit),
+    *(builds.build, builds.recipe, builds.ingest, builds.refit),
     *(fetching.fetch, fetching.mirror, doctor.doctor),
     *(matching.crossmatch, matching.catalogue),
     *(upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc),
@@ -68,7 +68,14 @@ def mock(
             release=release,
             first=first,
         )
-        typer.echo(str(summary))
+        counts = dict(summary.counts)
+        true, bricks = counts.pop("true", 0), counts.pop("bricks", 0)
+        rows = ", ".join(f"{survey} {n:,}" for survey, n in sorted(counts.items()))
+        typer.echo(
+            f"{out}: the {tier} mock sky, release {summary.release}, seed {summary.seed}: {true:,} stars and galaxies"
+            + (f"; pixels of {bricks:,} bricks of the Legacy Surveys" if bricks else "")
+        )
+        typer.echo(f"Rows in the surveys' catalogues: {rows}. What is true of them lies in {out / 'truth'}.")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +233,11 @@ def _values(view: ObjectView) -> list[Block]:
     columns = [with_tokens[i::3] for i in range(3)]
     blocks = [_text_block("values", [[line for t in column for line in [*t, []]] for column in columns])]
     for name, found in view.values.items():
+        told = [v for v in found if not v.status and v.value not in (None, "")]
+        names = shortened([v.name for v in told], 23)
         lines: list[Line] = [
-            [(f"{v.name[:24]:<24}{number(v.value)[:20]:>20} {v.unit}", DIM)]
-            for v in found
-            if not v.status and v.value not in (None, "")
+            [(f"{name:<24}{shortened([number(v.value)], 20)[0]:>20} {v.unit}", DIM)]
+            for name, v in zip(names, told, strict=True)
         ]
         if lines:
             rows = -(-len(lines) // 4)
@@ -276,17 +277,26 @@ def _value_lines(survey: str, status: str, found: list[Value]) -> list[Line]:
         [(head, "black")],
         [(f"{'':<20}{'value':>13}{'one sigma':>11} {'unit':<11}{'decoded':>12}", DIM)],
     ]
-    for v in found:
-        if not v.status:
-            continue
+    told = [v for v in found if v.status]
+    for name, v in zip(shortened([v.name for v in told], 19), told, strict=True):
         value = "-" if v.value is None else number(v.value, v.error)
         error = "" if v.error is None else number(v.error, v.error)
-        text = f"{v.name[:20]:<20}{value:>13}{error:>11} {v.unit[:10]:<11}"
+        text = f"{name:<20}{value:>13}{error:>11} {v.unit[:10]:<11}"
         # a cut that the whole source failed is told once, above
-        why = "" if v.status == "present" or (v.status == status and v.value is not None) else v.status
+        why = "" if v.status in ("present", status) else v.status
         back = why if v.decoded is None else f"{v.decoded:.5g}"
         lines.append([(text, "black"), (" " * len(text) + f"{back:>12}", DECODED if not why else MASKED)])
     return lines
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """The names in `width` letters at most, an ellipsis for what is left out, placed so that they stay apart."""
+    for head in sorted(range(width), key=lambda n: abs(n - width // 2)):
+        tail = width - 1 - head
+        out = [n if len(n) <= width else f"{n[:head]}…{n[len(n) - tail :]}" for n in names]
+        if len(set(out)) == len(set(names)):
+            return out
+    return [n if len(n) <= width else f"{n[: width - 1]}…" for n in names]
 
 
 def number(value: Any, error: float | None = None) -> str:

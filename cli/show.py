@@ -21,6 +21,7 @@ from skycairn.pile.snapshot import RECORDS
 from skycairn.pile.store import Pile, Snapshot
 from skycairn.pile.verify import Verification
 from skycairn.pipeline import lineage
+from skycairn.pipeline.downloads import NOT_HAD
 from skycairn.pipeline.drift import Drift
 from skycairn.pipeline.hats import View
 from skycairn.pipeline.journal import Journal
@@ -49,12 +50,13 @@ class Bars:
 
     def __call__(self, step: str, done: int, total: int) -> None:
         """Told by the work: `done` of `total` of this round."""
-        if done <= self.last[step]:
+        if done <= self.last[step] and step not in ("download", NOT_HAD):
             self.before[step] += self.last[step]
         self.last[step] = done
         if not self.console.is_terminal:
             if done == total:
-                self.console.print(f"{step}: {self.before[step] + done} done", highlight=False)
+                what = "held back" if step == NOT_HAD else "done"
+                self.console.print(f"{step}: {self.before[step] + done} {what}", highlight=False)
             return
         if step not in self.bars:
             self.bars[step] = self.progress.add_task(step, total=total)
@@ -145,7 +147,10 @@ def print_report(built: Built, drifts: Sequence[Drift] = ()) -> None:
     if r.links:
         told = ", ".join(f"{state} {n:,}" for state, n in sorted(r.links.items()))
         console.print(f"ids of other surveys' rows: {told}", highlight=False)
-    done = f"{built.n_tasks} tasks done" if built.n_tasks else "0 tasks: nothing had changed"
+    done = f"{built.n_tasks} tasks done"
+    if not built.n_tasks:
+        new = built.snapshot.number != built.parent
+        done = "0 tasks: all was made before, and is put together now" if new else "0 tasks: nothing had changed"
     console.print(
         f"{done}; snapshot {built.snapshot.number}, content {built.snapshot.content_id}",
         highlight=False,
@@ -210,7 +215,9 @@ def print_status(pile: Pile) -> bool:
     head = pile.head()
     if head is None:
         console.print("No snapshot yet. Build again: it goes on where it was, or says what is wrong.")
-        return True
+        files = Journal(pile).files()
+        _print_files(console, files["held back"], files["lost"])
+        return not files["held back"]
     console.print(
         f"snapshot {head.number}, content {head.content_id}; {len(pile.snapshots())} kept in all",
         highlight=False,
@@ -304,8 +311,8 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, str
         yield where, was, now
 
 
-def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
-    """Where an object comes from."""
+def print_explanation(asked: str, found: Mapping[str, Any], every_file: bool = False) -> None:
+    """Where an object comes from; of sound or unpublished neighbours of the file that it lies in only the number."""
     console = Console(width=max(140, Console().width))
     name = found["object_id"]
     console.print(
@@ -338,13 +345,26 @@ def print_explanation(asked: str, found: Mapping[str, Any]) -> None:
         console.print(unmet)
     measured = Table("modality", "status", "tokens", "codec", "files, SHA-256", title="Measurements")
     for m in found["measurements"]:
-        files = "\n".join(f"{r}: {f[0]} {f[2] or f[1]}" for r, f in sorted(m.get("files", {}).items()))
+        files = "\n".join(_file_lines(m.get("files", {}), every_file))
         measured.add_row(m["modality"], m["status"], str(m.get("n_tokens", "")), (m["codec"] or "")[:12], files)
     console.print(measured)
     tasks = Table("task", "key", title="Receipts")
     for label, key in found["tasks"].items():
         tasks.add_row(label, key)
     console.print(tasks)
+
+
+def _file_lines(files: Mapping[str, Sequence[Any]], every_file: bool) -> list[str]:
+    """Path and SHA-256, or state, of each file by role; a colon in the role marks a neighbour (see `hscimage.role`)."""
+    folded = {
+        role: state
+        for role, (_, state, _) in files.items()
+        if ":" in role and state in ("there", "unpublished") and not every_file
+    }
+    lines = [f"{r}: {f[0]} {f[2] or f[1]}" for r, f in sorted(files.items()) if r not in folded]
+    for state, n in sorted(Counter(folded.values()).items()):
+        lines.append(f"{n} {'file' if n == 1 else 'files'} of neighbouring patches: {state} (--all names them)")
+    return lines
 
 
 def print_collection(found: Collection) -> None:

@@ -78,6 +78,9 @@ def explain(
     object_id: Annotated[str, typer.Argument(help="an object's id, old or new, or the uid of a source in it")],
     pile: Annotated[Path, typer.Option(help="folder of the pile")] = Path("work/pile"),
     snapshot: Annotated[str, typer.Option(help="number, tag, head, head~1")] = "head",
+    every_file: Annotated[
+        bool, typer.Option("--all", help="name each file of neighbouring patches too, not their number alone")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="all of it, for programs")] = False,
 ) -> None:
     """Say where an object comes from: survey files, checksums, rows, cuts, matches, codecs."""
@@ -94,7 +97,7 @@ def explain(
         if as_json:
             typer.echo(json.dumps(found, indent=1))
         else:
-            print_explanation(object_id, found)
+            print_explanation(object_id, found, every_file)
 
 
 def verify(

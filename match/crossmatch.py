@@ -45,8 +45,8 @@ def crossmatch(
     radius_arcsec: float,
     *,
     keep: Keep = "mutual",
-    left_names: Mapping[str, str] | None = None,
-    right_names: Mapping[str, str] | None = None,
+    left_names: Mapping[str, str | None] | None = None,
+    right_names: Mapping[str, str | None] | None = None,
     found: float | None = FOUND,
     outliers: float | None = OUTLIERS,
     right_magnitude: str | None = None,
@@ -59,11 +59,13 @@ def crossmatch(
         left, right: `pyarrow.Table`, `pandas.DataFrame` or `astropy.table.Table`. Wanted are `ra`, `dec` (ICRS
             degrees); used where there are `ra_error`, `dec_error` (arcsec, one sigma of RA times cos(dec), of Dec),
             `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources), `epoch_min`,
-            `epoch_max` (between which others hold). Columns that bear a unit are converted; `key` (integers) settles
+            `epoch_max` (between which others hold). Columns that bear a unit are converted. Errors
+            that bear none are used only where they are named, since Gaia's are in mas. `key` (integers) settles
             ties, else the row does.
-        keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the
-            likeliest on both sides, of rows that have a counterpart rather than not (`believed`; wants errors).
-        left_names, right_names: the table's own names of these columns, where they differ (in more than case).
+        keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the likeliest on both
+            sides, of rows that have a counterpart rather than not; nearest on both where an error is not known.
+        left_names, right_names: the table's own names of these columns, where they differ (in more than case; `epoch`
+            may be `ref_epoch`); None for one that is not to be used.
         found: prior share of the sparser table's sources that have a counterpart in the other; None estimates it.
         outliers: share of true pairs that lie farther apart than their errors say; None estimates it.
         right_magnitude: a column of the right table, in magnitudes, whose distribution among safe counterparts is
@@ -102,7 +104,10 @@ def crossmatch(
                 "both tables, or another `keep`"
             )
         names = [f"{side}_{what}" for what in ("row", "posterior", "rank") for side in ("left", "right")]
-        pairs = pairs.filter(pa.array(posterior.believed(*(pairs.column(name).to_numpy() for name in names))))
+        believed = posterior.believed(*(pairs.column(name).to_numpy() for name in names))
+        pairs = pairs.filter(
+            pa.array(np.where(np.isnan(_least_posterior(pairs)), pairs["mutual"].to_numpy(), believed))
+        )
     elif keep != "all":
         pairs = pairs.filter(pairs["mutual"] if keep == "mutual" else pa.array(pairs["left_rank"].to_numpy() == 1))
     if columns == "pairs":
@@ -110,17 +115,20 @@ def crossmatch(
     return _joined(left, right, pairs, suffixes)
 
 
-def positions(table: Any, names: Mapping[str, str], what: str) -> pa.Table:
+def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Table:
     """What matching reads of a table, under its standard names and units.
 
-    With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there.
+    With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there; where
+    motions have no epoch, which would make them nothing.
     """
     unknown = sorted(set(names) - {"key", *UNITS})
     if unknown:
         raise ValueError(f"{what}: names of {', '.join(unknown)}; wanted some of key, {', '.join(UNITS)}")
     out: dict[str, Any] = {}
     for name, unit in UNITS.items():
-        own = _named(table, names[name], what) if name in names else _found(table, name, what)
+        own = _own(table, names, name, what)
+        if own is not None and name.endswith("_error") and name not in names and _unit(table, own) is None:
+            own = None
         if own is not None:
             out[name] = _values(table, own, unit, what)
         elif name in ("ra", "dec"):
@@ -128,7 +136,13 @@ def positions(table: Any, names: Mapping[str, str], what: str) -> pa.Table:
                 f"{what} has no column {name!r}; it has {', '.join(_columns(table))}. Name it: {what}_names="
                 f"{{{name!r}: ...}}"
             )
-    own = _named(table, names["key"], what) if "key" in names else None
+    if {"pmra", "pmdec"} <= set(out) and "epoch" not in out:
+        raise ValueError(
+            f"{what} has motions and no column 'epoch' or 'ref_epoch' that tells when its positions hold: name it, "
+            f"{what}_names={{'epoch': ...}}, or leave the motions out, {what}_names={{'pmra': None, 'pmdec': None}}"
+        )
+    named = names.get("key")
+    own = None if named is None else _named(table, named, what)
     key = np.arange(len(out["ra"])) if own is None else _keys(table, own, what)
     healpix29 = sky.healpix29(out["ra"], out["dec"], what)
     columns = {name: pa.array(values, from_pandas=True) for name, values in out.items()}
@@ -160,6 +174,24 @@ def _named(table: Any, own: str, what: str) -> str:
     return own
 
 
+def _own(table: Any, names: Mapping[str, str | None], name: str, what: str) -> str | None:
+    """The table's own name of what matching calls `name`; None where it has none, or is not to use it."""
+    if name in names:
+        named = names[name]
+        return None if named is None else _named(table, named, what)
+    found = _found(table, name, what)
+    return _found(table, "ref_epoch", what) if found is None and name == "epoch" else found
+
+
+def _unit(table: Any, own: str) -> str | None:
+    """Of a column; None where it bears none."""
+    kind = _kind(table)
+    if kind == "arrow":
+        return (table.schema.field(own).metadata or {}).get(b"unit", b"").decode() or None
+    unit = None if kind == "pandas" else getattr(table[own], "unit", None)
+    return None if unit is None else str(unit)
+
+
 def _found(table: Any, name: str, what: str) -> str | None:
     """The column of this name, in any case."""
     same = [own for own in _columns(table) if own.lower() == name]
@@ -173,22 +205,26 @@ def _found(table: Any, name: str, what: str) -> str | None:
 def _values(table: Any, own: str, unit: str | None, what: str) -> NDArray[np.float64]:
     """As float64 in this unit, NaN where null or masked."""
     column = table[own]
-    kind = _kind(table)
+    kind, has = _kind(table), _unit(table, own)
+    stored = str(column.type if kind == "arrow" else getattr(column, "dtype", ""))
+    if unit == "deg" and stored.lower() in ("float", "float32", ">f4", "<f4", "halffloat", "float16"):
+        raise ValueError(
+            f"{what}: {own} is {stored}, which tells places on the sky apart by no less than 0.1 arcsec; wanted float64 "
+            "(cast it yourself where it was never better)"
+        )
+    if unit == "yr" and has not in (None, "yr", "a", "year"):
+        raise ValueError(f"{what}: {own} is in {has!r}; wanted Julian years (a modified Julian date is none)")
     if kind == "arrow":
         try:
             values = column.cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{what}: {own} is {column.type}; wanted numbers") from error
-        told = table.schema.field(own).metadata or {}
-        has = told.get(b"unit", b"").decode() or None
     elif kind == "pandas":
         values = np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-        has = None
     elif hasattr(column, "jyear"):
         return np.asarray(np.ma.filled(np.ma.asarray(column.jyear), np.nan), np.float64)
     else:
         values = np.ma.filled(np.ma.asarray(getattr(column, "value", column), np.float64), np.nan)
-        has = None if column.unit is None else str(column.unit)
     values = np.asarray(values, np.float64)
     if unit is None or has is None or has == unit:
         return values

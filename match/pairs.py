@@ -32,6 +32,8 @@ DENSITY_ORDER = 10
 """Chance is reckoned from the sources in the left source's cell of this order (206 arcsec)."""
 CLOSEST_BEADS_ARCSEC = 1.0
 """Beads on tracks are no closer than this, however small the radius."""
+EPOCHS = (1800.0, 2200.0)
+"""Times outside of these years are no dates of positions."""
 MOST_AT_ONCE = 1 << 20
 """Pairs whose closest approach is reckoned together, so that memory is bounded."""
 DIGITS = 9
@@ -83,6 +85,15 @@ class Positions:
                 values.append(np.broadcast_to(np.nan, table.num_rows))
         sky.check_positions(values[0], values[1], what)
         out = cls(*values)
+        for name in ("epoch", "epoch_min", "epoch_max"):
+            time = getattr(out, name)
+            bad = (time < EPOCHS[0]) | (time > EPOCHS[1])
+            if bad.any():
+                row = int(np.argmax(bad))
+                raise ValueError(
+                    f"{what} at row {row}: {name} is {time[row]}; wanted a Julian year from {EPOCHS[0]:.0f} to "
+                    f"{EPOCHS[1]:.0f}, null where it is not known (is it a modified Julian date?)"
+                )
         low, high = out.interval()
         bad = low > high
         if bad.any():
@@ -306,7 +317,8 @@ def _by_errors(
 ) -> list[Floats]:
     """`sigmas`, `left_posterior`, `right_posterior`; NaN where an error is not known."""
     sigmas, likelihood = np.full(i.size, np.nan), np.full(i.size, np.nan)
-    rows = np.flatnonzero(np.isfinite(a.ra_error * a.dec_error)[i] & np.isfinite(b.ra_error * b.dec_error)[j])
+    known = np.isfinite(a.ra_error * a.dec_error), np.isfinite(b.ra_error * b.dec_error)
+    rows = np.flatnonzero(known[0][i] & known[1][j])
     if not rows.size:
         return [sigmas, sigmas, sigmas]
     one, other = a.take(i[rows]), b.take(j[rows])
@@ -318,7 +330,9 @@ def _by_errors(
     by_errors = posterior.likelihoods(sigmas[rows], ra_error, dec_error, radius_arcsec, 0.0)
     found, outliers = prior.found, prior.outliers
     if found is None or outliers is None:
-        found, outliers = posterior.estimate_shares(i[rows], j[rows], by_errors, radius_arcsec, prior, a_cell, b_cell)
+        found, outliers = posterior.estimate_shares(
+            i[rows], j[rows], by_errors, radius_arcsec, prior, a_cell, b_cell, known
+        )
     likelihood[rows] = posterior.likelihoods(sigmas[rows], ra_error, dec_error, radius_arcsec, outliers)
     left, right, lower = prior.of_pairs(a_cell[i])
     ratio = 1.0 if right_ratio is None else right_ratio[j]

@@ -34,8 +34,8 @@ OUTLIERS = 0.02
 MOST_STEPS = 300
 DENSITY_ORDER = 6
 """Densities are those of the left source's cell of this order, the work cell."""
-OCCUPIED_ORDERS = (8, 9, 10)
-"""A cell is as large as its cells of one of these orders (13.7 to 3.4 arcmin) that hold any source of the table."""
+OCCUPIED_ORDERS = (8, 9, 10, 11, 12, 13, 14)
+"""A cell is as large as its cells of one of these orders (13.7 arcmin to 13 arcsec) that hold any source of the table."""
 FULL = 8
 """Of these, the deepest whose occupied cells hold so many sources each: few would be empty by chance."""
 
@@ -159,12 +159,13 @@ def estimate_shares(
     prior: Prior,
     left_healpix29: Ints,
     right_healpix29: Ints,
+    errors_known: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> tuple[float, float]:
     """`found` and `outliers`: as given by the prior, those that are None estimated so that they agree with themselves.
 
     As many sources have a counterpart, and as many of these lie anywhere within the radius, as the posteriors add up
     to, by expectation and maximization. `by_errors` are `likelihoods` without outliers. The sky that both tables
-    occupy (cells of order 8) alone counts, and the posteriors of the table with fewer sources there: most of its
+    occupy (cells of order 8) alone counts, of it the rows whose errors are known, and the posteriors of the table with fewer sources there: most of its
     sources have a counterpart, so that few chance neighbours pass for outliers. What tells these two apart is the
     number of neighbours that the density lets expect: a density wrong by a tenth makes a tenth of the chance
     neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.0001 and 0.5 (`outliers`): no
@@ -176,8 +177,9 @@ def estimate_shares(
     both = np.intersect1d(sky.cells(left_healpix29, order), sky.cells(right_healpix29, order))
     cell = np.unique(both >> 2 * (order - DENSITY_ORDER))
     counts = []
-    for healpix29 in (left_healpix29, right_healpix29):
-        inside = healpix29[np.isin(sky.cells(healpix29, order), both)]
+    for side, healpix29 in enumerate((left_healpix29, right_healpix29)):
+        knows = True if errors_known is None else errors_known[side]
+        inside = healpix29[knows & np.isin(sky.cells(healpix29, order), both)]
         counts.append(np.bincount(np.searchsorted(cell, sky.cells(inside, DENSITY_ORDER)), minlength=cell.size))
     n_sparser = np.minimum(*counts).sum()
     known = np.flatnonzero(np.isfinite(by_errors))

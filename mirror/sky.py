@@ -111,12 +111,16 @@ def serve(
     say: Callable[[str], None] = print,
     until: threading.Event | None = None,
 ) -> None:
-    """Serve the sky until `until` is set, or Control-C; says where each survey's root is."""
+    """Serve the sky until `until` is set, or Control-C; says where each survey's root is, and how it is used."""
     try:
         with mirror_of(sky, faults, services, accounts, port) as mirror:
             for name, url in mirror.archives.items():
                 account = f"  (account of {mirror.accounts[host(url)][0]})" if host(url) in mirror.accounts else ""
                 say(f"{name:13} {RELEASES[name]:10} {mirror.root(name)}{account}")
+            say(f'build from it: with `mirror = "{mirror.url}"` in [download] of a recipe, --source archive or query')
+            say(f"look at it: skycairn doctor --mirror {mirror.url}")
+            if wanted := mirror.accounts.get(host(mirror.archives.get("hsc", ""))):
+                say(f"its HSC takes this account alone: SSP_PDR_USR={wanted[0]} SSP_PDR_PWD={wanted[1]}")
             (until or threading.Event()).wait()
     except KeyboardInterrupt:
         pass

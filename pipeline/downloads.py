@@ -14,6 +14,8 @@ from typing import Self
 
 from skycairn.archives.cache import Cache, Pin
 from skycairn.archives.client import Client
+from skycairn.archives.credentials import NoAccount
+from skycairn.archives.errors import Unreachable
 from skycairn.archives.remote import RemoteArchive
 from skycairn.archives.sizes import typical
 from skycairn.archives.sources import open_client
@@ -27,6 +29,8 @@ LEAVE_S = 3.0
 """How long what is under way is waited for at the end: some services cannot be told to stop."""
 Name = tuple[str, str]
 """Survey and path."""
+NOT_HAD = "download failed"
+"""Step of which progress is told for files that could not be had; those that came, or are not there, are `download`."""
 
 
 @dataclass
@@ -59,8 +63,10 @@ class Downloads:
         self.limit = ctx.recipe.download.limit_bytes
         self.progress = progress
         self.client: Client | None = open_client(ctx.recipe.download) if self.archives else None
-        self.n_ended = 0
-        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._n_ended = {"download": 0, NOT_HAD: 0}
+        self._told = dict(self._n_ended)
+        self._ended: queue.SimpleQueue[BaseException | str] = queue.SimpleQueue()
+        "an error of ours, or the step that a file ended as"
         self._shared = _Shared()
         self._turn = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -193,14 +199,26 @@ class Downloads:
             return False
         return here or bool(archive.failed(name[1])) or archive.state(name[1]) is None
 
-    def _land(self, error: BaseException | None) -> None:
-        if error is not None:
-            raise error
-        self.n_ended += 1
+    def _land(self, ended: BaseException | str) -> None:
+        if isinstance(ended, BaseException):
+            raise ended
+        self._n_ended[ended] += 1
         if self.progress:
             with self._turn:
                 left = sum(map(len, self._shared.wanted.values())) + len(self._shared.coming)
-            self.progress("download", self.n_ended, self.n_ended + left)
+            for step, n in self._n_ended.items():
+                if step == ended or (not left and n != self._told[step]):
+                    self.progress(step, n, n + left)
+                    self._told[step] = n if not left else -1
+
+    def cut_off(self) -> bool:
+        """Whether nothing came, and nothing but the way to the archives was wrong."""
+        failed = [error for archive in self.archives.values() for error in archive.failures()]
+        return (
+            not self._n_ended["download"]
+            and any(isinstance(error, Unreachable) for error in failed)
+            and all(isinstance(error, Unreachable | NoAccount) for error in failed)
+        )
 
     # --- what threads do ----------------------------------------------------------------------------------------------
 
@@ -220,7 +238,7 @@ class Downloads:
                     self._keep(name)
                 except BaseException as found:
                     error = error or found
-                self._ended.put(error)
+                self._ended.put(error or (NOT_HAD if archive.failed(file.path) else "download"))
                 self._turn.notify_all()
                 # the next at once, lest nothing seems to be under way
                 file = self._next(survey)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skycairn.catalogs.survey import Modality
 from skycairn.match.sky import splits
 from skycairn.pile.store import Part, Pile
-from skycairn.pipeline.extract import STATUS, in_objects, payload_chunks
+from skycairn.pipeline.extract import NO_CODEC, STATUS, in_objects, payload_chunks
 from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec, load
@@ -199,13 +199,13 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
 
 def _encoded_values(wanted: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
     value, mask = measured_values(wanted, modality)
-    if codec is None:
-        value, mask = value[:0], np.zeros(wanted.num_rows, bool)
     status = np.full(len(mask), "not measured", dtype=object)
-    status[mask] = None
+    status[mask] = None if codec is not None else NO_CODEC
     if modality.absent_flag:
         lost = np.asarray(pc.fill_null(wanted.column(modality.absent_flag), False))
         status[lost & ~mask] = "file absent"
+    if codec is None:
+        mask = np.zeros(len(mask), bool)
     tokens = codec.encode({"value": value}) if codec is not None and mask.any() else np.empty((0, 1), np.uint16)
     return _token_table(wanted, status, tokens, mask)
 
@@ -266,7 +266,7 @@ def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -
     status = np.array([STATUS.get(s, s) for s in chunk.column("status").to_pylist()], dtype=object)
     mask = np.array([s is None for s in status], dtype=bool)
     if codec is None:
-        status[mask], mask[:] = "not measured", False
+        status[mask], mask[:] = NO_CODEC, False
     tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
     if codec is not None and mask.any():
         arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)

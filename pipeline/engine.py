@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
@@ -208,6 +209,18 @@ def _begin(pile: str, recipe: str, task: Task, topic: str) -> dict[str, Any]:
     return run_one(pile, recipe, task)
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Within, Control-C waits; processes that are begun by what begins within never hear it, not even as they start."""
+    # beginning the tracker would let it through again
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _ignore_interrupts() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -244,14 +257,16 @@ class _Cluster:
         else:
             os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "65536")
             memory = engine.memory_bytes or "auto"
-            cluster = LocalCluster(
-                n_workers=engine.workers,
-                threads_per_worker=1,
-                memory_limit=memory,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=50,
-            )
+            with _interrupts_later():
+                cluster = LocalCluster(
+                    n_workers=engine.workers,
+                    threads_per_worker=1,
+                    memory_limit=memory,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=50,
+                )
             self.client = stack.enter_context(Client(stack.enter_context(cluster)))
+            stop.check()
             # signals are for this process, which then stops the workers in order
             self.client.register_worker_callbacks(_ignore_interrupts)
         self.topic = f"skycairn {os.getpid()} {id(self)}"

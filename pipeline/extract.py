@@ -16,6 +16,9 @@ from skycairn.pipeline.task import Context, Outcome, Task, concat, file_as_json,
 
 STATUS = {"file_absent": "file absent", "not_measured": "not measured"}
 """A survey's words for what it could not cut out, in the pile's words."""
+NO_CODEC = "no codec"
+"""Status of a value that is there, and has no tokens since no codec could be fitted; in task keys, where a codec's id
+would stand."""
 
 
 def want(ctx: Context, task: Task) -> Outcome:

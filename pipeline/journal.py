@@ -44,6 +44,10 @@ class Journal:
         looked = {c.name: ctx.archive(c.name).looked for c in ctx.recipe.surveys}
         self._write("inputs.json", None if partial else {**self._state(ctx.recipe, snapshot), "files": looked})
 
+    def write_held_back(self, p: Plan) -> None:
+        """Leave word of a build that came to no snapshot, since all was held back."""
+        self._write("files.json", {"held back": p.held_back, "lost": p.lost})
+
     def _state(self, recipe: Recipe, snapshot: Snapshot) -> dict[str, Any]:
         lock = self.pile.root / "codecs.lock"
         return {

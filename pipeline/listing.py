@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from skycairn.archives import sizes
 from skycairn.archives.client import Client
-from skycairn.archives.errors import FetchError
+from skycairn.archives.credentials import NoAccount, credential, how_to_set
+from skycairn.archives.errors import FetchError, Refused
 from skycairn.archives.files import DIGEST_LENGTH
 from skycairn.archives.inventory import Inventory
-from skycairn.archives.remote import MOST_QUESTIONS, RemoteArchive
+from skycairn.archives.remote import ACCOUNTS, MOST_QUESTIONS, RemoteArchive
 from skycairn.archives.sources import open_inventory
 from skycairn.catalogs.survey import RemoteFile
 from skycairn.pile.lock import builder_lock
@@ -192,9 +193,12 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
     far = [c for c in recipe.surveys if c.source not in ("", "root")]
     found = inventories(replace(recipe, surveys=tuple(far)), client, LISTS_LOOKED_AT)
     wanted = _wanted(recipe, pile) if far else None
-    area = len(recipe.region.work_cells(0.0)) * CELL_SQUARE_DEGREES
+    n_cells = len(recipe.region.work_cells(0.0))
+    area = n_cells * CELL_SQUARE_DEGREES
     for name, inventory in found.items():
         host = urlsplit(inventory.url).netloc
+        if lacks := _no_account(name, host):
+            untold.append(lacks)
         try:
             needed = catalogue_files(recipe, inventory)
             if coming := _coming(inventory, needed.files):
@@ -202,6 +206,8 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
             questions = [t for t in needed.tables if not inventory.there(t)]
             if questions:
                 out.append(Told(name, "tables of its catalogue service", host, sizes.amount(host, questions)))
+        except NoAccount:
+            pass  # said above
         except (FetchError, ValueError) as error:
             untold.append(f"{name}: how much of its catalogue is to be fetched is not known: {error}")
         if wanted is not None:
@@ -215,10 +221,26 @@ def amounts(recipe: Recipe, pile: Path, client: Client) -> tuple[list[Told], lis
                 f"{MOST_QUESTIONS:,} at most"
             )
         elif (told := sizes.payload_amount(name, host, area)).files and not recipe.download.mirror:
-            out.append(
-                Told(name, f"pixels and spectra of {area:,.1f} square degrees, if it saw all of them", host, told)
-            )
+            cells = "the whole work cell" if n_cells == 1 else f"all {n_cells:,} whole work cells"
+            what = f"pixels and spectra of {cells} that the region touches, {area:,.1f} square degrees, if it saw all"
+            out.append(Told(name, what, host, told))
     return out, untold
+
+
+def _no_account(name: str, host: str) -> str:
+    """What it means that the survey's host wants an account and there is none here; empty where all is well."""
+    account = ACCOUNTS.get(host)
+    try:
+        if account is not None:
+            credential(account)
+    except NoAccount:
+        return (
+            f"{name}: no account ({how_to_set(str(account))}); until then no objects can be made where {name} might "
+            f"have looked, which may be everywhere; leave {name} out with --without {name}"
+        )
+    except Refused as error:
+        return f"{name}: {error}; until then no objects can be made where {name} might have looked"
+    return ""
 
 
 def _coming(inventory: Inventory, files: Iterable[RemoteFile]) -> list[str]:
@@ -323,15 +345,15 @@ def written(files: Iterable[Listed], form: str) -> str:
     return FORMATS[form](known)
 
 
-def hint(form: str, where: str, root: str, survey: str, host: str) -> str:
-    """How a list of this survey, or of several, is used."""
+def hint(form: str, where: str, root: str, survey: str, url: str) -> str:
+    """How a list of this survey, or of several, is used; `url` is the root of the survey's archive."""
     if form == "aria2":
         return f"aria2c --input-file={where} --dir={root} --continue=true --max-concurrent-downloads=2"
     if form == "rsync":
-        return f"rsync -a --files-from={where} SOURCE/ {root}/{survey}/   (SOURCE: the archive's root of {survey})"
+        return f"rsync -a --files-from={where} SOURCE/ {root}/{survey}/   (SOURCE: a copy of {url}, by rsync)"
     if form == "globus":
-        there = sizes.GLOBUS.get(host, "COLLECTION")
-        return f"globus transfer --batch {where} {there}:FOLDER YOURS:{root}   (FOLDER: the archive's root of {survey})"
+        there = sizes.GLOBUS.get(urlsplit(url).netloc, "COLLECTION")
+        return f"globus transfer --batch {where} {there}:FOLDER YOURS:{root}   (FOLDER: there, what {url} is)"
     return f"put each file at {root}/SURVEY/PATH"
 
 

@@ -22,7 +22,7 @@ from skycairn.match.sky import rings
 from skycairn.pile.content import canonical_json, merkle
 from skycairn.pile.receipt import Receipt, task_key
 from skycairn.pile.store import Part
-from skycairn.pipeline.extract import file_states, payload_files
+from skycairn.pipeline.extract import NO_CODEC, file_states, payload_files
 from skycairn.pipeline.parent import Parent, why
 from skycairn.pipeline.partition import MARGIN_ARCSEC, needed_columns
 from skycairn.pipeline.recipe import Recipe
@@ -55,6 +55,8 @@ class Plan:
     todo: list[Task] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     "done, by task label"
+    cut_off: bool = False
+    "whether no archive could be reached, and nothing can be made"
     held_back: dict[str, str] = field(default_factory=dict)
     "files that could not be had, by path, with the reason"
     lost_cells: set[int] = field(default_factory=set)
@@ -787,7 +789,7 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
         fitted = all(m.name in p.plan.codecs for m in columns)
         if columns and fitted and w.counts["wanted"] > w.counts["forced"]:
             settings = {**_identity(s), "modalities": [m.name for m in columns]}
-            ids = {m.name: p.plan.codecs[m.name]["content_id"] or "none" for m in columns}
+            ids = {m.name: p.plan.codecs[m.name]["content_id"] or NO_CODEC for m in columns}
             args: dict[str, Any] = {"survey": s.name, "wanted": w.outputs["wanted"].sha256}
             args["codecs"] = {m.name: p.plan.codecs[m.name]["parts"] for m in columns}
             args["earlier"] = _earlier_values(p, s, cell, settings, ids)
@@ -801,9 +803,9 @@ def _encode(p: _Planner, s: Survey, wanted: Mapping[int, Receipt], payload: Kept
             made = payload[m.name][cell]
             codec = p.plan.codecs[m.name]
             whole = made["payload"] if made.get("whole") else None
-            inputs = {**made["inputs"], "codec": codec["content_id"] or "none"}
+            inputs = {**made["inputs"], "codec": codec["content_id"] or NO_CODEC}
             if whole:
-                inputs = {"payload": whole.content_id, "codec": codec["content_id"] or "none"}
+                inputs = {"payload": whole.content_id, "codec": codec["content_id"] or NO_CODEC}
             args = {**made["args"], "codec": codec["parts"], "payload": whole.sha256 if whole else ""}
             settings = made["settings"] if whole else {**made["settings"], "extract version": VERSIONS["extract"]}
             args["earlier tokens"] = _earlier_tokens(p, s, m, cell, settings, inputs["codec"])

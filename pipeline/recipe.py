@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from skycairn.archives.sources import SOURCES, Download, default_cache
 from skycairn.catalogs.registry import SURVEYS, survey
-from skycairn.catalogs.survey import Survey, first_failed
+from skycairn.catalogs.survey import Survey, first_failed, meant, unknown_option
 from skycairn.match.posterior import FOUND, OUTLIERS
 from skycairn.match.sky import moc_text
 from skycairn.pipeline.region import Region, from_settings
@@ -225,7 +225,14 @@ AION: dict[str, Any] = {
     },
     "match": {"radius_arcsec": 1.0},
 }
-BY_NAME: dict[str, dict[str, Any]] = {"mock": MOCK, "aion": AION}
+TINY: dict[str, Any] = {
+    **MOCK,
+    "name": "tiny",
+    "split": {"least": 0.0},
+    "codecs": {"fit_on": "any"},
+}
+"""Of the tiny mock sky, which lies in too few cells of the split to spare any for a test."""
+BY_NAME: dict[str, dict[str, Any]] = {"tiny": TINY, "mock": MOCK, "aion": AION}
 
 
 def settings_of(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
@@ -359,13 +366,11 @@ def _choice(name: str, chosen: Mapping[str, Any], where: str, folder: Path) -> S
     taken = inspect.signature(SURVEYS[name].__init__).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in taken.values()) and (unknown := sorted(set(rest) - set(taken))):
         options = [o for o in taken if o not in ("self", "release")]
-        raise ValueError(
-            f"{where}: there is no option {unknown[0]!r}; there are release, profile, {', '.join([*PLACE, *options])}"
-        )
+        raise ValueError(f"{where}: {unknown_option(unknown[0], options)}")
     try:
         profiles = made.survey().select
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{name}: ')}") from error
     if profile not in profiles:
         raise ValueError(f"{where}: unknown profile {profile!r}; {name} has {', '.join(profiles)}")
     return made
@@ -400,7 +405,8 @@ def _table(values: Any, where: str) -> Mapping[str, Any]:
 def _known(values: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     unknown = sorted(set(values) - set(keys))
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(keys)}")
+        near = meant(unknown[0], keys)
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(keys)}{near}")
 
 
 def _check(recipe: Recipe, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skycairn.archives.cache import NoRoom
+from skycairn.catalogs.survey import WORK_ORDER
+from skycairn.match.sky import split_of_cell
 from skycairn.pile.files import Conflict
 from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
@@ -30,6 +35,10 @@ LOSABLE = ("fetch", "read")
 """Steps whose failure holds back what their file can touch."""
 OF_FILES = ("fetch payload", "extract", "encode payload")
 """Steps that read payload files: what is wrong with one of them holds back the cell."""
+
+SPLIT_ORDER = 5
+"""HEALPix order of the cells that the sky is divided by, see `split_of_cell`."""
+SPLIT_REMEDY = "build more of the sky, choose another split.salt, or set split.least = 0 (--allow-small-splits)"
 
 Progress = Callable[[str, int, int], None]
 """Told (step, done, total) as work goes on."""
@@ -93,6 +102,8 @@ def build(
         if head is not None and not (rehash or refit) and journal.nothing_changed(recipe, head):
             return Built(head, Report(**head.stats["report"]), 0, lost=journal.files()["lost"], parent=head.number)
         _check_same_split(recipe, head, new_split)
+        if not small_splits:
+            _check_split_possible(recipe)
         ctx = Context(pile, recipe)
         parent, memory = Parent(pile, head), Memory()
         failed: dict[str, Failure] = {}
@@ -100,6 +111,8 @@ def build(
         asked: Counter[str] = Counter()
         with engine.start(ctx) as run:
             p = rounds(ctx, run, parent, memory, failed, progress, n_tasks, rehash, refit, asked)
+            if head is None and p.held_back and not p.tables.get("objects"):
+                journal.write_held_back(p)
             _check_whole(recipe, p)
             done = report(ctx, p)
             if not small_splits:
@@ -160,6 +173,7 @@ def rounds(
                 with stoppable():
                     p = plan(ctx, failed, parent, memory, rehash, refit, catalogues_only)
                 if p.done:
+                    p.cut_off = downloads.cut_off() and not p.tables.get("objects")
                     break
                 failed.update(p.late)
                 _check_space(ctx, p)
@@ -175,6 +189,11 @@ def rounds(
     except NoRoom as error:
         raise BuildError(str(error)) from error
     return p
+
+
+def _cut_off(p: Plan) -> str:
+    told = dict.fromkeys(why.removesuffix("; build again") for why in p.held_back.values())
+    return f"no archive's name resolves, or nobody answers there: is this machine on a network? {'; '.join(told)}"
 
 
 def _check_space(ctx: Context, p: Plan) -> None:
@@ -229,13 +248,45 @@ def _note_failure(pile: Pile, task: Task, error: str, kind: str, failed: dict[st
 def _check_whole(recipe: Recipe, p: Plan) -> None:
     if p.tables.get("objects"):
         return
+    if p.cut_off:
+        raise BuildError(_cut_off(p))
     if p.held_back:
-        first = next(iter(p.held_back.items()))
-        raise BuildError(f"everything is held back; the first reason: {first[0]}: {first[1]}")
+        raise BuildError(_all_held_back(recipe, p.held_back))
     raise BuildError(
         f"recipe {recipe.name}: no survey has a valid source in the region {canonical(recipe.region.settings())}; "
         "check the region and the surveys' roots"
     )
+
+
+def _all_held_back(recipe: Recipe, held_back: Mapping[str, str]) -> str:
+    """The first reason of each survey, beside what the survey is of and how to do without it."""
+    told: dict[str, str] = {}
+    for label, why in held_back.items():
+        name = next((c.name for c in recipe.surveys if re.search(rf"\b{c.name}\b", label)), label)
+        told.setdefault(name, f"{label}: {why}")
+    for choice in recipe.surveys:
+        if choice.name not in told:
+            continue
+        releases = choice.survey().releases
+        place = f"root {choice.root}" if choice.root else f"source {choice.source}"
+        known = f"; releases that can be read are {', '.join(releases)}" if len(releases) > 1 else ""
+        told[choice.name] += f" (release {choice.release}, {place}{known})"
+    without = [n for n in told if n in {c.name for c in recipe.surveys}]
+    if without and len(without) < len(recipe.surveys):
+        told[""] = f"mend it, or leave out {', '.join(without)} ({' '.join(f'--without {n}' for n in without)})"
+    return f"everything is held back: {'; '.join(told.values())}"
+
+
+def _check_split_possible(recipe: Recipe) -> None:
+    """Before any work, whether a split that must hold something has a cell in the region."""
+    coarse = np.unique(recipe.region.work_cells() >> 2 * (WORK_ORDER - SPLIT_ORDER))
+    there = set(split_of_cell(coarse, recipe.split.salt, recipe.split.by_name(), SPLIT_ORDER).tolist())
+    for name, fraction in recipe.split.by_name().items():
+        if name != "train" and fraction > 0 and recipe.split.least > 0 and name not in there:
+            raise BuildError(
+                f"split {name} can hold none of the objects, wanted at least {recipe.split.least:.0%}: it has none of "
+                f"the {len(coarse)} cells of order {SPLIT_ORDER} that the region touches; {SPLIT_REMEDY}"
+            )
 
 
 def _check_split(recipe: Recipe, done: Report) -> None:
@@ -245,8 +296,7 @@ def _check_split(recipe: Recipe, done: Report) -> None:
         if name != "train" and fraction > 0 and share < recipe.split.least:
             raise BuildError(
                 f"split {name} holds {done.splits.get(name, 0)} of {total} objects ({share:.1%}), wanted at least "
-                f"{recipe.split.least:.0%}; build more of the sky, choose another split.salt, or set split.least = 0 "
-                "(--allow-small-splits)"
+                f"{recipe.split.least:.0%}; {SPLIT_REMEDY}"
             )
 
 

@@ -52,12 +52,13 @@ def found(name: str = "hsc") -> tuple[str, str]:
 
 def test_of_the_environment_then_netrc_then_the_keyring(monkeypatch: pytest.MonkeyPatch, nowhere: Path) -> None:
     keyring(monkeypatch, {"c": "of the keyring"})
-    assert found() == ("c", "of the keyring")
+    assert found() == ("c", "of the keyring") and credential("hsc").place == "the keyring"
     netrc(nowhere, f"machine elsewhere login x password y\nmachine {HOST} login b password of-netrc\n")
-    assert found() == ("b", "of-netrc")
+    assert found() == ("b", "of-netrc") and credential("hsc").place == str(nowhere)
     monkeypatch.setenv("SSP_PDR_USR", "a")
     monkeypatch.setenv("SSP_PDR_PWD", "of the environment")
     assert found() == ("a", "of the environment")
+    assert credential("hsc").place == "SSP_PDR_USR and SSP_PDR_PWD of the environment"
 
 
 def test_a_name_in_the_environment_says_whose_password_is_looked_for(

@@ -424,7 +424,8 @@ def test_fault_34_a_wrong_password_stops_at_once(
     jobs.trouble = trouble
     monkeypatch.setenv("SSP_PDR_PWD", 'Verratenes & "Wort"')
     with pytest.raises(
-        Refused, match=r"does not take this account or its password; get an account at .*SSP_PDR"
+        Refused,
+        match=r"its password, which are those of SSP_PDR_USR and .* environment; get an account",
     ) as caught:
         ask()
     assert len(jobs.asked) == 1 and not jobs.live

@@ -1,6 +1,7 @@
 """An archive far away: what is brought, what is remembered, and what is done where list and file do not agree."""
 
 import hashlib
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -21,6 +22,7 @@ from skycairn.archives.errors import (
     NotPublished,
     Refused,
     TimedOut,
+    Unreachable,
     Unsafe,
 )
 from skycairn.archives.remote import RemoteArchive
@@ -391,3 +393,25 @@ def test_damage_in_the_cache_is_told_from_a_list_that_changed(place: Place) -> N
     with pytest.raises(Changed, match="damaged in the cache"):
         archive.verify(file.path, sha256(b"stars"))
     assert not held.exists()
+
+
+def test_a_service_that_cannot_be_reached_is_tried_twice(tmp_path: Path) -> None:
+    class Nowhere(Asked):
+        def fetch(self, path: str, into: Path, have: Have) -> None:
+            self.n += 1
+            try:
+                raise socket.gaierror(-2, "Name or service not known")
+            except OSError as error:
+                raise Busy("the service cannot be reached") from error
+
+    service = Nowhere()
+    with Mirror({}) as served:
+        place = Place(tmp_path, served, lambda archive: [service])
+        archive = place.archive()
+        for cell in (3, 4):
+            archive.bring(RemoteFile(f"query/{cell}.csv"))
+            error = archive.failed(f"query/{cell}.csv")
+            assert isinstance(error, Unreachable)
+            assert "catalogue service cannot be reached ([Errno -2] Name or service not known); build" in str(error)
+        place.close()
+    assert service.n == 2

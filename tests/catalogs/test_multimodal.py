@@ -655,7 +655,9 @@ def test_releases_are_listed_and_found() -> None:
         assert {"aion", "strict", "all"} <= set(made.select)
     with pytest.raises(ValueError, match=r"no release 'mmu-dr9' here; choose one of dr10, .*, mmu-dr10-south-21"):
         survey("legacysurvey", "mmu-dr9")
-    with pytest.raises(ValueError, match="there is no option 'catalog'; there are release, profile, root, epoch_range"):
+    with pytest.raises(
+        ValueError, match="no option 'catalog'; there are release, profile, root, source, url, epoch_range"
+    ):
         survey("legacysurvey", "mmu-dr10-south-21", catalog="tractor")
 
 

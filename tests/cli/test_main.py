@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from skycairn.cli.main import app
 from skycairn.pile.store import Pile
+from skycairn.pipeline.recipe import BY_NAME, load
 
 RECIPE = """
 region = {{ kind = "cone", ra = {ra}, dec = -1.2, radius_deg = 0.5 }}
@@ -75,6 +76,37 @@ def test_a_second_build_says_that_nothing_had_changed(built: tuple[Result, Path]
     assert "0 tasks: nothing had changed" in again.output
 
 
+def test_a_snapshot_of_outputs_that_were_there_is_told_as_new(sky: Path, tmp_path: Path) -> None:
+    """The first build makes everything, and is refused for its splits: their cells lie where no source is."""
+    recipe = write(tmp_path)
+    text = recipe.read_text().replace("least = 0.0", "least = 0.1")
+    region = 'region = { kind = "cells", order = 5, cells = [3, 6, 4351] }'
+    recipe.write_text("\n".join([region, *text.splitlines()[2:]]))
+    build = ("build", recipe, "--root", sky, "--pile", tmp_path / "pile", "--workers", 0)
+    assert "wanted at least 10%" in refusal(run(*build))
+    said = run(*build, "--allow-small-splits").output
+    assert "0 tasks: all was made before, and is put together now; snapshot 1" in said
+    assert "0 tasks: nothing had changed; snapshot 1" in run(*build, "--allow-small-splits").output
+
+
+def test_a_region_without_a_cell_of_a_split_is_refused_before_any_work(sky: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    recipe.write_text(recipe.read_text().replace("least = 0.0", "least = 0.1"))
+    said = run("build", recipe, "--root", sky, "--pile", tmp_path / "pile", "--workers", 0)
+    assert "split validation can hold none of the objects, wanted at least 10%" in refusal(said)
+    assert "--allow-small-splits" in said.stderr and "done" not in said.stderr
+    assert not list((tmp_path / "pile").glob("receipts/*/*"))
+
+
+def test_a_mock_sky_is_told_in_sentences(tiny_sky: Path) -> None:
+    said = run("mock", "tiny", "--out", tiny_sky)
+    assert said.exit_code == 0, said.output
+    assert f"{tiny_sky}: the tiny mock sky, release 1, seed 0: 121 stars and galaxies" in said.stdout
+    assert "desi 38, gaia 41, hsc 96" in said.stdout
+    assert str(tiny_sky / "truth") in said.stdout
+    assert "Summary" not in said.output
+
+
 def test_dry_run_says_steps_and_reasons_and_does_nothing(built: tuple[Result, Path], sky: Path, tmp_path: Path) -> None:
     pile = shutil.copytree(built[1], tmp_path / "pile")
 
@@ -95,6 +127,18 @@ def test_dry_run_says_steps_and_reasons_and_does_nothing(built: tuple[Result, Pa
     assert "never done" in fresh.output
     assert "fetch" in fresh.output
     assert not list((tmp_path / "new" / "receipts").rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_built_in_recipe_is_printed_to_begin_with(name: str, tmp_path: Path) -> None:
+    printed = run("recipe", name)
+    assert printed.exit_code == 0, printed.output
+    (tmp_path / "mine.toml").write_text(printed.stdout)
+    assert load(str(tmp_path / "mine.toml")) == load(name)
+
+
+def test_a_recipe_that_is_not_built_in_is_not_printed() -> None:
+    assert "no recipe 'aoin' is built in; there are tiny, mock, aion" in refusal(run("recipe", "aoin"))
 
 
 def test_status(built: tuple[Result, Path], tmp_path: Path) -> None:
@@ -184,7 +228,10 @@ def test_other_refusals(sky: Path, tmp_path: Path) -> None:
         run("build", recipe, "--pile", tmp_path / "pile", "--workers", 0)
     )
     args = ("--root", tmp_path / "no", "--pile", tmp_path / "pile", "--workers", 0)
-    assert "no such folder" in refusal(run("build", recipe, *args))
+    assert f"--root {tmp_path / 'no'}: no such folder; it is the folder that" in refusal(run("build", recipe, *args))
+    (tmp_path / "empty").mkdir()
+    args = ("--root", tmp_path / "empty", "--pile", tmp_path / "pile", "--workers", 0)
+    assert "empty/gaia: no such folder; set surveys.gaia.root" in refusal(run("build", recipe, *args))
     args = ("--root", sky, "--pile", tmp_path, "--workers", 0)
     assert "is not a pile" in refusal(run("build", recipe, *args))
     args = ("--root", sky, "--pile", tmp_path / "pile", "--workers", -1)

@@ -26,7 +26,7 @@ from skycairn.cli import skyimage
 from skycairn.cli.imagerows import MOST_PANEL
 from skycairn.cli.main import app
 from skycairn.cli.objectview import Measurement, NoSuchObject, ObjectReader, ObjectView
-from skycairn.cli.page import number, page
+from skycairn.cli.page import number, page, shortened
 from skycairn.pile.store import Draft, Entry, Pile
 
 IMAGE = "legacysurvey.image"
@@ -192,6 +192,32 @@ def test_what_is_missing_has_its_status(reader: ObjectReader, objects: list[dict
     assert [m.survey for m in view.members] == ["gaia"]
     assert view.values["desi"] == []
     assert view.status["desi"] in ("not detected", "outside footprint")
+
+
+def test_no_value_is_written_into_the_next_column(reader: ObjectReader, objects: list[dict[str, Any]]) -> None:
+    """The cut that a whole source failed stands above its values; it is too long to stand beside one."""
+    lacking = [o["object_id"] for o in objects if o["status.legacysurvey"].startswith("not selected")]
+    views = (reader.view(o) for o in lacking)
+    view = next(v for v in views if any(x.status and x.value is None for x in v.values["legacysurvey"]))
+    ax = next(a for a in page(view).axes if a.get_label() == "values")
+    texts = [(t.get_position(), t.get_text()) for t in ax.texts]
+    assert any(t.startswith("legacysurvey: not selected: ") for _, t in texts)
+    assert all(len(t) <= 68 for _, t in texts)
+
+
+def test_long_names_are_cut_with_a_sign_and_stay_apart() -> None:
+    names = [
+        "i_pixelflags_interpolatedcenter",
+        "i_pixelflags_interpolated_other",
+        "ra",
+        "j_pixelflags_interpolatedcenter",
+    ]
+    short = shortened(names, 23)
+    assert len(set(short)) == 4 and max(map(len, short)) == 23 and short[2] == "ra"
+    assert all(("…" in s) == (len(n) > 23) for s, n in zip(short, names, strict=True))
+    ends = ["a" * 30 + "x" + "b" * 3, "a" * 30 + "y" + "b" * 3]
+    assert len(set(shortened(ends, 10))) == 2
+    assert shortened(["c" * 40 + "x" + "c" * 40, "c" * 81], 10) == ["c" * 9 + "…"] * 2
 
 
 def edited(pile: Pile, tables: dict[str, pa.Table | None], **recipe: Any) -> ObjectReader:

@@ -1,5 +1,7 @@
 """The library's front: tables of any kind in, a table of that kind out."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -112,3 +114,11 @@ def test_empty_tables(kind) -> None:
     for left, right in ((none, kind(B)), (kind(A), none), (none, none)):
         for keep in ("mutual", "posterior"):
             assert len(crossmatch(left, right, 1.0, keep=keep)) == 0
+
+
+def test_the_example_of_the_readme() -> None:
+    section = (Path(__file__).parents[2] / "README.md").read_text().split("## Cross-match alone")[1]
+    code, printed = section.split("```python\n")[1].split("```")[0], section.split("```\n")[2].split("```")[0]
+    said: list[str] = []
+    exec(code, {"print": lambda table: said.extend(table.pformat(max_lines=-1, max_width=-1))})
+    assert [line.rstrip() for line in said] == [line.rstrip() for line in printed.strip("\n").splitlines()]

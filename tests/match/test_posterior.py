@@ -20,7 +20,9 @@ def table(ra, dec, ra_error=0.1, dec_error=None) -> pa.Table:
         np.broadcast_to(np.asarray(e, float), n) for e in (ra_error, ra_error if dec_error is None else dec_error)
     )
     columns = dict(zip(("ra_error", "dec_error"), (pa.array(e, from_pandas=True) for e in errors), strict=True))
-    return pa.table({"key": np.arange(n), "ra": np.ravel(ra), "dec": np.ravel(dec), **columns})
+    made = pa.table({"key": np.arange(n), "ra": np.ravel(ra), "dec": np.ravel(dec), **columns})
+    fields = [f.with_metadata({"unit": "arcsec"}) if f.name.endswith("error") else f for f in made.schema]
+    return made.cast(pa.schema(fields))
 
 
 def test_one_candidate_by_hand() -> None:

@@ -261,7 +261,7 @@ def payload_rows(pile: Path, name: str) -> int:
     return sum(e.part.n_rows for e in head.entries(name)) if name in head.aside else 0
 
 
-@pytest.mark.parametrize(("keep", "n"), [("none", 0), ("sample", 3)])
+@pytest.mark.parametrize(("keep", "n"), [pytest.param("none", 0, marks=pytest.mark.slow), ("sample", 3)])
 def test_payload_kept_or_not_the_codecs_and_tokens_are_the_same(
     tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, keep: str, n: int
 ) -> None:

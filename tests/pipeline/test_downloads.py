@@ -224,6 +224,6 @@ def test_a_file_that_was_dropped_and_is_gone_from_the_archive(tmp_path: Path, ti
         for copy in (tmp_path / "cache").glob("objects/*/*/spPlate-10200-57500.fits"):
             copy.unlink()
         with pytest.raises(
-            BuildError, match=r"held back; .* cell 17404: .*spPlate-10200-57500.fits: the archive has no"
+            BuildError, match=r"held back: .* cell 17404: .*spPlate-10200-57500.fits: the archive has no"
         ):
             built("second", mirror)

@@ -31,6 +31,15 @@ if __name__ == "__main__":
     chosen = engine.Engine(int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "")
     print(run.build(made, pathlib.Path(sys.argv[2]), engine=chosen).snapshot.content_id)
 """
+PROGRAM = """
+import sys, json, pathlib
+from skycairn.cli import builds, failing
+from skycairn.pipeline import recipe
+if __name__ == '__main__':
+    made = recipe.parse(json.loads(pathlib.Path(sys.argv[1]).read_text()), 'test')
+    with failing.errors():
+        builds._run(made, pathlib.Path(sys.argv[2]), 1, '', False, 1800.0, 0.0, False, False)
+"""
 SABOTAGE = """
 import os, pathlib, signal, sys, time
 from skycairn.pipeline import steps
@@ -132,6 +141,26 @@ def test_fault_01_killed_while_it_fetches(
     assert content(pile) == content(whole)
 
 
+def test_control_c_while_workers_start_prints_one_line(gaia: Recipe, tmp_path: Path) -> None:
+    """A terminal sends it to the builder and to its workers, who may be at their imports."""
+    (tmp_path / "recipe.json").write_text(canonical(gaia.settings()))
+    (tmp_path / "cli.py").write_text(PROGRAM)
+    arguments = [sys.executable, str(tmp_path / "cli.py"), str(tmp_path / "recipe.json"), str(tmp_path / "pile")]
+    running = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+    def a_worker() -> bool:
+        began = [p for of in Path(f"/proc/{running.pid}/task").glob("*/children") for p in of.read_text().split()]
+        return any(b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes() for p in began)
+
+    wait_for(a_worker)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert said.splitlines() == ["skycairn: stopped; run the same command again and it goes on where it was"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_fault_06_told_to_stop_it_drains_and_goes_on_later(
     tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, number: signal.Signals, code: int
@@ -139,14 +168,7 @@ def test_fault_06_told_to_stop_it_drains_and_goes_on_later(
     pile = tmp_path / "pile"
     recipe = tmp_path / "recipe.json"
     recipe.write_text(canonical(tiny_recipe.settings()))
-    program = (
-        "import sys, json, pathlib; from skycairn.cli import builds, failing; from skycairn.pipeline import recipe\n"
-        "if __name__ == '__main__':\n"
-        "    made = recipe.parse(json.loads(pathlib.Path(sys.argv[1]).read_text()), 'test')\n"
-        "    with failing.errors():\n"
-        "        builds._run(made, pathlib.Path(sys.argv[2]), 1, '', False, 1800.0, 0.0, False, False)\n"
-    )
-    (tmp_path / "cli.py").write_text(program)
+    (tmp_path / "cli.py").write_text(PROGRAM)
     arguments = [sys.executable, str(tmp_path / "cli.py"), str(recipe), str(pile)]
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: receipts(pile) >= 20)

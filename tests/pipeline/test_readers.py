@@ -1,6 +1,7 @@
 """Who reads a pile is not disturbed by who builds and cleans it."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -118,8 +119,6 @@ def test_history_tags_and_cleaning_by_command(tiny_recipe: Recipe, tiny_pile: Pa
 
 def test_where_an_object_comes_from(tiny_recipe: Recipe, tiny_pile: Path) -> None:
     """What `explain` says is what the survey files hold: checksum, row, position."""
-    import json
-
     from astropy.io import fits
 
     opened = Pile.open(tiny_pile)
@@ -148,3 +147,20 @@ def test_where_an_object_comes_from(tiny_recipe: Recipe, tiny_pile: Path) -> Non
     table = run("explain", chosen["object_id"], "--pile", tiny_pile).output
     assert "Candidate pairs" in table and found["sources"][0]["sha256"][:20] in table
     assert run("explain", "gaia:1", "--pile", tiny_pile).exit_code == 1
+
+
+def test_of_neighbouring_patches_only_the_number_is_printed(tiny_pile: Path) -> None:
+    opened = Pile.open(tiny_pile)
+    rows = [r for e in opened.snapshot().entries("objects") for r in opened.read_table(e.part).to_pylist()]
+    chosen = next(r["object_id"] for r in rows if r["status.hsc.image"] == "present")
+    found = json.loads(run("explain", chosen, "--pile", tiny_pile, "--json").output)
+    files = next(m for m in found["measurements"] if m["modality"] == "hsc.image")["files"]
+    beside = [state for role, (_, state, _) in files.items() if ":" in role]
+    assert beside.count("unpublished") > 1
+    short = run("explain", chosen, "--pile", tiny_pile).output
+    assert f"{beside.count('unpublished')} files of neighbouring patches: unpublished" in short
+    assert f"{beside.count('there')} files of neighbouring patches: there" in short
+    assert "HSC-G:" in short and "HSC-G:0,1" not in short
+    every = run("explain", chosen, "--pile", tiny_pile, "--all").output
+    assert "HSC-G:0,1" in every and "neighbouring" not in every
+    assert len(short.splitlines()) < len(every.splitlines()) - len(beside)

@@ -19,6 +19,12 @@ def test_named_recipes_parse_and_come_back(name: str) -> None:
     assert canonical(parse(recipe.settings(), "again").settings()) == canonical(recipe.settings())
 
 
+def test_the_recipe_of_the_tiny_sky_needs_no_training_sky() -> None:
+    tiny, mock = load("tiny"), load("mock")
+    assert tiny.surveys == mock.surveys and tiny.region == mock.region
+    assert (tiny.split.least, tiny.codecs.fit_on) == (0.0, "any")
+
+
 def test_surveys_lie_in_the_order_of_anchors_whatever_the_recipe_says() -> None:
     assert [c.name for c in parse(GOOD, "x").surveys] == ["legacysurvey", "gaia"]
 
@@ -55,7 +61,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
     bad.write_text("region = {")
     with pytest.raises(ValueError, match="not TOML"):
         load(str(bad))
-    with pytest.raises(ValueError, match="neither a file nor one of mock, aion"):
+    with pytest.raises(ValueError, match="neither a file nor one of tiny, mock, aion"):
         load("nothing")
 
 

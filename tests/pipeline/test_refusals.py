@@ -72,7 +72,19 @@ def status_of(pile: Path, column: str) -> list[str]:
         ({**GAIA, "surveys": {"gaya": {}}}, "unknown survey 'gaya'; known are legacysurvey, hsc, gaia, desi, sdss"),
         ({**GAIA, "matching": {}}, "unknown key 'matching'; the keys are name, region"),
         ({**GAIA, "split": {"leats": 0}}, "split: unknown key 'leats'; the keys are salt, fractions, least"),
-        ({**GAIA, "surveys": {"gaia": {"profil": "all"}}}, "gaia: there is no option 'profil'"),
+        ({**GAIA, "split": {"leats": 0}}, "least; did you mean 'least'?"),
+        (
+            {**GAIA, "surveys": {"gaia": {"profil": "all"}}},
+            "surveys.gaia: there is no option 'profil'; there are release",
+        ),
+        (
+            {**GAIA, "surveys": {"desi": {"sorce": "query"}}},
+            "surveys.desi: there is no option 'sorce'; there are release",
+        ),
+        (
+            {**GAIA, "surveys": {"desi": {"sorce": "query"}}},
+            "root, source, url, catalog, epoch_range; did you mean 'sou",
+        ),
         ({**GAIA, "surveys": {"gaia": {"profile": "best"}}}, "unknown profile 'best'; gaia has aion, strict, all"),
         ({**GAIA, "surveys": {"gaia": {"release": "dr4"}}}, "there is no release 'dr4' here; choose one of dr3"),
         ({"surveys": {"gaia": {}}}, "says nothing of 'region'"),

@@ -130,7 +130,7 @@ def test_fault_34_a_wrong_password_stops_its_survey_and_no_other(
     caplog.set_level(logging.DEBUG)
     with mirror(tiny_sky) as served:
         recipe = recipe_of(served, tmp_path / "cache")
-        with pytest.raises(BuildError, match="SSP_PDR_USR") as told:
+        with pytest.raises(BuildError, match="SSP_PDR_USR and SSP_PDR_PWD of the environment; get an account") as told:
             build(recipe, tmp_path / "pile")
         # its account was tried once, by as many threads as may ask at once
         assert served.requests.by_host[HSC] <= 4

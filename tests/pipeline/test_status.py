@@ -55,6 +55,28 @@ def test_every_object_has_a_status_of_everything(tiny_recipe: Recipe, objects: l
             assert listed == (status not in ("outside footprint", "not detected")), (row["object_id"], name, status)
 
 
+def test_without_a_codec_what_is_there_is_not_called_unmeasured(
+    tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path
+) -> None:
+    """By this salt none of the tiny sky is training sky, and nothing is fitted; with codecs the same is `present`."""
+    two = tuple(c for c in tiny_recipe.surveys if c.name in ("gaia", "desi"))
+    split, codecs = replace(tiny_recipe.split, salt="mock-17"), replace(tiny_recipe.codecs, fit_on="train")
+    built = build(replace(tiny_recipe, surveys=two, split=split, codecs=codecs), tmp_path)
+    assert set(built.snapshot.stats["codecs"].values()) == {None}
+    seen: Counter[str | None] = Counter()
+    for modality in (m.name for c in two for m in c.survey().modalities):
+        fitted, unfitted = (
+            {(r["owner"], r["key"]): r["status"] for r in table(pile, f"tokens.{modality}").to_pylist()}
+            for pile in (tiny_pile, tmp_path)
+        )
+        assert {k: None if v == "no codec" else v for k, v in unfitted.items()} == fitted
+        assert None not in unfitted.values()
+        seen.update(unfitted.values())
+    assert seen["no codec"] > 100 and seen["file absent"]
+    said = {row["status.gaia.parallax"] for row in table(tmp_path, "objects").to_pylist()}
+    assert "no codec" in said and "present" not in said
+
+
 def test_tokens_are_there_exactly_where_the_status_says_present(tiny_pile: Path, tiny_recipe: Recipe) -> None:
     shards = table(tiny_pile, "shards").to_pylist()
     for choice in tiny_recipe.surveys:
