@@ -313,7 +313,12 @@ give it measured ones.
   has several true partners, and where positions are off by many sigma: a catalogue's error knows nothing of neighbours.
 * Borders of the sky's patches, where densities are too low, were not looked at alone.
 
-**The policies.** POLICIES
+**The policies** find as much on this sky: of 511,144 things in two surveys or more, 4,003 are not whole by `nearest`,
+4,005 by `posterior` with 0.9 and 0.02; 12 objects are impure by both. Positions are good to far less than the distance
+of neighbours, and nearly all that is missed are blends. Estimated shares take apart what is no pair (edges of Gaia and
+DESI: 149 wrong, then 6) and, where they are put too low, lose true pairs too (edges of the Legacy Survey and Gaia: 130
+things; 17 isolated things are not whole). As long as `posterior` asked one half of every single pair, 5,727 things were
+not whole: the two rows of a star that two bricks list share it, and neither was an edge.
 """
 
 
