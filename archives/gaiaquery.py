@@ -40,7 +40,16 @@ import pyarrow.compute as pc
 from astropy.utils.xml.iterparser import get_xml_iterator
 from numpy.typing import NDArray
 
-from skycairn.archives.errors import Busy, ChecksumMismatch, FetchError, NotPublished, Refused, TimedOut, Unsafe
+from skycairn.archives.errors import (
+    Busy,
+    ChecksumMismatch,
+    FetchError,
+    NotPublished,
+    Refused,
+    TimedOut,
+    Unsafe,
+    never_connected,
+)
 from skycairn.archives.pace import PACE
 from skycairn.archives.service import Have
 from skycairn.catalogs.bounds import MOST_TABLE_BYTES, check_gzip
@@ -125,6 +134,7 @@ class GaiaQuery:
     prefix: str = "query/"
     _witness: int | None = field(default=None, init=False, repr=False)
     "a source whose spectrum came"
+    _answered: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.release not in TABLES:
@@ -332,11 +342,14 @@ class GaiaQuery:
         """What `ask` gives; asked again, after a while, where the archive is busy."""
         for attempt in range(1, self.settings.tries + 1):
             try:
-                return ask()
+                found = ask()
+                self._answered = True
+                return found
             except TimedOut:
                 raise
             except Busy as error:
-                if attempt == self.settings.tries:
+                # who cannot be reached at all is not waited for here: the caller tries once more
+                if attempt == self.settings.tries or (not self._answered and never_connected(error)):
                     raise
                 pause = self.settings.wait_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
                 self.sleep(min(max(pause, getattr(error, "retry_after", 0.0)), LONGEST_WAIT_S))

@@ -434,6 +434,7 @@ class TestTrouble:
         one.set(tap_url="http://127.0.0.1:9/tap", tries=2)
         with pytest.raises(Busy, match="ConnectionRefused"):
             one.read(self.CELL)
+        assert not one.slept
 
     def test_a_job_without_end(self, one: Place) -> None:
         one.tap.polls = 10**9
