@@ -102,9 +102,9 @@ def build(
         if head is not None and not (rehash or refit) and journal.nothing_changed(recipe, head):
             return Built(head, Report(**head.stats["report"]), 0, lost=journal.files()["lost"], parent=head.number)
         _check_same_split(recipe, head, new_split)
-        if not small_splits:
-            _check_split_possible(recipe)
         ctx = Context(pile, recipe)
+        if not small_splits:
+            _check_split_possible(ctx)
         parent, memory = Parent(pile, head), Memory()
         failed: dict[str, Failure] = {}
         n_tasks: Counter[str] = Counter()
@@ -277,8 +277,13 @@ def _all_held_back(recipe: Recipe, held_back: Mapping[str, str]) -> str:
     return f"everything is held back: {'; '.join(told.values())}"
 
 
-def _check_split_possible(recipe: Recipe) -> None:
+def _check_split_possible(ctx: Context) -> None:
     """Before any work, whether a split that must hold something has a cell in the region."""
+    recipe = ctx.recipe
+    for choice in recipe.surveys:
+        if choice.source in ("", "root"):
+            # a root that is not there is the first thing to be told
+            ctx.archive(choice.name)
     coarse = np.unique(recipe.region.work_cells() >> 2 * (WORK_ORDER - SPLIT_ORDER))
     there = set(split_of_cell(coarse, recipe.split.salt, recipe.split.by_name(), SPLIT_ORDER).tolist())
     for name, fraction in recipe.split.by_name().items():
