@@ -98,18 +98,20 @@ def disagreements(
     ranks: Mapping[str, int],
     radius_arcsec: Callable[[str, str], float],
     cell: int | None = None,
+    carried: pa.Table | None = None,
 ) -> pa.Table:
     """The ids that led to no match, as `DISAGREEMENTS`, sorted by survey, key, other_survey.
 
     `why`: `far`, the named row lies beyond the radius; `absent`, it lies beyond `FARTHEST_ARCSEC`, or was cut, or
     nowhere; `shared`, another row that names it too is nearer; `refused`, the two would not stand in one object.
-    `pairs` are those of `Groups`. Of a work cell, which has to be given all sources of its neighbours too: what has
-    its lower-ranked source there, or, of absent rows, the one that names them; over all cells that is the whole.
+    `pairs` are those of `Groups`, and so are `carried`, whose far links led to one object and are not told. Of a work
+    cell, which has to be given all sources of its neighbours too: what has its lower-ranked source there, or, of
+    absent rows, the one that names them; over all cells that is the whole.
     """
     found = []
     for name, table in sources.items():
         for other in sorted(c.removeprefix(PREFIX) for c in table.column_names if c.startswith(PREFIX)):
-            found.append(_of_survey(sources, pairs, ranks, radius_arcsec, cell, (name, other)))
+            found.append(_of_survey(sources, pairs, ranks, radius_arcsec, cell, carried, (name, other)))
     made = pa.concat_tables([DISAGREEMENTS.empty_table(), *found])
     return made.sort_by([(c, "ascending") for c in ("survey", "key", "other_survey")]).combine_chunks()
 
@@ -120,6 +122,7 @@ def _of_survey(
     ranks: Mapping[str, int],
     radius_arcsec: Callable[[str, str], float],
     cell: int | None,
+    carried: pa.Table | None,
     names: tuple[str, str],
 ) -> pa.Table:
     name, other = names
@@ -150,6 +153,11 @@ def _of_survey(
     for i, (pair, edge) in zip(row.tolist(), by_key.items(), strict=True):
         if i >= 0 and key[i] == pair[1 - first]:
             told[i], why[i] = True, "refused" if edge else "shared"
+    if carried is not None and carried.num_rows:
+        together = set(_key_pairs(carried, (names[first], names[1 - first])))
+        for i in np.flatnonzero(told & far).tolist():
+            ends = (int(own[i]), int(key[i]))
+            told[i] = (ends[first], ends[1 - first]) not in together
     n = int(told.sum())
     columns = [
         pa.array([name] * n, pa.string()),
@@ -174,7 +182,17 @@ def _place(keys: Ints, wanted: Ints) -> Ints:
 def _passed_over(pairs: pa.Table, names: tuple[str, str]) -> dict[tuple[int, int], bool]:
     """Linked candidates of two surveys, the lower rank first, that are not of one object: whether they are an edge."""
     rows = pairs.filter(pc.and_(pairs.column("link"), pc.invert(pairs.column("accepted"))))
+    rows = _between(rows, names)
+    return dict(zip(_key_pairs(rows, names), rows.column("mutual").to_pylist(), strict=True))
+
+
+def _key_pairs(pairs: pa.Table, names: tuple[str, str]) -> list[tuple[int, int]]:
+    rows = _between(pairs, names)
+    return list(zip(rows.column("key_a").to_pylist(), rows.column("key_b").to_pylist(), strict=True))
+
+
+def _between(pairs: pa.Table, names: tuple[str, str]) -> pa.Table:
+    """The pairs of two surveys, the lower rank first."""
     for side, name in zip("ab", names, strict=True):
-        rows = rows.filter(pc.equal(rows.column(f"survey_{side}").cast(pa.string()), name))
-    columns = (rows.column(c).to_pylist() for c in ("key_a", "key_b", "mutual"))
-    return {(a, b): edge for a, b, edge in zip(*columns, strict=True)}
+        pairs = pairs.filter(pc.equal(pairs.column(f"survey_{side}").cast(pa.string()), name))
+    return pairs

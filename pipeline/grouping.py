@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -93,6 +94,9 @@ def is_fast(table: pa.Table) -> Bools:
     return np.asarray(s.moving & (np.hypot(s.pmra, s.pmdec) > FAST_ARCSEC_PER_YEAR * 1000))
 
 
+CARRIED = pa.schema([(f"{c}_{side}", t) for side in "ab" for c, t in (("survey", pa.string()), ("key", pa.int64()))])
+
+
 @dataclass(frozen=True)
 class Groups:
     """Objects and the pairs they were made of."""
@@ -108,6 +112,9 @@ class Groups:
     `posterior_a`, `posterior_b`, `link` (one names the other by its id), `mutual` (an edge), `accepted` (both are of
     one object), `conflict` (a refused edge), `blend_survey`, `blend_key`. Ranks go by id
     first (`idlinks.ranked`)."""
+    carried: pa.Table = field(default_factory=CARRIED.empty_table, kw_only=True)
+    """Pairs of one object that are no candidates, since only a member that moves brings them together: `survey_a`,
+    `key_a`, `survey_b`, `key_b`; chosen and sorted as `pairs`."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ def group(
     c = _candidates(sources, ranks, radii, policy)
     anchor = _anchors(c)
     everything = np.ones(c.key.size, bool)
-    return _tables(c, anchor, ranks, everything, np.ones(c.a.size, bool))
+    groups = _tables(c, anchor, ranks, everything, np.ones(c.a.size, bool))
+    return replace(groups, carried=_carried(c, anchor, everything))
 
 
 def _candidates(sources: Mapping[str, pa.Table], ranks: Mapping[str, int], radii: Radii, policy: Policy) -> _Candidates:
@@ -350,6 +358,22 @@ def _tables(c: _Candidates, anchor: Ints, ranks: Mapping[str, int], sources: Boo
     )
 
 
+def _carried(c: _Candidates, anchor: Ints, home: Bools) -> pa.Table:
+    """`Groups.carried`, of the pairs whose first is at home."""
+    one = np.flatnonzero(anchor[c.a] == anchor[c.b])
+    sources = np.bincount(anchor, minlength=c.key.size)
+    lacks = sources * (sources - 1) // 2 > np.bincount(anchor[c.a[one]], minlength=c.key.size)
+    one = one[lacks[anchor[c.a[one]]]]
+    near = set(zip(c.a[one].tolist(), c.b[one].tolist(), strict=True))
+    members: dict[int, list[int]] = {}
+    for i in np.flatnonzero(lacks[anchor]).tolist():
+        members.setdefault(int(anchor[i]), []).append(i)
+    found = sorted(p for some in members.values() for p in combinations(some, 2) if home[p[0]] and p not in near)
+    ends = np.array(found, np.int64).reshape(-1, 2).T
+    columns = [pa.array(v) for x in ends for v in ([c.names[i] for i in c.survey[x]], c.key[x])]
+    return pa.Table.from_arrays([v.cast(f.type) for v, f in zip(columns, CARRIED, strict=True)], schema=CARRIED)
+
+
 def _lend(c: _Candidates, anchor: Ints, lent: Bools, separation: Ints) -> None:
     """Fill in the separation to the nearest moving member of the object, of members that are far from their anchor."""
     nearest = np.full(separation.size, np.iinfo(np.int64).max)
@@ -460,7 +484,7 @@ def match_cell(
             )
     anchor = _anchors(c)
     groups = _tables(c, anchor, ranks, home[anchor], home[c.a])
-    return CellMatch(groups.members, groups.pairs, int(read.size), times)
+    return CellMatch(groups.members, groups.pairs, int(read.size), times, carried=_carried(c, anchor, home))
 
 
 def _track(table: pa.Table, epochs: tuple[float, float]) -> tuple[Ints, Ints]:

@@ -43,7 +43,9 @@ def match(ctx: Context, task: Task) -> Outcome:
     found = _by_parts(
         task.args["cell"], load, fast, ranks, radii, policy, [int64(t, "healpix29") for t in seen.values()]
     )
-    unmet = idlinks.disagreements(seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"])
+    unmet = idlinks.disagreements(
+        seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"], found.carried
+    )
     linked = found.pairs.filter(found.pairs.column("link"))
     counts["links:accepted"] = int(pc.sum(linked.column("accepted")).as_py() or 0)
     counts.update({f"links:{c['values']}": c["counts"] for c in unmet.column("why").value_counts().to_pylist()})
@@ -84,7 +86,8 @@ def _by_parts(
         survey = pairs.column(f"survey_{side}").combine_chunks().indices
         columns += [int64(pairs, f"key_{side}"), survey.to_numpy()]
     pairs = pairs.take(pa.array(np.lexsort(columns)))
-    return Groups(pa.concat_tables([one.members for one in found]), pairs)
+    carried = pa.concat_tables([one.carried for one in found])
+    return Groups(pa.concat_tables([one.members for one in found]), pairs, carried=carried)
 
 
 def _sources(ctx: Context, task: Task) -> dict[str, pa.Table]:

@@ -22,7 +22,7 @@ from skycairn.report import chance as chances
 from skycairn.report.blends import Blends
 from skycairn.report.chance import Chance
 from skycairn.report.cutflow import Step, cut_flows
-from skycairn.report.offsets import CellOffset, by_cell, coarser, offsets_mas, track_mas
+from skycairn.report.offsets import CellOffset, by_cell, coarser, is_free, offsets_mas, track_mas
 from skycairn.report.reading import Cells, Looked, codes, rows_of
 from skycairn.report.scores import Scores, Truth
 from skycairn.report.separations import Separations, errors_of, tied_rows
@@ -54,6 +54,8 @@ class Numbers:
     no_chance: dict[Pair, str] = field(default_factory=dict)
     "why there is no chance rate"
     offsets: dict[Pair, list[CellOffset]] = field(default_factory=dict)
+    offsets_free: Counter[Pair] = field(default_factory=Counter)
+    "accepted pairs of two measured positions left out of `offsets`, since their closest approach is free on a track"
     offset_order: int = WORK_ORDER
     sky: SkyCounts = field(default_factory=lambda: SkyCounts((), WORK_ORDER))
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -200,8 +202,12 @@ def _pairs(n: Numbers, cells: Cells, cell: int, a: str, b: str, pairs: pa.Table)
     apart = offsets_mas(Positions.of(left), Positions.of(right))
     errors = np.concatenate([errors_of(left), errors_of(right)], axis=1)
     sigmas = float64(some, "sigmas") if "sigmas" in some.column_names else None
-    n.separations[a, b].add(some, tied, errors, apart, track_mas(Positions.of(left), Positions.of(right)), sigmas)
+    track = track_mas(Positions.of(left), Positions.of(right))
+    n.separations[a, b].add(some, tied, errors, apart, track, sigmas)
     chosen = np.asarray(some.column("accepted").to_numpy(), bool) & ~tied
+    free = chosen & is_free(track, errors)
+    n.offsets_free[a, b] += int(free.sum())
+    chosen &= ~free
     at = sky.cells(int64(left, "healpix29"), n.offset_order)
     n.offsets[a, b] += by_cell(at[chosen], apart[chosen])
 

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from skycairn.match.pairs import Positions, closest_approach
 from skycairn.report.intervals import sigmas_of
+from skycairn.report.rayleigh import combined_sigma
+from skycairn.report.separations import FREE_SIGMAS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 MAS = 180 / np.pi * 3.6e6
 """Milliarcseconds in a radian."""
@@ -52,6 +55,17 @@ def track_mas(a: Positions, b: Positions) -> Floats:
     high = np.where(both, np.maximum(a_high, b_high), np.where(a.moving, b_high, a_high))
     years = np.where(a.moving | b.moving, high - low, 0.0)
     return np.nan_to_num(np.hypot(*(moving[0] - moving[1])) * years)
+
+
+def is_free(track: Floats, errors: Floats) -> Bools:
+    """Pairs whose closest approach is so free along their track (`track_mas`) that it would hide an offset.
+
+    `errors` (n, 4) as for `Separations.add`, arcsec. Tracks may be as long as FREE_SIGMAS of them, and WORTH_MAS at
+    most: where an error is not known, that alone. Of an offset along a track half of it is hidden on average.
+    """
+    known = (errors > 0).all(axis=1)
+    limit = np.minimum(WORTH_MAS, FREE_SIGMAS * 1000 * combined_sigma(*errors.T))
+    return np.asarray(track > np.where(known, limit, WORTH_MAS))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from skycairn.report.findings import worst_chance
 from skycairn.report.gather import Numbers, Pair
 from skycairn.report.intervals import garwood, wilson
 from skycairn.report.markup import Safe, figure, legend, paragraph, section, table
-from skycairn.report.offsets import FEWEST, LEAST, CellOffset, mean_of, notable
+from skycairn.report.offsets import FEWEST, LEAST, WORTH_MAS, CellOffset, mean_of, notable
 from skycairn.report.rayleigh import MEDIAN, background_counts
 from skycairn.report.scores import MAGNITUDES, POSTERIOR_EDGES, Scores, class_names
 from skycairn.report.separations import LEAST_MAS, SIGMA_EDGES, Separations
@@ -313,11 +313,13 @@ def offsets(n: Numbers, geometry: Geometry) -> str:
             "measured positions, at closest approach: east is RA times cos(Dec). Errors of medians are 1.25 times "
             "the scatter (from the median absolute deviation) over the root of the number, and no less than 0.1 "
             f"mas. Cells of fewer than {LEAST} pairs are left out; those of fewer than {FEWEST} are faint and not "
-            "judged. At closest approach a star "
-            "that moves seems a little nearer, along its motion, to a survey that says only between which years it "
-            "looked."
+            "judged. Pairs are left out that move against each other by more than a fifth of a sigma, or by "
+            f"{WORTH_MAS:g} mas, in the years of which a survey does not say when it looked: their closest approach "
+            "would hide an offset along their motion."
         )
     ]
+    if free := [f"{a} and {b} {k:,}" for (a, b), k in n.offsets_free.items() if k]:
+        parts.append(paragraph(f"Accepted pairs so left out: {', '.join(free)}."))
     rows, drawn = [], []
     for (a, b), found in n.offsets.items():
         if not found:
@@ -339,7 +341,7 @@ def offsets(n: Numbers, geometry: Geometry) -> str:
         head = ["pair", "cell", "pairs", "east, mas", "north, mas", "sigmas among all cells", "warned of"]
         parts.append(table(head, rows))
     if not drawn:
-        words = f"No cell has {LEAST} accepted pairs of two measured positions: no offset can be told."
+        words = f"No cell has {LEAST} accepted pairs of two measured positions at known times: no offset can be told."
         parts.append(paragraph(words, "dim"))
     return section("offsets", "Astrometric offsets", *parts)
 

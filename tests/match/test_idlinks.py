@@ -41,7 +41,7 @@ def objects(groups: Groups) -> set[frozenset[tuple[str, int]]]:
 
 def told(sources: dict[str, pa.Table], groups: Groups | None = None) -> list[tuple]:
     groups = groups or group(sources, RANKS, RADII)
-    found = disagreements(sources, groups.pairs, RANKS, radius)
+    found = disagreements(sources, groups.pairs, RANKS, radius, carried=groups.carried)
     assert found.schema == DISAGREEMENTS
     return [tuple(r.values()) for r in found.to_pylist()]
 
@@ -192,6 +192,49 @@ def test_a_motion_brings_named_rows_together() -> None:
     }
 
 
+@pytest.mark.parametrize("ra", [10.0, 0.0])
+def test_a_far_link_that_a_mover_carries_into_one_object_is_no_disagreement(ra: float) -> None:
+    """At RA 0 the image and the star lie in two work cells, so that no candidate of the image's own cell is of DESI."""
+    still = {"pmra": pa.nulls(1, pa.float64()), "pmdec": pa.nulls(1, pa.float64()), "epoch": pa.nulls(1, pa.float64())}
+
+    def row(south: float, **columns: object) -> pa.Table:
+        dec = np.array([0.3 - south]) / 3600
+        place = {
+            "key": pa.array([1]),
+            "ra": np.array([ra]),
+            "dec": dec,
+            "healpix29": sky.healpix29(np.array([ra]), dec),
+        }
+        return pa.table({**place, **still, **columns})
+
+    image = {"epoch_min": [2016.0], "epoch_max": [2016.0]}
+    old = {"epoch_min": [1993.0], "epoch_max": [1993.0]}
+    sources = {
+        "legacysurvey": row(0.0, **image),
+        "gaia": row(2.3, pmra=[0.0], pmdec=[100.0], epoch=[1993.0]),
+        "desi": row(2.3, **old).append_column("link.legacysurvey", pa.array([1])),
+    }
+    groups = group(sources, RANKS, RADII)
+    assert [list(r.values()) for r in groups.carried.to_pylist()] == [["legacysurvey", 1, "desi", 1]]
+    assert len(objects(groups)) == 1 and groups.pairs.num_rows == 2
+    assert not told(sources, groups)
+    without = {name: sources[name] for name in ("legacysurvey", "desi")}
+    assert told(without) == [("desi", 1, "legacysurvey", 1, "far", 2_300_000)]
+
+    fine = {s: sky.cells(t["healpix29"].to_numpy(), sky.FINE_ORDER) for s, t in sources.items()}
+    work = {int(sky.cells(t["healpix29"].to_numpy(), 6)[0]) for t in sources.values()}
+    assert ra or len(work) == 2
+    for cell in work:
+        found = match_cell(
+            cell,
+            lambda wanted: {s: t.filter(np.isin(fine[s], wanted)) for s, t in sources.items()},
+            {},
+            RANKS,
+            RADII,
+        )
+        assert not disagreements(sources, found.pairs, RANKS, radius, cell, found.carried).num_rows
+
+
 def scattered(rng: np.random.Generator, place: tuple[float, float], n: int, speed: float) -> dict[str, pa.Table]:
     """Sources up to a quarter of a degree from the place, most of which name a row that is near, far, or nowhere."""
     east, north = rng.uniform(-500, 500, (2, n))
@@ -227,6 +270,7 @@ def scattered(rng: np.random.Generator, place: tuple[float, float], n: int, spee
 
 def one_by_one(sources: dict[str, pa.Table], groups: Groups) -> list[tuple]:
     """What becomes of each id, by loops."""
+    whose = {(r["survey"], r["key"]): (r["anchor_survey"], r["anchor_key"]) for r in groups.members.to_pylist()}
     pairs = {(r["survey_a"], r["key_a"], r["survey_b"], r["key_b"]): r for r in groups.pairs.to_pylist() if r["link"]}
     out = []
     for name, other in (("desi", "legacysurvey"), ("legacysurvey", "gaia")):
@@ -242,7 +286,8 @@ def one_by_one(sources: dict[str, pa.Table], groups: Groups) -> list[tuple]:
             if names not in row or apart > 600e6:
                 out.append((name, key, other, names, "absent", None))
             elif apart > radius(name, other) * 1e6:
-                out.append((name, key, other, names, "far", apart))
+                if whose[name, key] != whose[other, names]:
+                    out.append((name, key, other, names, "far", apart))
             else:
                 pair = pairs[tuple(x for end in ends for x in (end[0], end[1]["key"][0].as_py()))]
                 if not pair["accepted"]:
@@ -274,5 +319,7 @@ def test_what_is_said_hangs_on_the_set_of_sources_alone(seed: int, place: str, s
             return {s: t.filter(np.isin(fine[s], wanted)) for s, t in slow.items()}
 
         found = match_cell(cell, load, fast, RANKS, RADII)
-        by_cell += [tuple(r.values()) for r in disagreements(seen, found.pairs, RANKS, radius, cell).to_pylist()]
+        by_cell += [
+            tuple(r.values()) for r in disagreements(seen, found.pairs, RANKS, radius, cell, found.carried).to_pylist()
+        ]
     assert sorted(by_cell, key=lambda t: t[:3]) == expected

@@ -242,6 +242,31 @@ def test_offset_of_a_mover_is_that_at_closest_approach() -> None:
     assert offsets.track_mas(Positions.of(other), Positions.of(other)).tolist() == [0.0]
 
 
+def test_stars_at_unknown_times_do_not_hide_an_offset() -> None:
+    rng = np.random.default_rng(6)
+    n, years, shift = 4000, 5.0, 20.0
+    moves = np.arange(n) % 4 > 0
+    pm = np.where(moves, rng.normal(0, 7, (2, n)), 0.0)
+    star = {"key": np.arange(n), "ra": np.full(n, 40.0), "dec": np.full(n, 10.0), "epoch": np.full(n, 2016.0)}
+    a = pa.table({**star, "pmra": pm[0], "pmdec": pm[1]})
+    late = rng.uniform(2008, 2008 + years, n) - 2016
+    east, north = pm * late + rng.normal(0, 20, (2, n))
+    b = displaced(a, (east + shift) / 1000, north / 1000)
+    b = b.append_column("epoch_min", pa.array(np.full(n, 2008.0))).append_column(
+        "epoch_max", pa.array(np.full(n, 2008.0 + years))
+    )
+    both = Positions.of(a), Positions.of(b)
+    apart, track = offsets.offsets_mas(*both), offsets.track_mas(*both)
+    (hidden,) = offsets.by_cell(np.zeros(n, np.int64), apart)
+    assert hidden.east < shift - 5 * hidden.east_error
+    for error in (np.nan, 0.02, 0.0005):
+        free = offsets.is_free(track, np.full((n, 4), error))
+        limit = 0.2 * 1000 * error * np.sqrt(2) if error == 0.0005 else offsets.WORTH_MAS
+        assert np.array_equal(free, track > limit)
+        (found,) = offsets.by_cell(np.zeros((~free).sum(), np.int64), apart[~free])
+        assert (found.east, found.north) == pytest.approx((shift, 0), abs=3 * found.east_error)
+
+
 def test_few_pairs_or_small_offsets_raise_no_alarm() -> None:
     rng = np.random.default_rng(8)
     few = offsets.by_cell(np.zeros(10, np.int64), 50 + rng.normal(size=(10, 2)))
@@ -279,6 +304,13 @@ def test_counts_are_those_of_the_tables(numbers: Numbers, tiny_pile: Path) -> No
         assert s.candidates.sum() + int(s.n_candidates - s.candidates.sum()) == s.n_candidates
     assert n_pairs(numbers) == sum(pairs["accepted"].to_pylist())
     assert sum(numbers.sky.objects.values()) == objects.num_rows
+
+
+def test_pairs_left_out_of_offsets_are_counted(numbers: Numbers) -> None:
+    for pair, s in numbers.separations.items():
+        used = sum(x.n for x in numbers.offsets[pair])
+        assert used + numbers.offsets_free[pair] <= s.n_accepted - s.n_tied
+    assert sum(numbers.offsets_free.values()) > 0
 
 
 def test_unmatched_are_those_whose_object_has_none(numbers: Numbers, tiny_pile: Path) -> None:
