@@ -168,8 +168,8 @@ def estimate_shares(
     occupy (cells of order 8) alone counts, of it the rows whose errors are known, and the posteriors of the table with
     fewer sources there: most of its sources have a counterpart, so that few chance neighbours pass for outliers. What
     tells these two apart is the number of neighbours that the density lets expect: a density wrong by a tenth makes a
-    tenth of the chance neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.0001 and 0.5 (`outliers`): no
-    table says that a share is exactly none or all.
+    tenth of the chance neighbours outliers, or hides as many. Kept within 0.001 and 0.999 (`found`), 0.0001 and 0.5
+    (`outliers`): no table says that a share is exactly none or all.
     """
     found = FOUND if prior.found is None else prior.found
     outliers = OUTLIERS if prior.outliers is None else prior.outliers
