@@ -23,8 +23,9 @@ from skycairn.match.outofcore import LEAST_MEMORY, crossmatch_files
 from skycairn.match.pairs import candidate_pairs
 from skycairn.match.posterior import Prior
 
-PLACES = [(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (45.0, np.degrees(np.arcsin(2 / 3))), (90.0, 0.0)]
-"""Amid a face, at RA 0, at the poles, and where three and four of the twelve faces meet."""
+CORNER = float(np.degrees(np.arcsin(2 / 3)))
+PLACES = [(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (45.0, CORNER), (90.0, 0.0), (200.0, -83.0)]
+"""Amid a face, at RA 0, at the poles, where three and four of the twelve faces meet, and where cells are oblong."""
 MOTION = {"pmra": "pmra", "pmdec": "pmdec", "epoch": "epoch", "epoch_min": "epoch_min", "epoch_max": "epoch_max"}
 ERRORS = {"ra_error": "ra_error", "dec_error": "dec_error"}
 
@@ -130,6 +131,30 @@ def test_pairs_are_those_of_the_whole_tables(
     assert summary.parts > 3 or min(n, m) < 900
     assert got.num_rows == 0 or got.equals(got.sort_by([("healpix29", "ascending"), ("left_id", "ascending")]))
     assert sorted(p.name for p in folder.iterdir()) == ["left", "out", "right"]
+
+
+def test_two_fast_stars_that_meet_midway_between_beads_are_a_pair(tmp_path: Path) -> None:
+    n, radius, far, dec = 9000, 4.05, 7.99, 80.0
+    rng = np.random.default_rng(7)
+    at = rng.uniform(0, 0.8, n) / np.cos(np.radians(dec)) + 10.0, rng.uniform(0, 0.8, n) + dec
+    angle = rng.uniform(0, 2 * np.pi, n)
+    columns = {name: MOTION[name] for name in ("pmra", "pmdec", "epoch")}
+    tables = []
+    # both come to the meeting point, in ten years, from opposite sides
+    for name, away, sign, epoch in (("left", -far, 1, 2000.0), ("right", radius - 0.01, -1, 2010.0)):
+        ra, dec_ = sky.propagate(*at, 1000 * away * np.sin(angle), 1000 * away * np.cos(angle), 1.0)
+        pmra, pmdec = sign * 100 * far * np.sin(angle), sign * 100 * far * np.cos(angle)
+        epochs = np.full(n, epoch)
+        table = pa.table({"key": np.arange(n), "ra": ra, "dec": dec_, "pmra": pmra, "pmdec": pmdec, "epoch": epochs})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        tables.append(table)
+    inputs = tmp_path / "left.parquet", tmp_path / "right.parquet"
+    crossmatch_files(*inputs, radius, tmp_path / "out", columns, columns, memory_bytes=LEAST_MEMORY)
+    whole = candidate_pairs(*tables, radius)
+    wanted = set(zip(whole["left_row"].to_pylist(), whole["right_row"].to_pylist(), strict=True))
+    got = read(tmp_path / "out")
+    assert set(zip(got["left_id"].to_pylist(), got["right_id"].to_pylist(), strict=True)) == wanted
+    assert len(wanted) >= n
 
 
 @pytest.fixture(scope="module")
