@@ -276,7 +276,7 @@ def _finish(
         max(n_rows.values()),
         max(order for order, _ in n_rows),
         sum(n_margin.values()),
-        sum(p.stat().st_size for p in result.rglob("*") if p.is_file()),
+        sum(p.stat().st_size for p in result.rglob("[!.]*") if p.is_file()),
     )
 
 

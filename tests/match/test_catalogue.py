@@ -248,12 +248,15 @@ def test_a_killed_run_leaves_nothing_that_looks_done_and_goes_on(files: Path, tm
     (work,) = tmp_path.glob(".sky.work-*")
     before = {p: p.stat().st_mtime_ns for p in work.rglob("[!.]*") if p.is_file()}
     assert len([p for p in before if p.suffix == ".parquet"]) == 20
+    torn = next(p for p in before if p.suffix == ".parquet")
+    torn.with_name(f".{torn.name}.99999").write_bytes(b"PAR1 torn")
     seen: list[tuple[str, int, int]] = []
-    write_catalogue(files, out, leaf_rows=100, memory_bytes=1 << 16, progress=lambda *a: seen.append(a))
+    written = write_catalogue(files, out, leaf_rows=100, memory_bytes=1 << 16, progress=lambda *a: seen.append(a))
     assert "sort" not in {step for step, _, _ in seen}
     write_catalogue(files, tmp_path / "b/sky", leaf_rows=100, memory_bytes=1 << 16)
     assert files_of(out) == files_of(tmp_path / "b/sky")
     kept = [p for p in out.rglob("*.parquet") if p.stat().st_mtime_ns in before.values()]
     assert len(kept) == 20
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in tmp_path.rglob(".*")] == []
+    assert written.n_bytes == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     assert sum(t.num_rows for t in leaves_of(out / "sky").values()) == 3000

@@ -301,12 +301,14 @@ def test_a_killed_run_leaves_nothing_that_looks_done_and_goes_on(sides: tuple[Pa
     (work,) = tmp_path.glob(".pairs.work-*")
     times = {p.stat().st_mtime_ns for p in work.rglob("part-*.parquet")}
     assert len(times) == 3
+    (work / "result/.part-000003.parquet.99999").write_bytes(b"PAR1 torn")
     seen: list[tuple[str, int, int]] = []
     crossmatch_files(*sides, 15.0, out, memory_bytes=1 << 17, progress=lambda *a: seen.append(a))
     assert {step for step, _, _ in seen} == {"match"} and seen[0][1] == 4
     crossmatch_files(*sides, 15.0, tmp_path / "again", memory_bytes=1 << 17)
     assert files_of(out) == files_of(tmp_path / "again")
     assert times <= {p.stat().st_mtime_ns for p in out.iterdir()}
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
