@@ -456,6 +456,7 @@ def _finish(
             for t, c in zip(tables, columns, strict=True)
         },
     }
-    with aside(result / "crossmatch.json") as path:
+    # a name that Arrow passes over: the folder is a dataset
+    with aside(result / "_crossmatch.json") as path:
         path.write_text(json.dumps(said, indent=1))
     return summary

@@ -182,7 +182,8 @@ def test_pairs_do_not_hang_on_memory_workers_or_how_rows_lie(sides: tuple[Path, 
     sorted_sides = tmp_path / "left", tmp_path / "right"
     crossmatch_files(*sorted_sides, 15.0, tmp_path / "sorted", known, known, memory_bytes=LEAST_MEMORY)
     assert read(tmp_path / "sorted").equals(whole)
-    said = json.loads((tmp_path / "sorted/crossmatch.json").read_text())
+    assert pq.read_table(tmp_path / "tasks").equals(whole)
+    said = json.loads((tmp_path / "sorted/_crossmatch.json").read_text())
     assert said["pairs"] == whole.num_rows and said["left_rows"] == 1575
 
 
