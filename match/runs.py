@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.match import sky
+from skycairn.match.crossmatch import UNITS, values_of
 from skycairn.match.inputs import Columns, Piece, batches, check_sky
 from skycairn.match.regions import Ints, Ranges, union
 
@@ -43,7 +44,10 @@ class Reader(Protocol):
 
 
 class Slim:
-    """Reads what matching needs: key, ra, dec, and motion, epochs, errors where they are named; NaN for null."""
+    """Reads what matching needs: key, ra, dec, and motion, epochs, errors where they are named; NaN for null.
+
+    Columns whose field metadata tell a `unit` are converted to `UNITS`, as `crossmatch` does.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
@@ -70,7 +74,7 @@ class Slim:
         named = self._columns.named()
         out: dict[str, NDArray[Any]] = {"key": keys(rows.column(named["id"]), path, named["id"], first_row)}
         for name in self.names[2:]:
-            out[name] = np.asarray(rows.column(named[name]).cast(pa.float64()).to_numpy())
+            out[name] = values_of(rows, named[name], UNITS[name], path)
         check_sky(out["ra"], out["dec"], path, first_row)
         _check_epochs({**self._columns.constants(), **out}, path, first_row, rows.num_rows)
         if "healpix29" in named:

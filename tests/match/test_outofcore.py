@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from skycairn.match import outofcore, sky
 from skycairn.match.catalogue import write_catalogue
+from skycairn.match.crossmatch import crossmatch
 from skycairn.match.outofcore import LEAST_MEMORY, crossmatch_files
 from skycairn.match.pairs import candidate_pairs
 from skycairn.match.posterior import Prior
@@ -210,6 +211,32 @@ def test_ids_keep_their_type_and_value(tmp_path: Path) -> None:
     # two at one place: the smaller id is the nearer
     assert found == {(0, -7, 1), (top, -7, 2), (1 << 63, 3, 1)}
     assert got["sigmas"].null_count == 0
+
+
+def with_units(table: pa.Table, **units: str) -> pa.Table:
+    told = [f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema]
+    return table.cast(pa.schema(told))
+
+
+def test_units_of_field_metadata_are_those_of_the_library(tmp_path: Path) -> None:
+    rows = pa.table(
+        {"key": [1, 2], "ra": [10.0, 11.0], "dec": [0.0, 0.0], "ra_error": [0.3, 0.3], "dec_error": [0.3, 0.3]}
+    )
+    mas = rows.set_column(3, "ra_error", pa.array([300.0, 300.0])).set_column(4, "dec_error", pa.array([300.0, 300.0]))
+    mas = with_units(mas, ra_error="mas", dec_error="mas")
+    away = rows.set_column(2, "dec", pa.array([1 / 3600, 1 / 3600]))
+    (tmp_path / "left").mkdir()
+    # one file in another unit than the other
+    pq.write_table(rows.slice(0, 1), tmp_path / "left/0.parquet")
+    pq.write_table(mas.slice(1, 1), tmp_path / "left/1.parquet")
+    pq.write_table(away, tmp_path / "right.parquet")
+    crossmatch_files(tmp_path / "left", tmp_path / "right.parquet", 2.0, tmp_path / "out", ERRORS, ERRORS)
+    library = crossmatch(mas, away, 2.0, columns="pairs")
+    assert read(tmp_path / "out")["sigmas"].to_pylist() == library["sigmas"].to_pylist()
+    assert library["sigmas"].to_pylist() == pytest.approx([2.357] * 2, abs=1e-3)
+    pq.write_table(with_units(mas, ra_error="yr"), tmp_path / "left/1.parquet")
+    with pytest.raises(ValueError, match=r"1\.parquet: ra_error is in 'yr'; wanted what converts to 'arcsec'"):
+        crossmatch_files(tmp_path / "left", tmp_path / "right.parquet", 2.0, tmp_path / "no", ERRORS, ERRORS)
 
 
 @pytest.mark.parametrize(
