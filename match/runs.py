@@ -28,6 +28,8 @@ HELD_BYTES = 32 << 20
 """Of a run in memory: few enough to be sorted in the processor's cache."""
 MOST_BYTES = 128 << 20
 """Of a run on disk."""
+EPOCHS = 1800.0, 2200.0
+"""Julian years in which a source may be seen."""
 SLICES = 64
 """Up to so many ranges are cut out of a run one by one; of more, the rows are taken by number."""
 
@@ -76,7 +78,9 @@ class Slim:
         for name in self.names[2:]:
             out[name] = values_of(rows, named[name], UNITS[name], path)
         check_sky(out["ra"], out["dec"], path, first_row)
-        _check_epochs({**self._columns.constants(), **out}, path, first_row, rows.num_rows)
+        known = {**self._columns.constants(), **out}
+        _check_errors(known, path, first_row, rows.num_rows)
+        _check_epochs(known, path, first_row, rows.num_rows)
         if "healpix29" in named:
             cell = np.asarray(rows.column(named["healpix29"]).cast(pa.int64()).to_numpy())
             _spot_check(cell, out["ra"], out["dec"], path, named["healpix29"])
@@ -97,7 +101,32 @@ def _spot_check(cell: Ints, ra: NDArray[np.float64], dec: NDArray[np.float64], p
         )
 
 
+def _check_errors(values: Mapping[str, NDArray[np.float64] | float], path: str, first_row: int, n_rows: int) -> None:
+    for name in ("ra_error", "dec_error"):
+        if name not in values:
+            continue
+        error = np.broadcast_to(values[name], n_rows)
+        bad = error <= 0
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{path} at row {first_row + row}: {name} is {error[row]} arcsec; wanted above 0, or null where it is "
+                "not known"
+            )
+
+
 def _check_epochs(values: Mapping[str, NDArray[np.float64] | float], path: str, first_row: int, n_rows: int) -> None:
+    for name in ("epoch", "epoch_min", "epoch_max"):
+        if name not in values:
+            continue
+        epoch = np.broadcast_to(values[name], n_rows)
+        bad = (epoch < EPOCHS[0]) | (epoch > EPOCHS[1])
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{path} at row {first_row + row}: {name} is {epoch[row]}; is it MJD? wanted Julian years from "
+                f"{EPOCHS[0]:g} to {EPOCHS[1]:g}, or null where it is not known"
+            )
     if "epoch_min" in values and "epoch_max" in values:
         low, high = (np.broadcast_to(values[n], n_rows) for n in ("epoch_min", "epoch_max"))
         bad = low > high

@@ -249,6 +249,8 @@ def test_units_of_field_metadata_are_those_of_the_library(tmp_path: Path) -> Non
         ({"ra": 5.0}, "wanted the name of a column"),
         ({"mass": "key"}, "no meaning 'mass'"),
         ({"epoch_min": 2030.0, "epoch_max": "epoch_max"}, r"parquet at row \d+ holds from epoch 2030.0 to"),
+        ({"ra_error": 0.0, "dec_error": 1.0}, r"parquet at row \d+: ra_error is 0.0 arcsec; wanted above 0"),
+        ({"epoch_min": 57388.0, "epoch_max": 57389.0}, r"parquet at row \d+: epoch_min is 57388.0; is it MJD"),
         ({"epoch_min": 2030.0, "epoch_max": 2020.0}, "holds from epoch 2030.0 to 2020.0"),
     ],
 )
@@ -269,6 +271,10 @@ def test_bad_rows_are_named_with_their_file(sides: tuple[Path, Path], tmp_path: 
         ("ra", -0.1, "ra -0.1"),
         ("key", None, "key is null"),
         ("epoch_max", 1900.0, "to 1900.0"),
+        ("ra_error", 0.0, "ra_error is 0.0 arcsec; wanted above 0"),
+        ("dec_error", -1.0, "dec_error is -1.0 arcsec; wanted above 0"),
+        ("epoch", 57388.0, "epoch is 57388.0; is it MJD"),
+        ("epoch_min", 0.0, "epoch_min is 0.0; is it MJD"),
     ):
         values = table.column(name).to_pylist()
         values[row] = value
@@ -281,7 +287,7 @@ def test_bad_rows_are_named_with_their_file(sides: tuple[Path, Path], tmp_path: 
             changed = changed.set_column(changed.column_names.index(column), column, new)
         pq.write_table(changed, tmp_path / "left/1.parquet", row_group_size=100)
         with pytest.raises(ValueError, match=rf"1\.parquet at row {row}.*{words}"):
-            crossmatch_files(tmp_path / "left", sides[1], 1.0, tmp_path / "out", MOTION)
+            crossmatch_files(tmp_path / "left", sides[1], 1.0, tmp_path / "out", MOTION | ERRORS)
         assert not (tmp_path / "out").exists()
 
 
