@@ -213,6 +213,18 @@ def test_ids_keep_their_type_and_value(tmp_path: Path) -> None:
     assert got["sigmas"].null_count == 0
 
 
+def test_wrong_cells_of_a_catalogue_lose_no_pair(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    write_catalogue(sides[1], tmp_path / "right", leaf_rows=10_000)
+    for path in (tmp_path / "right/right").rglob("Npix=*.parquet"):
+        table = pq.ParquetFile(path).read()
+        cell = table.column(0).to_numpy().copy()
+        cell[7::200] = 0
+        pq.write_table(table.set_column(0, table.schema.field(0), pa.array(cell)), path)
+    for name, right in (("plain", sides[1]), ("sorted", tmp_path / "right")):
+        crossmatch_files(sides[0], right, 15.0, tmp_path / name, memory_bytes=2 * LEAST_MEMORY)
+    assert read(tmp_path / "sorted").equals(read(tmp_path / "plain"))
+
+
 def with_units(table: pa.Table, **units: str) -> pa.Table:
     told = [f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema]
     return table.cast(pa.schema(told))
