@@ -131,6 +131,18 @@ def test_margin_holds_what_lies_near(files: Path, tmp_path: Path) -> None:
     assert n_near > 100
 
 
+def test_a_thin_margin_of_a_wide_leaf_is_drawn_in_few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finest = []
+    rings = sky.rings
+    monkeypatch.setattr(sky, "rings", lambda order, cells, n: finest.append(len(cells)) or rings(order, cells, n))
+    # two sides of the border of two faces, 0.0004 arcsec apart
+    rows = pa.table({"id": [1, 2], "ra": [90 - 5e-8, 90 + 5e-8], "dec": [60.0, 60.0]})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    written = write_catalogue(tmp_path / "a.parquet", tmp_path / "out", margin_arcsec=0.001)
+    assert written.leaves == written.margin_rows == 2
+    assert 0 < max(finest) <= 4 << catalogue.MARGIN_STEPS
+
+
 def test_hats_and_lsdb_read_it(files: Path, tmp_path: Path, lsdb: ModuleType) -> None:
     import hats
     from hats.io.validation import is_valid_catalog
