@@ -38,6 +38,8 @@ LEAF_ROWS = 1_000_000
 MARGIN_ARCSEC = 10.0
 MEMORY_BYTES = 2 << 30
 LEAST_MEMORY = 1 << 16
+MARGIN_STEPS = 14
+"""A margin is drawn in cells at most this many orders deeper than its leaf, be it ever so thin."""
 DEEPEST = 20
 """Leaves are no smaller than cells of this order (0.2 arcsec)."""
 
@@ -207,7 +209,7 @@ def _write_leaves(source: Source, some: Leaves, main: Path, margin: Path | None,
                 raise ValueError(f"Norder={order}, Npix={cell}: {n_rows} rows were counted, {rows.num_rows} are there")
             _write_leaf(leaf_path(main, (order, cell)), rows, source.schema)
         if margin is not None and not leaf_path(margin, (order, cell)).exists():
-            where = _without(around(order, cell, margin_arcsec, steps=sky.MAX_ORDER)[0], own)
+            where = _without(around(order, cell, margin_arcsec, steps=MARGIN_STEPS)[0], own)
             # of no row, most often: then it is not written, and asked for again after a cut
             if runs.count(*where).any():
                 _write_leaf(leaf_path(margin, (order, cell)), source.ordered(runs.rows(where)), source.schema)
@@ -276,7 +278,7 @@ def _finish(
         max(n_rows.values()),
         max(order for order, _ in n_rows),
         sum(n_margin.values()),
-        sum(p.stat().st_size for p in result.rglob("*") if p.is_file()),
+        sum(p.stat().st_size for p in result.rglob("[!.]*") if p.is_file()),
     )
 
 

@@ -94,7 +94,7 @@ def crossmatch(
     prior = Prior.of(healpix29_of(a), healpix29_of(b), found, outliers)
     pairs = candidate_pairs(a, b, radius_arcsec, prior)
     if right_magnitude is not None:
-        magnitude = _values(right, _named(right, right_magnitude, "right"), None, "right")
+        magnitude = values_of(right, _named(right, right_magnitude, "right"), None, "right")
         of_both = _least_posterior(pairs)
         safe = np.zeros(b.num_rows, bool)
         safe[pairs.column("right_row").to_numpy()[of_both >= SAFE]] = True
@@ -131,7 +131,7 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
         if own is not None and name.endswith("_error") and name not in names and _unit(table, own) is None:
             own = None
         if own is not None:
-            out[name] = _values(table, own, unit, what)
+            out[name] = values_of(table, own, unit, what)
         elif name in ("ra", "dec"):
             raise ValueError(
                 f"{what} has no column {name!r}; it has {', '.join(_columns(table))}. Name it: {what}_names="
@@ -203,7 +203,7 @@ def _found(table: Any, name: str, what: str) -> str | None:
     return same[0] if same else None
 
 
-def _values(table: Any, own: str, unit: str | None, what: str) -> NDArray[np.float64]:
+def values_of(table: Any, own: str, unit: str | None, what: str) -> NDArray[np.float64]:
     """As float64 in this unit, NaN where null or masked."""
     column = table[own]
     kind, has = _kind(table), _unit(table, own)

@@ -72,8 +72,6 @@ class Columns:
     "Julian years, as the two below"
     epoch_min: str | float | None = None
     epoch_max: str | float | None = None
-    healpix29: str | None = None
-    "of a sorted catalogue: the order-29 NESTED cell of ra, dec"
 
     def named(self) -> dict[str, str]:
         """Columns of the file by what they say."""
@@ -95,7 +93,7 @@ class Table:
     files: tuple[File, ...]
     schema: pa.Schema
     hints: Mapping[str, str]
-    "ra, dec, healpix29 by the words of a HATS catalogue; empty for plain files"
+    "ra, dec by the words of a HATS catalogue; empty for plain files"
 
     @property
     def n_rows(self) -> int:
@@ -206,10 +204,7 @@ def _hints(catalogue: Path) -> dict[str, str]:
     said = read_properties(catalogue / name)
     if (kind := said.get("dataproduct_type")) not in ("object", "source"):
         raise ValueError(f"{catalogue} is a HATS {kind}; wanted a catalogue of objects or sources")
-    hints = {"ra": said.get("hats_col_ra", "ra"), "dec": said.get("hats_col_dec", "dec")}
-    if said.get("hats_col_healpix_order", "29") == "29" and "hats_col_healpix" in said:
-        hints["healpix29"] = said["hats_col_healpix"]
-    return hints
+    return {"ra": said.get("hats_col_ra", "ra"), "dec": said.get("hats_col_dec", "dec")}
 
 
 def read_properties(path: Path) -> dict[str, str]:
@@ -247,8 +242,6 @@ def columns_of(table: Table, given: Mapping[str, str | float], without_id: bool 
                 f"it has {', '.join(names)}"
             )
         found[meaning] = guess[0]
-    if "healpix29" in table.hints and table.hints["healpix29"] in names and not {"ra", "dec"} & set(given):
-        found.setdefault("healpix29", table.hints["healpix29"])
     for meaning, name in found.items():
         if name == "" and meaning == "id" and without_id:
             continue
@@ -270,7 +263,7 @@ def columns_of(table: Table, given: Mapping[str, str | float], without_id: bool 
 
 def _check_column(table: Table, meaning: str, name: str | float) -> None:
     if not isinstance(name, str):
-        if meaning in ("id", "ra", "dec", "healpix29"):
+        if meaning in ("id", "ra", "dec"):
             raise ValueError(f"{table.what}: {meaning} is the number {name}; wanted the name of a column")
         return
     where = table.files[0].path
@@ -279,7 +272,7 @@ def _check_column(table: Table, meaning: str, name: str | float) -> None:
             f"{table.what}: {where} has no column {name!r} for {meaning}; it has {', '.join(table.schema.names)}"
         )
     kind = table.schema.field(name).type
-    if meaning in ("id", "healpix29"):
+    if meaning == "id":
         if not pa.types.is_integer(kind):
             raise ValueError(f"{table.what}: {where}: column {name!r} for {meaning} is {kind}; wanted integers")
     elif meaning in ("ra", "dec"):

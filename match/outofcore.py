@@ -264,7 +264,9 @@ def _shared(left: Side, right: Side, radius_arcsec: float, found: float) -> Side
         return Sides(left, right, None, None, radius_arcsec, radius_arcsec, prior)
     left_span, right_span = _span(left), _span(right)
     left_fast, right_fast = _fast(left, right_span), _fast(right, left_span)
-    reach = radius_arcsec + sum(f.slow_arcsec for f in (left_fast, right_fast) if f) + BEAD_ARCSEC / 2
+    # half a bead for each side that is looked up at beads
+    n_sides = sum(f is not None and f.rows.num_rows > 0 for f in (left_fast, right_fast))
+    reach = radius_arcsec + sum(f.slow_arcsec for f in (left_fast, right_fast) if f) + n_sides * BEAD_ARCSEC / 2
     return Sides(left, right, left_fast, right_fast, radius_arcsec, reach, prior)
 
 
@@ -454,6 +456,7 @@ def _finish(
             for t, c in zip(tables, columns, strict=True)
         },
     }
-    with aside(result / "crossmatch.json") as path:
+    # a name that Arrow passes over: the folder is a dataset
+    with aside(result / "_crossmatch.json") as path:
         path.write_text(json.dumps(said, indent=1))
     return summary

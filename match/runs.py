@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skycairn.match import sky
+from skycairn.match.crossmatch import UNITS, values_of
 from skycairn.match.inputs import Columns, Piece, batches, check_sky
 from skycairn.match.regions import Ints, Ranges, union
 
@@ -27,6 +28,8 @@ HELD_BYTES = 32 << 20
 """Of a run in memory: few enough to be sorted in the processor's cache."""
 MOST_BYTES = 128 << 20
 """Of a run on disk."""
+EPOCHS = 1800.0, 2200.0
+"""Julian years in which a source may be seen."""
 SLICES = 64
 """Up to so many ranges are cut out of a run one by one; of more, the rows are taken by number."""
 
@@ -43,7 +46,10 @@ class Reader(Protocol):
 
 
 class Slim:
-    """Reads what matching needs: key, ra, dec, and motion, epochs, errors where they are named; NaN for null."""
+    """Reads what matching needs: key, ra, dec, and motion, epochs, errors where they are named; NaN for null.
+
+    Columns whose field metadata tell a `unit` are converted to `UNITS`, as `crossmatch` does.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
@@ -56,7 +62,7 @@ class Slim:
     @property
     def names(self) -> list[str]:
         """Of the columns that come out."""
-        named = [n for n in self._columns.named() if n not in ("id", "healpix29")]
+        named = [n for n in self._columns.named() if n != "id"]
         return [CELL, "key", *named]
 
     @property
@@ -70,30 +76,41 @@ class Slim:
         named = self._columns.named()
         out: dict[str, NDArray[Any]] = {"key": keys(rows.column(named["id"]), path, named["id"], first_row)}
         for name in self.names[2:]:
-            out[name] = np.asarray(rows.column(named[name]).cast(pa.float64()).to_numpy())
+            out[name] = values_of(rows, named[name], UNITS[name], path)
         check_sky(out["ra"], out["dec"], path, first_row)
-        _check_epochs({**self._columns.constants(), **out}, path, first_row, rows.num_rows)
-        if "healpix29" in named:
-            cell = np.asarray(rows.column(named["healpix29"]).cast(pa.int64()).to_numpy())
-            _spot_check(cell, out["ra"], out["dec"], path, named["healpix29"])
-        else:
-            cell = sky.healpix29(out["ra"], out["dec"])
-        return pa.table({CELL: cell, **out})
+        known = {**self._columns.constants(), **out}
+        _check_errors(known, path, first_row, rows.num_rows)
+        _check_epochs(known, path, first_row, rows.num_rows)
+        # a catalogue's own cells are not believed: one that is wrong would lose pairs
+        return pa.table({CELL: sky.healpix29(out["ra"], out["dec"]), **out})
 
 
-def _spot_check(cell: Ints, ra: NDArray[np.float64], dec: NDArray[np.float64], path: str, name: str) -> None:
-    """A catalogue's own cells are believed; of every thousandth row it is seen whether they are right."""
-    few = slice(None, None, 1000)
-    # another library may round a position on a border to the other side
-    off = sky.cells(sky.healpix29(ra[few], dec[few]), 10) != sky.cells(cell[few], 10)
-    if off.mean() > 0.01:
-        raise ValueError(
-            f"{path}: column {name!r} is not the order-29 NESTED HEALPix cell of its positions; "
-            "name ra and dec, and the cells are reckoned anew"
-        )
+def _check_errors(values: Mapping[str, NDArray[np.float64] | float], path: str, first_row: int, n_rows: int) -> None:
+    for name in ("ra_error", "dec_error"):
+        if name not in values:
+            continue
+        error = np.broadcast_to(values[name], n_rows)
+        bad = error <= 0
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{path} at row {first_row + row}: {name} is {error[row]} arcsec; wanted above 0, or null where it is "
+                "not known"
+            )
 
 
 def _check_epochs(values: Mapping[str, NDArray[np.float64] | float], path: str, first_row: int, n_rows: int) -> None:
+    for name in ("epoch", "epoch_min", "epoch_max"):
+        if name not in values:
+            continue
+        epoch = np.broadcast_to(values[name], n_rows)
+        bad = (epoch < EPOCHS[0]) | (epoch > EPOCHS[1])
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{path} at row {first_row + row}: {name} is {epoch[row]}; is it MJD? wanted Julian years from "
+                f"{EPOCHS[0]:g} to {EPOCHS[1]:g}, or null where it is not known"
+            )
     if "epoch_min" in values and "epoch_max" in values:
         low, high = (np.broadcast_to(values[n], n_rows) for n in ("epoch_min", "epoch_max"))
         bad = low > high

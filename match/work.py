@@ -54,7 +54,9 @@ def _boot() -> str:
 
 
 def publish(result: Path, out: Path) -> None:
-    """Flush all files of the result, and give its folder its name."""
+    """Flush all files of the result, and give its folder its name; hidden ones, of a killed run, are removed."""
+    for path in [p for p in result.rglob(".*") if p.is_file()]:
+        path.unlink()
     for path in [*result.rglob("*"), result]:
         fd = os.open(path, os.O_RDONLY)
         try:

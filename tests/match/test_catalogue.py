@@ -131,6 +131,18 @@ def test_margin_holds_what_lies_near(files: Path, tmp_path: Path) -> None:
     assert n_near > 100
 
 
+def test_a_thin_margin_of_a_wide_leaf_is_drawn_in_few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finest = []
+    rings = sky.rings
+    monkeypatch.setattr(sky, "rings", lambda order, cells, n: finest.append(len(cells)) or rings(order, cells, n))
+    # two sides of the border of two faces, 0.0004 arcsec apart
+    rows = pa.table({"id": [1, 2], "ra": [90 - 5e-8, 90 + 5e-8], "dec": [60.0, 60.0]})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    written = write_catalogue(tmp_path / "a.parquet", tmp_path / "out", margin_arcsec=0.001)
+    assert written.leaves == written.margin_rows == 2
+    assert 0 < max(finest) <= 4 << catalogue.MARGIN_STEPS
+
+
 def test_hats_and_lsdb_read_it(files: Path, tmp_path: Path, lsdb: ModuleType) -> None:
     import hats
     from hats.io.validation import is_valid_catalog
@@ -248,12 +260,15 @@ def test_a_killed_run_leaves_nothing_that_looks_done_and_goes_on(files: Path, tm
     (work,) = tmp_path.glob(".sky.work-*")
     before = {p: p.stat().st_mtime_ns for p in work.rglob("[!.]*") if p.is_file()}
     assert len([p for p in before if p.suffix == ".parquet"]) == 20
+    torn = next(p for p in before if p.suffix == ".parquet")
+    torn.with_name(f".{torn.name}.99999").write_bytes(b"PAR1 torn")
     seen: list[tuple[str, int, int]] = []
-    write_catalogue(files, out, leaf_rows=100, memory_bytes=1 << 16, progress=lambda *a: seen.append(a))
+    written = write_catalogue(files, out, leaf_rows=100, memory_bytes=1 << 16, progress=lambda *a: seen.append(a))
     assert "sort" not in {step for step, _, _ in seen}
     write_catalogue(files, tmp_path / "b/sky", leaf_rows=100, memory_bytes=1 << 16)
     assert files_of(out) == files_of(tmp_path / "b/sky")
     kept = [p for p in out.rglob("*.parquet") if p.stat().st_mtime_ns in before.values()]
     assert len(kept) == 20
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in tmp_path.rglob(".*")] == []
+    assert written.n_bytes == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     assert sum(t.num_rows for t in leaves_of(out / "sky").values()) == 3000

@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 
 from skycairn.match import outofcore, sky
 from skycairn.match.catalogue import write_catalogue
+from skycairn.match.crossmatch import crossmatch
 from skycairn.match.outofcore import LEAST_MEMORY, crossmatch_files
 from skycairn.match.pairs import candidate_pairs
 from skycairn.match.posterior import Prior
 
-PLACES = [(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (45.0, np.degrees(np.arcsin(2 / 3))), (90.0, 0.0)]
-"""Amid a face, at RA 0, at the poles, and where three and four of the twelve faces meet."""
+CORNER = float(np.degrees(np.arcsin(2 / 3)))
+PLACES = [(10.0, 20.0), (0.0, 0.0), (0.0, 90.0), (45.0, -90.0), (45.0, CORNER), (90.0, 0.0), (200.0, -83.0)]
+"""Amid a face, at RA 0, at the poles, where three and four of the twelve faces meet, and where cells are oblong."""
 MOTION = {"pmra": "pmra", "pmdec": "pmdec", "epoch": "epoch", "epoch_min": "epoch_min", "epoch_max": "epoch_max"}
 ERRORS = {"ra_error": "ra_error", "dec_error": "dec_error"}
 
@@ -132,6 +134,30 @@ def test_pairs_are_those_of_the_whole_tables(
     assert sorted(p.name for p in folder.iterdir()) == ["left", "out", "right"]
 
 
+def test_two_fast_stars_that_meet_midway_between_beads_are_a_pair(tmp_path: Path) -> None:
+    n, radius, far, dec = 9000, 4.05, 7.99, 80.0
+    rng = np.random.default_rng(7)
+    at = rng.uniform(0, 0.8, n) / np.cos(np.radians(dec)) + 10.0, rng.uniform(0, 0.8, n) + dec
+    angle = rng.uniform(0, 2 * np.pi, n)
+    columns = {name: MOTION[name] for name in ("pmra", "pmdec", "epoch")}
+    tables = []
+    # both come to the meeting point, in ten years, from opposite sides
+    for name, away, sign, epoch in (("left", -far, 1, 2000.0), ("right", radius - 0.01, -1, 2010.0)):
+        ra, dec_ = sky.propagate(*at, 1000 * away * np.sin(angle), 1000 * away * np.cos(angle), 1.0)
+        pmra, pmdec = sign * 100 * far * np.sin(angle), sign * 100 * far * np.cos(angle)
+        epochs = np.full(n, epoch)
+        table = pa.table({"key": np.arange(n), "ra": ra, "dec": dec_, "pmra": pmra, "pmdec": pmdec, "epoch": epochs})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        tables.append(table)
+    inputs = tmp_path / "left.parquet", tmp_path / "right.parquet"
+    crossmatch_files(*inputs, radius, tmp_path / "out", columns, columns, memory_bytes=LEAST_MEMORY)
+    whole = candidate_pairs(*tables, radius)
+    wanted = set(zip(whole["left_row"].to_pylist(), whole["right_row"].to_pylist(), strict=True))
+    got = read(tmp_path / "out")
+    assert set(zip(got["left_id"].to_pylist(), got["right_id"].to_pylist(), strict=True)) == wanted
+    assert len(wanted) >= n
+
+
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two folders of files, round RA 0. Not to be changed."""
@@ -157,7 +183,8 @@ def test_pairs_do_not_hang_on_memory_workers_or_how_rows_lie(sides: tuple[Path, 
     sorted_sides = tmp_path / "left", tmp_path / "right"
     crossmatch_files(*sorted_sides, 15.0, tmp_path / "sorted", known, known, memory_bytes=LEAST_MEMORY)
     assert read(tmp_path / "sorted").equals(whole)
-    said = json.loads((tmp_path / "sorted/crossmatch.json").read_text())
+    assert pq.read_table(tmp_path / "tasks").equals(whole)
+    said = json.loads((tmp_path / "sorted/_crossmatch.json").read_text())
     assert said["pairs"] == whole.num_rows and said["left_rows"] == 1575
 
 
@@ -186,6 +213,44 @@ def test_ids_keep_their_type_and_value(tmp_path: Path) -> None:
     assert got["sigmas"].null_count == 0
 
 
+def test_wrong_cells_of_a_catalogue_lose_no_pair(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    write_catalogue(sides[1], tmp_path / "right", leaf_rows=10_000)
+    for path in (tmp_path / "right/right").rglob("Npix=*.parquet"):
+        table = pq.ParquetFile(path).read()
+        cell = table.column(0).to_numpy().copy()
+        cell[7::200] = 0
+        pq.write_table(table.set_column(0, table.schema.field(0), pa.array(cell)), path)
+    for name, right in (("plain", sides[1]), ("sorted", tmp_path / "right")):
+        crossmatch_files(sides[0], right, 15.0, tmp_path / name, memory_bytes=2 * LEAST_MEMORY)
+    assert read(tmp_path / "sorted").equals(read(tmp_path / "plain"))
+
+
+def with_units(table: pa.Table, **units: str) -> pa.Table:
+    told = [f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema]
+    return table.cast(pa.schema(told))
+
+
+def test_units_of_field_metadata_are_those_of_the_library(tmp_path: Path) -> None:
+    rows = pa.table(
+        {"key": [1, 2], "ra": [10.0, 11.0], "dec": [0.0, 0.0], "ra_error": [0.3, 0.3], "dec_error": [0.3, 0.3]}
+    )
+    mas = rows.set_column(3, "ra_error", pa.array([300.0, 300.0])).set_column(4, "dec_error", pa.array([300.0, 300.0]))
+    mas = with_units(mas, ra_error="mas", dec_error="mas")
+    away = rows.set_column(2, "dec", pa.array([1 / 3600, 1 / 3600]))
+    (tmp_path / "left").mkdir()
+    # one file in another unit than the other
+    pq.write_table(rows.slice(0, 1), tmp_path / "left/0.parquet")
+    pq.write_table(mas.slice(1, 1), tmp_path / "left/1.parquet")
+    pq.write_table(away, tmp_path / "right.parquet")
+    crossmatch_files(tmp_path / "left", tmp_path / "right.parquet", 2.0, tmp_path / "out", ERRORS, ERRORS)
+    library = crossmatch(mas, away, 2.0, columns="pairs")
+    assert read(tmp_path / "out")["sigmas"].to_pylist() == library["sigmas"].to_pylist()
+    assert library["sigmas"].to_pylist() == pytest.approx([2.357] * 2, abs=1e-3)
+    pq.write_table(with_units(mas, ra_error="yr"), tmp_path / "left/1.parquet")
+    with pytest.raises(ValueError, match=r"1\.parquet: ra_error is in 'yr'; wanted what converts to 'arcsec'"):
+        crossmatch_files(tmp_path / "left", tmp_path / "right.parquet", 2.0, tmp_path / "no", ERRORS, ERRORS)
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
@@ -196,6 +261,8 @@ def test_ids_keep_their_type_and_value(tmp_path: Path) -> None:
         ({"ra": 5.0}, "wanted the name of a column"),
         ({"mass": "key"}, "no meaning 'mass'"),
         ({"epoch_min": 2030.0, "epoch_max": "epoch_max"}, r"parquet at row \d+ holds from epoch 2030.0 to"),
+        ({"ra_error": 0.0, "dec_error": 1.0}, r"parquet at row \d+: ra_error is 0.0 arcsec; wanted above 0"),
+        ({"epoch_min": 57388.0, "epoch_max": 57389.0}, r"parquet at row \d+: epoch_min is 57388.0; is it MJD"),
         ({"epoch_min": 2030.0, "epoch_max": 2020.0}, "holds from epoch 2030.0 to 2020.0"),
     ],
 )
@@ -216,6 +283,10 @@ def test_bad_rows_are_named_with_their_file(sides: tuple[Path, Path], tmp_path: 
         ("ra", -0.1, "ra -0.1"),
         ("key", None, "key is null"),
         ("epoch_max", 1900.0, "to 1900.0"),
+        ("ra_error", 0.0, "ra_error is 0.0 arcsec; wanted above 0"),
+        ("dec_error", -1.0, "dec_error is -1.0 arcsec; wanted above 0"),
+        ("epoch", 57388.0, "epoch is 57388.0; is it MJD"),
+        ("epoch_min", 0.0, "epoch_min is 0.0; is it MJD"),
     ):
         values = table.column(name).to_pylist()
         values[row] = value
@@ -228,7 +299,7 @@ def test_bad_rows_are_named_with_their_file(sides: tuple[Path, Path], tmp_path: 
             changed = changed.set_column(changed.column_names.index(column), column, new)
         pq.write_table(changed, tmp_path / "left/1.parquet", row_group_size=100)
         with pytest.raises(ValueError, match=rf"1\.parquet at row {row}.*{words}"):
-            crossmatch_files(tmp_path / "left", sides[1], 1.0, tmp_path / "out", MOTION)
+            crossmatch_files(tmp_path / "left", sides[1], 1.0, tmp_path / "out", MOTION | ERRORS)
         assert not (tmp_path / "out").exists()
 
 
@@ -276,12 +347,14 @@ def test_a_killed_run_leaves_nothing_that_looks_done_and_goes_on(sides: tuple[Pa
     (work,) = tmp_path.glob(".pairs.work-*")
     times = {p.stat().st_mtime_ns for p in work.rglob("part-*.parquet")}
     assert len(times) == 3
+    (work / "result/.part-000003.parquet.99999").write_bytes(b"PAR1 torn")
     seen: list[tuple[str, int, int]] = []
     crossmatch_files(*sides, 15.0, out, memory_bytes=1 << 17, progress=lambda *a: seen.append(a))
     assert {step for step, _, _ in seen} == {"match"} and seen[0][1] == 4
     crossmatch_files(*sides, 15.0, tmp_path / "again", memory_bytes=1 << 17)
     assert files_of(out) == files_of(tmp_path / "again")
     assert times <= {p.stat().st_mtime_ns for p in out.iterdir()}
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
