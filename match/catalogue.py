@@ -208,6 +208,7 @@ def _write_leaves(source: Source, some: Leaves, main: Path, margin: Path | None,
             if rows.num_rows != n_rows:
                 raise ValueError(f"Norder={order}, Npix={cell}: {n_rows} rows were counted, {rows.num_rows} are there")
             _write_leaf(leaf_path(main, (order, cell)), rows, source.schema)
+        # a leaf without rows has a margin too: without it lsdb misses pairs across its border
         if margin is not None and not leaf_path(margin, (order, cell)).exists():
             where = _without(around(order, cell, margin_arcsec, steps=MARGIN_STEPS)[0], own)
             # of no row, most often: then it is not written, and asked for again after a cut

@@ -78,7 +78,7 @@ class Slim:
         for name in self.names[2:]:
             out[name] = values_of(rows, named[name], UNITS[name], path)
         check_sky(out["ra"], out["dec"], path, first_row)
-        known = {**self._columns.constants(), **out}
+        known: dict[str, NDArray[np.float64] | float] = {**self._columns.constants(), **out}
         _check_errors(known, path, first_row, rows.num_rows)
         _check_epochs(known, path, first_row, rows.num_rows)
         # a catalogue's own cells are not believed: one that is wrong would lose pairs
