@@ -34,8 +34,8 @@ OUTLIERS = 0.02
 MOST_STEPS = 300
 DENSITY_ORDER = 6
 """Densities are those of the left source's cell of this order, the work cell."""
-OCCUPIED_ORDERS = (8, 9, 10, 11, 12, 13, 14)
-"""A cell is as large as those of its cells of one of these orders (13.7 arcmin to 13 arcsec) that hold any source."""
+OCCUPIED_ORDERS = (8, 9, 10, 11)
+"""A cell is as large as those of its cells of one of these orders (13.7 to 1.7 arcmin) that hold any source."""
 FULL = 8
 """Of these, the deepest whose occupied cells hold so many sources each: few would be empty by chance."""
 

@@ -265,12 +265,12 @@ def test_densities_are_of_what_is_occupied() -> None:
 
 def test_densities_of_a_small_field() -> None:
     rng = np.random.default_rng(5)
-    for arcmin in (3, 10, 30):
+    for arcmin in (10, 30, 60):
         n = int(0.05 * (arcmin * 60) ** 2)
         healpix29 = sky.healpix29(10 + rng.uniform(0, arcmin / 60, n), rng.uniform(0, arcmin / 60, n))
         told = posterior.densities(healpix29)
         cell = sky.cells(healpix29, posterior.DENSITY_ORDER)
-        assert np.mean([told[c] for c in cell.tolist()]) == pytest.approx(0.05, rel=1 / arcmin)
+        assert np.mean([told[c] for c in cell.tolist()]) == pytest.approx(0.05, rel=4 / arcmin)
 
 
 def test_rows_whose_errors_are_not_known_do_not_count_for_the_share() -> None:
