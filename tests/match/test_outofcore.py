@@ -243,7 +243,8 @@ def test_units_of_field_metadata_are_those_of_the_library(tmp_path: Path) -> Non
     pq.write_table(mas.slice(1, 1), tmp_path / "left/1.parquet")
     pq.write_table(away, tmp_path / "right.parquet")
     crossmatch_files(tmp_path / "left", tmp_path / "right.parquet", 2.0, tmp_path / "out", ERRORS, ERRORS)
-    library = crossmatch(mas, away, 2.0, columns="pairs")
+    named = {name: name for name in ("ra_error", "dec_error")}
+    library = crossmatch(mas, away, 2.0, columns="pairs", right_names=named)
     assert read(tmp_path / "out")["sigmas"].to_pylist() == library["sigmas"].to_pylist()
     assert library["sigmas"].to_pylist() == pytest.approx([2.357] * 2, abs=1e-3)
     pq.write_table(with_units(mas, ra_error="yr"), tmp_path / "left/1.parquet")
