@@ -140,7 +140,7 @@ def _free(folder: Path) -> int:
 
 
 def fetch(
-    recipe: Annotated[str, typer.Argument(help="mock, aion, or a TOML file")],
+    recipe: Annotated[str, typer.Argument(help="tiny, mock, aion, or a TOML file")],
     pile: Annotated[
         Path | None, typer.Option(help="pile that knows which pixels and spectra are wanted, or is to find that out")
     ] = None,

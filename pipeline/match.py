@@ -43,9 +43,11 @@ def match(ctx: Context, task: Task) -> Outcome:
     found = _by_parts(
         task.args["cell"], load, fast, ranks, radii, policy, [int64(t, "healpix29") for t in seen.values()]
     )
-    unmet = idlinks.disagreements(
-        seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"], found.carried
-    )
+    links = (seen, found.pairs, ranks, lambda a, b: radius_of(radii, a, b), task.args["cell"])
+    unmet = idlinks.disagreements(*links, found.carried)
+    if found.carried.num_rows:
+        # few cells have any; what is far and of one object all the same is no disagreement, and is counted
+        counts["links:carried by a mover"] = idlinks.disagreements(*links).num_rows - unmet.num_rows
     linked = found.pairs.filter(found.pairs.column("link"))
     counts["links:accepted"] = int(pc.sum(linked.column("accepted")).as_py() or 0)
     counts.update({f"links:{c['values']}": c["counts"] for c in unmet.column("why").value_counts().to_pylist()})
