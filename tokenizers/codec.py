@@ -119,13 +119,14 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 def load(folder: Path) -> Codec:
     """The codec saved in the folder; ValueError where its content id is not the one that it was saved with."""
-    from skycairn.tokenizers.registry import CODECS
+    from skycairn.tokenizers.registry import CODECS, NETWORKS, codec_class
 
     head = read_json(folder / "codec.json", "kind", "settings", "content_id")
-    if head["kind"] not in CODECS:
-        raise ValueError(f"{folder}: unknown codec kind {head['kind']!r}; this version knows {', '.join(CODECS)}")
+    if head["kind"] not in CODECS and head["kind"] not in NETWORKS:
+        known = ", ".join([*CODECS, *NETWORKS])
+        raise ValueError(f"{folder}: unknown codec kind {head['kind']!r}; this version knows {known}")
     try:
-        codec = CODECS[head["kind"]].restore(head["settings"], load_file(folder / "codec.safetensors"))
+        codec = codec_class(head["kind"]).restore(head["settings"], load_file(folder / "codec.safetensors"))
     except SafetensorError as error:
         raise ValueError(
             f"{folder / 'codec.safetensors'}: is no whole safetensors file ({error}), and nothing else is read; fetch "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from skycairn.tokenizers.codec import Codec, Measurement
@@ -14,7 +15,19 @@ CODECS: dict[str, type[Codec]] = {
     c.kind: c
     for c in (QuantileCodec, GridCodec, CoefficientCodec, PatchImageCodec, UniformImageCodec, PatchSpectrumCodec)
 }
-"""Class of each `Codec.kind`, as `codec.json` names it."""
+"""Class of each `Codec.kind` that is fitted, as `codec.json` names it."""
+
+NETWORKS: dict[str, tuple[str, str]] = {}
+"""Module and class of each `Codec.kind` that is trained; torch is imported when one is asked for."""
+
+
+def codec_class(kind: str) -> type[Codec]:
+    """The class of a `Codec.kind`; LookupError where there is none."""
+    if kind in NETWORKS:
+        module, name = NETWORKS[kind]
+        found: type[Codec] = getattr(import_module(f"skycairn.tokenizers.{module}"), name)
+        return found
+    return CODECS[kind]
 
 
 def _value(measurement: Measurement, kind: str) -> Any:
