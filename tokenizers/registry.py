@@ -8,12 +8,16 @@ from typing import Any
 
 from skycairn.tokenizers.codec import Codec, Measurement
 from skycairn.tokenizers.coefficients import CoefficientCodec
+from skycairn.tokenizers.knots import GridKnotsCodec, KnotsCodec, MultiKnotsCodec
 from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec, UniformImageCodec
 from skycairn.tokenizers.scalar import GridCodec, QuantileCodec
 
 CODECS: dict[str, type[Codec]] = {
     c.kind: c
-    for c in (QuantileCodec, GridCodec, CoefficientCodec, PatchImageCodec, UniformImageCodec, PatchSpectrumCodec)
+    for c in (
+        *(QuantileCodec, GridCodec, CoefficientCodec, PatchImageCodec, UniformImageCodec, PatchSpectrumCodec),
+        *(KnotsCodec, MultiKnotsCodec, GridKnotsCodec),
+    )
 }
 """Class of each `Codec.kind` that is fitted, as `codec.json` names it."""
 
