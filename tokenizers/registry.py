@@ -8,6 +8,7 @@ from typing import Any
 
 from skycairn.tokenizers.codec import Codec, Measurement
 from skycairn.tokenizers.coefficients import CoefficientCodec
+from skycairn.tokenizers.cutout_catalog import CutoutCatalogCodec
 from skycairn.tokenizers.knots import GridKnotsCodec, KnotsCodec, MultiKnotsCodec
 from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec, UniformImageCodec
 from skycairn.tokenizers.scalar import GridCodec, QuantileCodec
@@ -16,7 +17,7 @@ CODECS: dict[str, type[Codec]] = {
     c.kind: c
     for c in (
         *(QuantileCodec, GridCodec, CoefficientCodec, PatchImageCodec, UniformImageCodec, PatchSpectrumCodec),
-        *(KnotsCodec, MultiKnotsCodec, GridKnotsCodec),
+        *(KnotsCodec, MultiKnotsCodec, GridKnotsCodec, CutoutCatalogCodec),
     )
 }
 """Class of each `Codec.kind` that is fitted, as `codec.json` names it."""
