@@ -4,7 +4,7 @@ Up to `exact` numbers a sketch keeps them all, sorted, so that the same numbers 
 divided and merged. Beyond, it is a KLL sketch (Karnin, Lang and Liberty 2016; Apache DataSketches), whose coins cannot
 be seeded: two runs differ, each within `rank_error`. Where the same bits matter for more numbers than that, take the
 sources with the lowest hashes, as the pipeline does: the merge of such samples is exact, too, but at equal bytes their
-error of rank is some 35 times as large.
+error of rank is some 60 times as large.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from skycairn.tokenizers.vocabulary import finite_values
 
 EXACT = 100_000
 K = 16_384
-"""Of the KLL sketch: 340 kB, and an error of rank of 0.00018 with 99 % confidence; a token of 1024 has 0.00098."""
+"""Of the KLL sketch: 350 kB, an error of rank of 0.00018 with 99 % confidence; a token of 1024 has 0.00098. Of
+2,000,000 numbers in 40 parts the worst of 1023 ranks was off by 0.00007 (median of 7 runs); by 0.0050 where as many
+bytes were a sample with its hashes."""
 MAGIC = b"skqs\x01"
 HEAD = struct.Struct("<5sBHIQ")
 
