@@ -23,7 +23,7 @@ from skycairn.match.sky import (
     rings,
     splits,
 )
-from skycairn.pile.shards import TokenColumn, shard_schema, shard_table
+from skycairn.pile.shards import TokenArray, TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import TableFile
 from skycairn.pipeline.encode import codec_of
 from skycairn.pipeline.task import Context, Outcome, Task, close, concat, float64, int64
@@ -265,7 +265,7 @@ def shard(ctx: Context, task: Task) -> Outcome:
             plain = table.drop_columns([n for n in table.column_names if n.startswith("status.") and "." in n[7:]])
             tokens = {c.modality: _tokens(ctx, task, table, c) for c in columns}
             counts["objects"] += table.num_rows
-            counts.update({f"present:{m}": int(present.sum()) for m, (_, present) in tokens.items()})
+            counts.update({f"present:{m}": int(t.present.sum()) for m, t in tokens.items()})
             name_of = pc.binary_join_element_wise(
                 table.column("split").cast(pa.string()), table.column("stratum").cast(pa.string()), "/"
             )
@@ -279,7 +279,7 @@ def shard(ctx: Context, task: Task) -> Outcome:
                 rows = np.flatnonzero(np.asarray(name_of) == name)
                 some = shard_table(
                     plain.take(pa.array(rows)),
-                    {m: (values[rows], present[rows]) for m, (values, present) in tokens.items()},
+                    {m: TokenArray(t.values[rows], t.present[rows], t.length[rows]) for m, t in tokens.items()},
                     {m: s.take(pa.array(rows)).combine_chunks() for m, s in status.items()},
                     schemas[name],
                 )
@@ -322,12 +322,13 @@ def _token_columns(ctx: Context, task: Task) -> list[TokenColumn]:
     return out
 
 
-def _tokens(ctx: Context, task: Task, table: pa.Table, column: TokenColumn) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _tokens(ctx: Context, task: Task, table: pa.Table, column: TokenColumn) -> TokenArray:
     """Tokens of each object, from its own source of the survey, else from the forced position of its target."""
     found = task.args["tokens"].get(column.modality, {"survey": "", "cells": {}})
     n = table.num_rows
     values = np.zeros((n, column.n_tokens), column.dtype)
     present = np.zeros(n, bool)
+    length = np.zeros(n, np.int64)
     survey = found["survey"]
     for name in ("targets", survey):
         if f"key.{name}" not in table.column_names:
@@ -343,8 +344,12 @@ def _tokens(ctx: Context, task: Task, table: pa.Table, column: TokenColumn) -> t
             )
             rows = np.flatnonzero(np.asarray(pc.fill_null(pc.equal(home, cell), False)))
             at = _lookup(int64(tokens, "key"), np.asarray(keys.take(pa.array(rows))))
-            flat = np.asarray(pc.list_flatten(tokens.column("tokens").combine_chunks()))
+            lists = tokens.column("tokens").combine_chunks()
+            flat, count = np.asarray(pc.list_flatten(lists)), np.asarray(pc.list_value_length(lists)).astype(np.int64)
+            if column.layout == "sequence":
+                ragged, flat = flat, np.zeros((len(count), column.n_tokens), column.dtype)
+                flat[np.arange(column.n_tokens) < count[:, None]] = ragged
             rows, at = rows[at >= 0], at[at >= 0]
             values[rows] = flat.reshape(-1, column.n_tokens)[at]
-            present[rows] = True
-    return values, present
+            present[rows], length[rows] = True, count[at]
+    return TokenArray(values, present, length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from skycairn.pipeline.extract import NO_CODEC, STATUS, in_objects, payload_chun
 from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec, load
-from skycairn.tokenizers.registry import fit_codec
+from skycairn.tokenizers.registry import fit_codec, fit_to_sketches
+from skycairn.tokenizers.sketch import QuantileSketch
 
 
 def source_hash(survey: str, keys: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -38,28 +39,12 @@ def sample(ctx: Context, task: Task) -> Outcome:
     Where members are named, of the region's objects alone.
     """
     survey, most = task.args["survey"], task.settings["rows"]
-    split = ctx.recipe.split
     counts: Counter[str] = Counter()
     best = pa.table(
         {"key": pa.array([], pa.int64()), "cell": pa.array([], pa.int64()), "hash": pa.array([], pa.uint64())}
     )
     for cell, parts in sorted(task.args["cells"].items(), key=lambda item: int(item[0])):
-        failed = ctx.pile.read_table(parts["selection"]).column("failed_cut")
-        slim = ctx.pile.read_table(parts["slim"], columns=["key", "healpix29"]).filter(pc.is_null(failed))
-        if "members" in parts:
-            slim = slim.filter(pa.array(in_objects(ctx, survey, slim, parts["members"])))
-        counts["selected"] += slim.num_rows
-        if task.settings["fit_on"] == "train" and slim.num_rows:
-            where = splits(
-                int64(slim, "healpix29"),
-                np.arange(slim.num_rows),
-                slim.num_rows,
-                split.salt,
-                split.by_name(),
-                reach_arcsec=task.settings["split"]["reach_arcsec"],
-            )
-            slim = slim.filter(pa.array(where == "train"))
-        counts["training"] += slim.num_rows
+        slim = _training(ctx, task, parts, counts)
         keys = int64(slim, "key")
         rows = pa.table({"key": keys, "cell": np.full(len(keys), int(cell)), "hash": source_hash(survey, keys)})
         best = concat([best, rows])
@@ -68,9 +53,74 @@ def sample(ctx: Context, task: Task) -> Outcome:
     return Outcome({"sample": ctx.pile.put_table(best)}, counts)
 
 
+def _training(ctx: Context, task: Task, parts: Mapping[str, Any], counts: Counter[str]) -> pa.Table:
+    """Key and place of the sources of one cell that codecs are fitted on: see `sample`."""
+    split = ctx.recipe.split
+    failed = ctx.pile.read_table(parts["selection"]).column("failed_cut")
+    slim = ctx.pile.read_table(parts["slim"], columns=["key", "healpix29"]).filter(pc.is_null(failed))
+    if "members" in parts:
+        slim = slim.filter(pa.array(in_objects(ctx, task.args["survey"], slim, parts["members"])))
+    counts["selected"] += slim.num_rows
+    if task.settings["fit_on"] == "train" and slim.num_rows:
+        where = splits(
+            int64(slim, "healpix29"),
+            np.arange(slim.num_rows),
+            slim.num_rows,
+            split.salt,
+            split.by_name(),
+            reach_arcsec=task.settings["split"]["reach_arcsec"],
+        )
+        slim = slim.filter(pa.array(where == "train"))
+    counts["training"] += slim.num_rows
+    return slim
+
+
+def sketch(ctx: Context, task: Task) -> Outcome:
+    """Sketches of the column modalities of one survey and cell, of the sources that `sample` chooses among.
+
+    A row a modality and number of it, in the order of both.
+    """
+    survey = ctx.survey(task.args["survey"])
+    counts: Counter[str] = Counter()
+    keys = _training(ctx, task, task.args, counts).column("key").combine_chunks()
+    rows: dict[str, list[Any]] = {"modality": [], "number": [], "sketch": []}
+    for modality in sorted((survey.modality(name) for name in task.settings["modalities"]), key=lambda m: m.name):
+        names = ["key", *(n for n in (modality.column, modality.ivar) if n)]
+        wide = ctx.pile.read_table(task.args["wide"], columns=names)
+        value = measured_values(wide.filter(pc.is_in(wide.column("key"), keys)), modality)[0]
+        counts[f"values:{modality.name}"] = len(value)
+        for number, column in enumerate(value.reshape(len(value), int(np.prod(modality.shape, dtype=int))).T):
+            rows["modality"].append(modality.name)
+            rows["number"].append(number)
+            rows["sketch"].append(QuantileSketch.of(column).to_bytes())
+    types = (("modality", pa.string()), ("number", pa.int64()), ("sketch", pa.binary()))
+    return Outcome({"sketch": ctx.pile.put_table(pa.table(rows, schema=pa.schema(types)))}, counts)
+
+
+def _sketched(ctx: Context, task: Task, modality: Modality) -> list[QuantileSketch]:
+    """What the cells' sketches have seen of each number of a modality, merged in the order of the cells."""
+    cells = []
+    for _, part in sorted(task.args["sketches"].items(), key=lambda item: int(item[0])):
+        table = ctx.pile.read_table(part)
+        found = table.filter(pc.equal(table.column("modality"), modality.name)).sort_by("number")
+        cells.append([QuantileSketch.from_bytes(b) for b in found.column("sketch").to_pylist()])
+    return [QuantileSketch.merged(numbers) for numbers in zip(*cells, strict=True)]
+
+
 def fit(ctx: Context, task: Task) -> Outcome:
-    """The codec of one modality, fitted on the sample."""
+    """The codec of one modality, fitted on the sample or on the cells' sketches."""
     modality = ctx.survey(task.args["survey"]).modality(task.settings["modality"])
+    sketched = "sketches" in task.args
+    codec, counts = (_fitted_to_sketches if sketched else _fitted)(ctx, task, modality)
+    if codec is None:
+        return Outcome(counts=counts, notes={"unfit": f"no source of the sample has a {modality.name}"})
+    with tempfile.TemporaryDirectory() as folder:
+        codec.save(Path(folder))
+        parts = ctx.pile.put_folder(Path(folder))
+    return Outcome(parts, counts, {"content_id": codec.content_id, "kind": codec.kind})
+
+
+def _fitted(ctx: Context, task: Task, modality: Modality) -> tuple[Codec | None, dict[str, int]]:
     rows = ctx.pile.read_table(task.args["sample"]).slice(0, task.settings["rows"])
     if modality.payload:
         measurement = _sampled_payload(ctx, task, modality, rows)
@@ -79,15 +129,17 @@ def fit(ctx: Context, task: Task) -> Outcome:
     n = len(next(iter(measurement.values()))) if measurement else 0
     counts = {"sampled": rows.num_rows, "fitted": n}
     if n == 0:
-        return Outcome(counts=counts, notes={"unfit": f"no source of the sample has a {modality.name}"})
+        return None, counts
     settings: dict[str, Any] = {"bands": modality.bands} if modality.image else {}
     if modality.wavelengths:
         settings = dict(zip(("scale", "start", "step"), modality.wavelengths, strict=True))
-    codec = fit_codec(modality.codec, measurement, **settings)
-    with tempfile.TemporaryDirectory() as folder:
-        codec.save(Path(folder))
-        parts = ctx.pile.put_folder(Path(folder))
-    return Outcome(parts, counts, {"content_id": codec.content_id, "kind": codec.kind})
+    return fit_codec(modality.codec, measurement, **settings), counts
+
+
+def _fitted_to_sketches(ctx: Context, task: Task, modality: Modality) -> tuple[Codec | None, dict[str, int]]:
+    sketches = _sketched(ctx, task, modality)
+    counts = {"fitted": sketches[0].n, "exact": int(sketches[0].is_exact)}
+    return fit_to_sketches(modality.codec, sketches) if sketches[0].n else None, counts
 
 
 def _sampled_values(ctx: Context, task: Task, modality: Modality, rows: pa.Table) -> NDArray[np.float64]:
@@ -206,8 +258,10 @@ def _encoded_values(wanted: pa.Table, modality: Modality, codec: Codec | None) -
         status[lost & ~mask] = "file absent"
     if codec is None:
         mask = np.zeros(len(mask), bool)
-    tokens = codec.encode({"value": value}) if codec is not None and mask.any() else np.empty((0, 1), np.uint16)
-    return _token_table(wanted, status, tokens, mask)
+    if codec is None or not mask.any():
+        return _token_table(wanted, status, mask)
+    tokens = codec.encode({"value": value})
+    return _token_table(wanted, status, mask, tokens, codec.lengths(tokens))
 
 
 def _merged(rows: NDArray[np.int64], a: pa.Table, others: NDArray[np.int64], b: pa.Table) -> pa.Table:
@@ -267,22 +321,34 @@ def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -
     mask = np.array([s is None for s in status], dtype=bool)
     if codec is None:
         status[mask], mask[:] = NO_CODEC, False
-    tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
-    if codec is not None and mask.any():
-        arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
-        seen = codec.sees(arrays)
-        status[np.flatnonzero(mask)[~seen]] = "not measured"
-        mask[mask] = seen
-        tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
-    return _token_table(chunk, status, tokens, mask)
+    if codec is None or not mask.any():
+        return _token_table(chunk, status, mask)
+    arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
+    seen = codec.sees(arrays)
+    status[np.flatnonzero(mask)[~seen]] = "not measured"
+    mask[mask] = seen
+    tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
+    return _token_table(chunk, status, mask, tokens, codec.lengths(tokens))
 
 
-def _token_table(sources: pa.Table, status: NDArray[Any], tokens: NDArray[Any], mask: NDArray[np.bool_]) -> pa.Table:
-    """owner, key, status (null = present), tokens as a list, null where there are none."""
+NO_TOKENS, NO_LENGTHS = np.empty((0, 1), np.uint16), np.empty(0, np.int64)
+
+
+def _token_table(
+    sources: pa.Table,
+    status: NDArray[Any],
+    mask: NDArray[np.bool_],
+    tokens: NDArray[Any] = NO_TOKENS,
+    n_tokens: NDArray[np.int64] = NO_LENGTHS,
+) -> pa.Table:
+    """owner, key, status (null = present), tokens as a list, null where there are none.
+
+    `tokens`: a row each source where `mask` is True, of which the first `n_tokens` are there.
+    """
     lengths = np.zeros(len(mask), np.int32)
-    lengths[mask] = tokens.shape[1]
+    lengths[mask] = n_tokens
     offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    values = pa.array(tokens.reshape(-1).astype(np.uint32))
+    values = pa.array(tokens[np.arange(tokens.shape[1]) < n_tokens[:, None]].astype(np.uint32))
     lists = pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~mask))
     return pa.table(
         {

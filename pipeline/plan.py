@@ -228,7 +228,7 @@ def plan(
     if not p.plan.done and not p.plan.downloads:
         return p.plan
     for s in surveys:
-        _fit(p, s, parts, wanted[s.name], samples, payload[s.name], whole=p.plan.done)
+        _fit(p, s, parts, members, samples, payload[s.name], whole=p.plan.done)
     if not p.plan.done and not p.plan.downloads:
         return p.plan
     tokens = {s.name: _encode(p, s, wanted[s.name], payload[s.name]) for s in surveys}
@@ -567,16 +567,45 @@ def _samples(
         inputs: dict[str, str] = {}
         args: dict[str, dict[str, Any]] = {}
         for cell, found in parts[s.name].items():
-            inputs[f"{cell}"] = merkle({t: found[t].content_id for t in ("slim", "selection")})
-            args[str(cell)] = {"slim": found["slim"].sha256, "selection": found["selection"].sha256}
-            if s.cutouts:
-                near = [members[c].outputs["members"] for c in _around(cell) if c in members]
-                inputs |= {f"{cell} members {i}": part.content_id for i, part in enumerate(near)}
-                args[str(cell)]["members"] = [part.sha256 for part in near]
+            of_cell, args[str(cell)] = _chosen_among(s, cell, found, members)
+            inputs |= of_cell
         receipt = p.need("sample", s.name, settings, inputs, {"survey": s.name, "cells": args})
         if receipt is not None:
             out[s.name] = receipt
     return out
+
+
+def _chosen_among(
+    s: Survey, cell: int, found: Mapping[str, Part], members: Mapping[int, Receipt]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Inputs and arguments that tell which sources of a cell codecs may be fitted on."""
+    inputs = {f"{cell}": merkle({t: found[t].content_id for t in ("slim", "selection")})}
+    args: dict[str, Any] = {"slim": found["slim"].sha256, "selection": found["selection"].sha256}
+    if s.cutouts:
+        near = [members[c].outputs["members"] for c in _around(cell) if c in members]
+        inputs |= {f"{cell} members {i}": part.content_id for i, part in enumerate(near)}
+        args["members"] = [part.sha256 for part in near]
+    return inputs, args
+
+
+def _sketches(p: _Planner, s: Survey, parts: Parts, members: Mapping[int, Receipt]) -> dict[int, Part] | None:
+    """The sketches of a survey's columns by cell; None while some are to do."""
+    locked = _locked(p)
+    names = sorted(m.name for m in s.modalities if not m.payload and m.name not in locked)
+    settings = {
+        **_identity(s),
+        "modalities": names,
+        "fit_on": p.ctx.recipe.codecs.fit_on,
+        "split": _split(p.ctx.recipe),
+    }
+    out: dict[int, Part] = {}
+    for cell, found in parts.items() if names else ():
+        inputs, args = _chosen_among(s, cell, found, members)
+        inputs["wide"], args["wide"] = found["wide"].content_id, found["wide"].sha256
+        receipt = p.need("sketch", f"{s.name} cell {cell}", settings, inputs, {"survey": s.name, **args})
+        if receipt is not None:
+            out[cell] = receipt.outputs["sketch"]
+    return out if len(out) == len(parts) or not names else None
 
 
 def _locked(p: _Planner) -> dict[str, str]:
@@ -727,7 +756,7 @@ def _fit(
     p: _Planner,
     s: Survey,
     parts: Mapping[str, Parts],
-    wanted: Mapping[int, Receipt],
+    members: Mapping[int, Receipt],
     samples: Mapping[str, Receipt],
     payload: Kept,
     whole: bool,
@@ -735,6 +764,9 @@ def _fit(
     """`whole`: all the payload is there that codecs are fitted on."""
     locked = _locked(p)
     codecs = p.ctx.recipe.codecs
+    sketches: dict[int, Part] | None = {}
+    if codecs.scalars == "sketch" and s.name in samples:
+        sketches = _sketches(p, s, parts[s.name], members)
     for m in s.modalities:
         if m.name in locked:
             p.plan.codecs[m.name] = {"content_id": locked[m.name], "parts": _locked_parts(p, locked[m.name])}
@@ -750,7 +782,13 @@ def _fit(
         settings = {**_identity(s), "modality": m.name, "codec": m.codec}
         inputs = {"sample": sample.content_id}
         args: dict[str, Any] = {"survey": s.name, "sample": sample.sha256, "cells": {}, "payload": {}}
-        if m.payload:
+        if codecs.scalars == "sketch" and not m.payload:
+            if sketches is None:
+                continue
+            settings["scalars"] = "sketch"
+            inputs = {f"{cell}": part.content_id for cell, part in sketches.items()}
+            args = {"survey": s.name, "sketches": {str(cell): part.sha256 for cell, part in sketches.items()}}
+        elif m.payload:
             settings["rows"] = codecs.fit_payload_rows
             for cell, made in payload[m.name].items():
                 if made["fit"]:

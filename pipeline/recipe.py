@@ -112,6 +112,8 @@ class Codecs:
     "train | any: `any` also takes sources of the other splits, for piles too small to spare them"
     fit_rows: int = 200_000
     fit_payload_rows: int = 1_000
+    scalars: str = "sample"
+    "sample | sketch: what codecs of columns are fitted to, `fit_rows` sources or the distribution of all"
 
 
 @dataclass(frozen=True)
@@ -438,6 +440,7 @@ def _check(recipe: Recipe, where: str) -> None:
     )
     want(p.keep in ("auto", "all", "none", "sample"), f"payload.keep is {p.keep!r}; choose auto, all, none or sample")
     want(c.fit_on in ("train", "any"), f"codecs.fit_on is {c.fit_on!r}; choose train or any")
+    want(c.scalars in ("sample", "sketch"), f"codecs.scalars is {c.scalars!r}; choose sample or sketch")
     want(0 <= s.least <= 1, f"split.least is {s.least}; wanted 0 to 1")
     least = {"payload.sample": p.sample, "payload.limit_bytes": p.limit_bytes}
     least["download.limit_bytes"] = recipe.download.limit_bytes

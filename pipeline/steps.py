@@ -18,6 +18,7 @@ STEPS: dict[str, Callable[[Context, Task], Outcome]] = {
     "coverage": assemble.coverage,
     "want": extract.want,
     "sample": encode.sample,
+    "sketch": encode.sketch,
     "extract": extract.extract,
     "fit": encode.fit,
     "encode": encode.encode_columns,

@@ -9,6 +9,7 @@ VERSIONS = {
     "coverage": 1,
     "want": 2,
     "sample": 1,
+    "sketch": 1,
     "extract": 2,
     "fit": 2,
     "encode": 3,

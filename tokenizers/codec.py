@@ -72,6 +72,10 @@ class Codec(ABC):
         """Which sources, shape (n,), hold anything where this codec looks; the others have no tokens."""
         return np.ones(len(next(iter(measurement.values()))), bool)
 
+    def lengths(self, tokens: Tokens) -> NDArray[np.int64]:
+        """How many tokens of each row of `encode` are there, the first of it, shape (n,); all but of a sequence."""
+        return np.full(len(tokens), self.n_tokens, np.int64)
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that decides the tokens beside the arrays; JSON values only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from skycairn.tokenizers.codec import Codec, Layout, Measurement, Tokens
 from skycairn.tokenizers.scalar import Bins, Floats, default_bins, quantile_bins
+from skycairn.tokenizers.sketch import QuantileSketch
 from skycairn.tokenizers.vocabulary import finite_values, from_tokens, to_tokens
 
 
@@ -43,6 +45,20 @@ class CoefficientCodec(Codec):
             raise ValueError(f"coefficient codec: {most} bins asked for, wanted 1 or more")
         x = _by_the_first(x) if normalise else x
         return cls([quantile_bins(c, most, _compress, _expand, uniform) for c in x.T], len(x), normalise)
+
+    @classmethod
+    def from_sketches(cls, sketches: Sequence[QuantileSketch], bins: int | None = None, uniform: float = 0.0) -> Self:
+        """Fit to a sketch of each coefficient, without `normalise`. Where they are exact, that of their numbers."""
+        counts = {s.n for s in sketches}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(
+                f"coefficient codec: sketches of {sorted(counts)} rows, wanted one number of rows, 1 or more"
+            )
+        n = counts.pop()
+        most = default_bins(n) if bins is None else bins
+        if most < 1:
+            raise ValueError(f"coefficient codec: {most} bins asked for, wanted 1 or more")
+        return cls([quantile_bins(s.sample(), most, _compress, _expand, uniform) for s in sketches], n, False)
 
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, m) of `value` (n, m)."""

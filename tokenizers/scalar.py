@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skycairn.tokenizers.codec import Codec, Layout, Measurement, Tokens
+from skycairn.tokenizers.sketch import QuantileSketch
 from skycairn.tokenizers.vocabulary import finite_values, from_tokens, to_tokens
 
 Floats = NDArray[np.float64]
@@ -134,6 +135,15 @@ class QuantileCodec(Codec):
             fitted = quantile_bins(x, most, lambda v: np.arcsinh(v / scale), lambda v: np.sinh(v) * scale, uniform)
             return cls(fitted, transform, len(x), uniform, None, scale)
         raise ValueError(f"quantile codec: there is no transform {transform!r}; choose identity, log or asinh")
+
+    @classmethod
+    def from_sketch(
+        cls, sketch: QuantileSketch, transform: Transform = "identity", bins: int | None = None, **settings: Any
+    ) -> Self:
+        """Fit to what a sketch has seen; `settings` as of `fit`. Where the sketch is exact, that of its numbers."""
+        made = cls.fit(sketch.sample(), transform, default_bins(sketch.n) if bins is None else bins, **settings)
+        made.n_fit = sketch.n
+        return made
 
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, 1) of `value` (n,)."""
