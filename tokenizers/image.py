@@ -5,7 +5,7 @@ Published weights are read and written (`from_aion`, `to_aion`); new ones of any
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from skycairn.tokenizers.aion import matched, read_published, write_published
 from skycairn.tokenizers.codec import Layout, Measurement
@@ -22,7 +21,9 @@ from skycairn.tokenizers.magvit import AION_SLOTS, Architecture, ImageNetwork, p
 from skycairn.tokenizers.network import Loss, NetworkCodec, Tensors
 
 SIZES: dict[str, Architecture] = {
-    "tiny": Architecture(hidden=56, projection=12, compressions=0, consecutive=1, mult=100.0, stem=4, kernel=3),
+    "tiny": Architecture(
+        hidden=48, projection=6, compressions=0, consecutive=1, mult=100.0, stem=4, kernel=1, kernel_out=1
+    ),
     "small": Architecture(hidden=192, projection=24, compressions=1, consecutive=2, mult=100.0, stem=2, kernel=5),
     "aion": Architecture(),
 }
@@ -188,16 +189,12 @@ class ImageCodec(NetworkCodec):
 
     def latent(self, tensors: Tensors) -> Tensor:
         """What is quantized, float32 (n, number, rows, columns)."""
-        flux, good = tensors["flux"], tensors["good"]
-        form = self.network.form
+        flux, good, form = tensors["flux"], tensors["good"], self.network.form
+        present = good.flatten(2).any(-1) if self.compat is None else torch.ones_like(good[:, :, 0, 0])
         # float32 whatever the precision: asinh of bfloat16 has steps of a few per cent of the flux
         with torch.autocast(flux.device.type, enabled=False):
-            x = torch.asinh(flux.float() / form.range_compression) * form.range_compression * form.mult
-            all_slots = x.new_zeros(len(x), len(form.slots), self.crop, self.crop)
-            all_slots[:, self.places] = x
-            present = torch.zeros(len(x), len(form.slots), dtype=torch.bool, device=x.device)
-            present[:, self.places] = good.flatten(2).any(-1) if self.compat is None else True
-        return self.network.latent(all_slots, present)
+            x = _asinh(flux.float() / form.range_compression) * (form.range_compression * form.mult)
+        return self.network.latent(x, self.places, present)
 
     def codes(self, tensors: Tensors) -> Tensor:
         """Indices, int64 (n, n_tokens), row by row."""
@@ -209,7 +206,7 @@ class ImageCodec(NetworkCodec):
         Beyond `STEEPEST` it is held there, though gradients pass; not so under compat.
         """
         form = self.network.form
-        x = self.network.pixels(quantized)[:, self.places].float() / form.mult / form.range_compression
+        x = self.network.pixels(quantized, self.places) / form.mult / form.range_compression
         return x if self.compat is not None else x + (x.clamp(-STEEPEST, STEEPEST) - x).detach()
 
     def measured(self, indices: Tensor) -> Tensors:
@@ -230,16 +227,15 @@ class ImageCodec(NetworkCodec):
         flux, good = tensors["flux"].float(), tensors["good"]
         predicted = self._opened(quantized)
         with torch.autocast(flux.device.type, enabled=False):
-            ivar = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good)
-            weight = ivar * good
-            brightest = torch.maximum(flux.abs(), predicted.detach().abs())
-            soft = weight / (1 + weight * (self.objective.soft * brightest) ** 2)
+            weight = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good) * good
             error = predicted - flux
-            chi = error * soft.sqrt()
-            cap = self.objective.cap
-            half = chi.square() / 2 if cap is None else F.huber_loss(chi, torch.zeros_like(chi), "none", cap)
+            brightest = torch.maximum(flux.abs(), predicted.detach().abs())
+            softened = weight / (1 + weight * (self.objective.soft * brightest).square())
+            chi2, cap = softened * error.square(), self.objective.cap
+            if cap is not None:
+                chi2 = torch.where(chi2 > cap**2, 2 * cap * chi2.clamp(min=cap**2).sqrt() - cap**2, chi2)
             n = (weight > 0).sum().clamp(min=1)
-            total = half.sum() / n
+            total = chi2.sum() / 2 / n
             with torch.no_grad():
                 chi2 = weight * error.square()
                 of_source = chi2.flatten(1).sum(1) / (weight > 0).flatten(1).sum(1).clamp(min=1)
@@ -381,6 +377,12 @@ def _seeded(form: Architecture, seed: int = 0, gate_bias: float = -10.0) -> Imag
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ImageNetwork(form, gate_bias)
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """As torch's, to 2e-7, three times as fast on a CPU."""
+    a = x.abs()
+    return torch.log1p(a + a * (a / (1 + (a.square() + 1).sqrt()))).copysign(x)
 
 
 def _from_scatter(flux: Tensor, good: Tensor) -> Tensor:

@@ -44,11 +44,13 @@ class Architecture:
     "side of the blocks of pixels that become channels before the first convolution; 1: none, as AION-1"
     kernel: int = 7
     "side of the first convolution and of the last one before the tokens"
+    kernel_out: int = 3
+    "side of the last convolution of all"
 
     def __post_init__(self) -> None:
-        whole = {k: getattr(self, k) for k in ("hidden", "projection", "consecutive", "stem", "kernel")}
-        if min(whole.values()) < 1 or self.compressions < 0 or self.kernel % 2 == 0:
-            raise ValueError(f"image network: {asdict(self)}: wanted counts of 1 or more and an odd kernel")
+        whole = {k: getattr(self, k) for k in ("hidden", "projection", "consecutive", "stem", "kernel", "kernel_out")}
+        if min(whole.values()) < 1 or self.compressions < 0 or self.kernel % 2 == 0 or self.kernel_out % 2 == 0:
+            raise ValueError(f"image network: {asdict(self)}: wanted counts of 1 or more and odd kernels")
         if self.hidden % 2**self.compressions:
             raise ValueError(f"image network: {self.hidden} channels cannot be halved {self.compressions} times")
         if not (self.range_compression > 0 and self.mult > 0):
@@ -100,9 +102,9 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channel, y, x), gated."""
-        weight = self.to_k(x).flatten(2).softmax(-1)
-        context = torch.bmm(x.flatten(2), weight.transpose(1, 2).to(x.dtype))
-        return self.net(context[..., None]) * x
+        weight = self.to_k(x).flatten(2).softmax(-1).to(x.dtype)
+        context = torch.bmm(weight, x.movedim(1, -1).flatten(1, 2))
+        return self.net(context.movedim(-1, 1)[..., None]) * x
 
 
 class ResidualUnit(nn.Module):
@@ -161,27 +163,26 @@ class ChannelNorm(nn.Sequential):
 
 
 class SubsampledLinear(nn.Module):
-    """A linear map of the bands of each pixel, some of which may be absent, in float32."""
+    """A linear map to or from all bands of all surveys, of which a codec has some, in float32."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.n_in = n_in
         start = nn.Linear(n_in, n_out)
         self.weight, self.bias = nn.Parameter(start.weight), nn.Parameter(start.bias)
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """(n, n_in, y, x) to (n, n_out, y, x).
+    def into(self, x: Tensor, places: list[int], present: Tensor) -> Tensor:
+        """(n, band, y, x), 0 in bands that are not `present`, bool (n, band), to (n, n_out, y, x).
 
-        `present`, bool (n, n_in): the others count as 0, and all, the bias too, grows by sqrt(n_in / n_present).
+        `places`: which of the inputs the bands are. All, the bias too, grows by sqrt(n_in / n_present) of each source.
         """
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            if present is not None:
-                x = x * present[:, :, None, None]
-            found = F.conv2d(x, self.weight[:, :, None, None], self.bias)
-            if present is not None:
-                found = found * (self.n_in / present.sum(1).clamp(min=1)).sqrt()[:, None, None, None]
-            return found
+            found = F.conv2d(x.float(), self.weight[:, places, None, None], self.bias)
+            return found * (self.weight.shape[1] / present.sum(1).clamp(min=1)).sqrt()[:, None, None, None]
+
+    def out_of(self, x: Tensor, places: list[int]) -> Tensor:
+        """(n, n_in, y, x) to (n, band, y, x), the outputs at `places`."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x.float(), self.weight[places, :, None, None], self.bias[places])
 
 
 class Autoencoder(nn.Module):
@@ -195,7 +196,7 @@ class Autoencoder(nn.Module):
 
         n = form.hidden // 2**form.compressions
         self.conv_in = SameConv(n_bands, n, form.kernel)
-        self.conv_out = SameConv(n, n_bands, 3)
+        self.conv_out = SameConv(n, n_bands, form.kernel_out)
         down: list[nn.Module] = [ResidualUnit(n, gate_bias)]
         up: list[nn.Module] = [ResidualUnit(n, gate_bias)]
         for _ in range(form.compressions):
@@ -237,15 +238,16 @@ class ImageNetwork(nn.Module):
         self.pre_quant_proj = nn.Conv2d(form.hidden, len(form.levels), 1)
         self.post_quant_proj = nn.Conv2d(len(form.levels), form.hidden, 1)
         self.model = Autoencoder(form.projection * form.stem**2, form, gate_bias)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def quantizer(self) -> FiniteScalarQuantizer:
         """Of the vectors."""
         return self._quantizer
 
-    def latent(self, x: Tensor, present: Tensor) -> Tensor:
-        """(n, slot, y, x), and which are present, bool (n, slot), to vectors (n, number, rows, columns), float32."""
-        x = self.subsample_in(x, present)
+    def latent(self, x: Tensor, places: list[int], present: Tensor) -> Tensor:
+        """Images to vectors (n, number, rows, columns), float32; arguments as of `SubsampledLinear.into`."""
+        x = self.subsample_in.into(x, places, present)
         if self.form.stem > 1:
             x = F.pixel_unshuffle(x, self.form.stem)
         x = self.model.encode(x)
@@ -253,13 +255,12 @@ class ImageNetwork(nn.Module):
             found: Tensor = self.pre_quant_proj(x.float())
         return found
 
-    def pixels(self, quantized: Tensor) -> Tensor:
-        """Quantized vectors (n, number, rows, columns) to (n, slot, y, x), float32."""
+    def pixels(self, quantized: Tensor, places: list[int]) -> Tensor:
+        """Quantized vectors (n, number, rows, columns) to images (n, band, y, x) of the bands at `places`, float32."""
         x = self.model.decode(self.post_quant_proj(quantized))
         if self.form.stem > 1:
             x = F.pixel_shuffle(x, self.form.stem)
-        found: Tensor = self.subsample_out(x)
-        return found
+        return self.subsample_out.out_of(x, places)
 
 
 def n_parameters(network: nn.Module) -> int:
