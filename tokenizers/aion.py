@@ -44,8 +44,7 @@ def write_published(folder: Path, name: str, config: Mapping[str, Any], arrays: 
     """Write a codec as the Hub holds it, at `folder/codecs/<name>/`; gives that place."""
     place = Path(folder) / "codecs" / name
     place.mkdir(parents=True, exist_ok=True)
-    # shape and dtype of an array without axes are lost by ascontiguousarray, which makes it one of (1,)
-    whole = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in arrays.items()}
+    whole = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     save_file(whole, place / WEIGHTS, metadata={"format": "pt"})
     (place / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
     return place
