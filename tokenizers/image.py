@@ -211,7 +211,7 @@ class ImageCodec(NetworkCodec):
 
     def measured(self, indices: Tensor) -> Tensors:
         """`flux` (n, band, crop, crop), in the unit of `zero_point`."""
-        quantized = self.network.quantizer.values(indices.unflatten(1, self.layout.shape))
+        quantized = self.network.quantizer.values(indices.reshape(-1, *self.layout.shape))
         with torch.autocast(indices.device.type, enabled=False):
             x = self._opened(quantized)
         return {"flux": x * self.scale}

@@ -72,7 +72,8 @@ class Architecture:
     @classmethod
     def restore(cls, settings: dict[str, Any]) -> Self:
         """The inverse of `settings`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**given)
 
 
 class SameConv(nn.Module):

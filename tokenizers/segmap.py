@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -49,7 +50,8 @@ AION_CONFIG: dict[str, Any] = {
 """What AION-1's `config.json` of this codec may hold, with the defaults of its class."""
 
 BRIGHTNESS: dict[str, float] = {"PSF": 0.2, "REX": 0.4, "EXP": 0.6, "DEV": 0.8, "SER": 1.0}
-"""What a source of each Tractor type is painted with."""
+"""What a source of each Tractor type is painted with: the numbers are the paper's, which is which type's is guessed
+from the order in which Tractor tries them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Architecture:
     @classmethod
     def restore(cls, settings: dict[str, Any]) -> Self:
         """The inverse of `settings`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**given)
 
 
 SIZES: dict[str, Architecture] = {
@@ -138,12 +141,12 @@ class FieldNetwork(nn.Module):
         down: list[nn.Module] = []
         halves = range(form.compressions - 1, 0, -1)
         wide = [1, *(form.hidden // 2**i for i in halves), form.hidden]
-        for n_in, n_out in zip(wide, wide[1:], strict=False):
+        for n_in, n_out in pairwise(wide):
             down += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1), nn.ReLU()]
         up: list[nn.Module] = []
         # narrow first and wide last: so AION-1's are built
         wide = [form.decoder, *(form.decoder // 2**i for i in halves), 1]
-        for n_in, n_out in zip(wide, wide[1:], strict=False):
+        for n_in, n_out in pairwise(wide):
             up += [nn.ReLU(), nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1)]
         self.encoder = Layers([*down, nn.Conv2d(form.hidden, form.hidden, 3, padding=1), residual(form.hidden)])
         first = nn.ConvTranspose2d(form.decoder, form.decoder, 3, padding=1)
@@ -195,7 +198,7 @@ class SegmentationCodec(NetworkCodec):
 
     @classmethod
     def fresh(cls, size: str | Architecture, *, seed: int = 0, crop: int = 96) -> Self:
-        """A new codec of a size in `SIZES`, or of any architecture; weights from `seed`, torch's own state untouched."""
+        """A new codec of a size in `SIZES`, or of any architecture; weights from `seed` alone."""
         if isinstance(size, str) and size not in SIZES:
             raise ValueError(f"segmentation codec: size {size!r}, wanted one of {', '.join(SIZES)}")
         return cls(_seeded(SIZES[size] if isinstance(size, str) else size, seed), crop=crop)
@@ -232,7 +235,7 @@ class SegmentationCodec(NetworkCodec):
 
     def measured(self, indices: Tensor) -> Tensors:
         """`value` (n, crop, crop), float32, in 0 .. 1."""
-        quantized = self.network.quantizer.values(indices.unflatten(1, self.layout.shape))
+        quantized = self.network.quantizer.values(indices.reshape(-1, *self.layout.shape))
         return {"value": self.network.field(quantized).clamp(0, 1)}
 
     def loss(self, tensors: Tensors) -> Loss:
@@ -280,8 +283,8 @@ class SegmentationCodec(NetworkCodec):
         config = matched(AION_NAME, config, AION_CONFIG)
         if config["variational"]:
             raise ValueError(
-                f"{source}: is a variational codec, whose tokens polymathic-aion itself cannot make; wanted variational "
-                "false"
+                f"{source}: is a variational codec, of which polymathic-aion itself makes no tokens; "
+                "wanted variational false"
             )
         hidden = config["encoder_output_dim"]
         form = Architecture(
