@@ -23,7 +23,10 @@ CODECS: dict[str, type[Codec]] = {
 }
 """Class of each `Codec.kind` that is fitted, as `codec.json` names it."""
 
-NETWORKS: dict[str, tuple[str, str]] = {}
+NETWORKS: dict[str, tuple[str, str]] = {
+    "image_network": ("image", "ImageCodec"),
+    "segmap_network": ("segmap", "SegmentationCodec"),
+}
 """Module and class of each `Codec.kind` that is trained; torch is imported when one is asked for."""
 
 
