@@ -17,7 +17,7 @@ CODECS: dict[str, type[Codec]] = {
 }
 """Class of each `Codec.kind` that is fitted, as `codec.json` names it."""
 
-NETWORKS: dict[str, tuple[str, str]] = {}
+NETWORKS: dict[str, tuple[str, str]] = {"spectrum_network": ("spectrum", "SpectrumCodec")}
 """Module and class of each `Codec.kind` that is trained; torch is imported when one is asked for."""
 
 
