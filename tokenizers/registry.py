@@ -26,6 +26,7 @@ CODECS: dict[str, type[Codec]] = {
 NETWORKS: dict[str, tuple[str, str]] = {
     "image_network": ("image", "ImageCodec"),
     "segmap_network": ("segmap", "SegmentationCodec"),
+    "spectrum_network": ("spectrum", "SpectrumCodec"),
 }
 """Module and class of each `Codec.kind` that is trained; torch is imported when one is asked for."""
 
