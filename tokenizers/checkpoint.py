@@ -77,15 +77,17 @@ def read_about(folder: Path, form: int, *files: str) -> dict[str, Any]:
     return about
 
 
-def unlike(about: Mapping[str, Any], run: Mapping[str, Any], settings: str) -> str:
+def unlike(about: Mapping[str, Any], run: Mapping[str, Any], *settings: str) -> str:
     """What of a run differs from what its checkpoint says, in words; empty where nothing does.
 
-    `settings` names the entry whose own entries are told one by one.
+    `settings` names the entries whose own entries are told one by one.
     """
     plain = json.loads(json.dumps(run))
     names = [k for k in plain if about.get(k) != plain[k]]
-    own = about.get(settings) or {}
-    told = [f"{k} {own.get(k)} there, {v} here" for k, v in plain[settings].items() if own.get(k) != v]
+    told = []
+    for name in settings:
+        own, mine = about.get(name) or {}, plain[name]
+        told += [f"{k} {own.get(k)} there, {mine.get(k)} here" for k in {**mine, **own} if own.get(k) != mine.get(k)]
     return f"{', '.join(names)} ({'; '.join(told)})" if names and told else ", ".join(names)
 
 

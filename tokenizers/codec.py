@@ -98,7 +98,7 @@ class Codec(ABC):
     def save(self, folder: Path) -> None:
         """Write `codec.json` and `codec.safetensors` into the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in self.arrays().items()}, folder / "codec.safetensors")
+        save_file({k: np.asarray(v, order="C") for k, v in self.arrays().items()}, folder / "codec.safetensors")
         head = {"kind": self.kind, "settings": self.settings(), "content_id": self.content_id}
         (folder / "codec.json").write_text(json.dumps(head, indent=1, sort_keys=True) + "\n")
 
