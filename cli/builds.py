@@ -83,6 +83,8 @@ def build(
         fetching.check_share("--mirror-faults", mirror_faults)
         if mirror_faults and not via_http:
             raise ValueError("--mirror-faults spoils what a mirror answers: give --via-http too, or leave it out")
+        if reuse is not None and dry_run:
+            raise ValueError("--dry-run looks at what this pile has; leave out --reuse")
         settings = _settings(recipe, cone, targets, codecs_from)
         fetching.leave_out(settings, without)
         fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)
