@@ -69,8 +69,8 @@ class PayloadExamples:
         for name, modality in modalities.items():
             rows = _rows(pile, snapshot, modality)
             size = crop if modality.image else None
-            self._learned[name] = _Stored.of(pile, snapshot, modality, _lowest(rows[TRAIN], most), size, cache)
-            self._held[name] = _Stored.of(pile, snapshot, modality, _lowest(rows[HELD], most_held), size, cache)
+            self._learned[name] = _Stored.of(pile, snapshot, modality, lowest(rows[TRAIN], most), size, cache)
+            self._held[name] = _Stored.of(pile, snapshot, modality, lowest(rows[HELD], most_held), size, cache)
             if not len(self._learned[name].rows):
                 raise ValueError(
                     f"{pile.root}: there is no {name} on the training sky to learn from (of {len(rows[HELD])} on the "
@@ -152,7 +152,7 @@ def _rows(pile: Pile, snapshot: Snapshot, modality: Modality) -> dict[str, NDArr
     }
 
 
-def _lowest(keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def lowest(keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """The keys with the lowest hashes, in their order: the same ones however the sky grows elsewhere."""
     lowest: NDArray[np.int64] = keys[np.argsort(source_hash("", keys), kind="stable")][:most]
     return lowest

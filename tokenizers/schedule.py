@@ -70,10 +70,8 @@ PAPER = {
     "segmap": Schedule(114_000, 256, 1e-4, decay=72 / 114, weight_decay=0.01, ema=0.9999),
 }
 """AION-1's, by kind of codec (its appendix on tokenizers): Adam and a cosine for images, AdamW at a constant rate for
-spectra, AdamW with averaged weights for segmentation maps. Clipping and Adam's betas are not told there."""
-PAPER_RATIO = {"legacysurvey.image": 20.0, "hsc.image": 1.0}
-"""How often AION-1's image codec saw one survey and the other."""
-
+spectra, AdamW with averaged weights for segmentation maps. Clipping and Adam's betas are not told there. Its image
+codec saw 20 images of the Legacy Survey for one of HSC, which here is by the number that there is of each."""
 QUICK = {
     "image": Schedule(1_200, 32, 2e-3, warm_up=60, ema=0.99, check_every=200),
     "spectrum": Schedule(800, 16, 2e-3, warm_up=40, weight_decay=0.01, ema=0.99, check_every=200),
