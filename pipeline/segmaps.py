@@ -113,7 +113,7 @@ def _offsets(ra: float, dec: float, vector: NDArray[np.float64]) -> tuple[NDArra
 
 
 def _sources(wide: pa.Table) -> _Sources:
-    """Of each row; points, and rows whose shape is no shape, are circles of radius 0, which are painted as points are."""
+    """Of each row; what has no shape that is one is a circle of radius 0, painted as points are."""
     ra, dec = float64(wide, "ra"), float64(wide, "dec")
     type_ = np.char.strip(
         np.asarray(wide["type"].combine_chunks().fill_null("PSF").to_numpy(zero_copy_only=False), str)
