@@ -151,9 +151,8 @@ def _schedule(
     chosen = (QUICK if name == "quick" else PAPER)[kind]
     if steps is not None:
         chosen = chosen.of_steps(steps)
-    given: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate}
-    given = {k: v for k, v in given.items() if v is not None}
-    return replace(chosen, precision=precision, seed=seed, **given)
+    given: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate, "precision": precision, "seed": seed}
+    return replace(chosen, **{k: v for k, v in given.items() if v is not None})
 
 
 def _known_kinds(kinds: list[str] | None) -> list[str]:

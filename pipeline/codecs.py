@@ -55,7 +55,7 @@ def ready(codec: Codec | None) -> Iterator[None]:
 
     if torch.cuda.is_available():
         codec.to("cuda")  # type: ignore[attr-defined]
-        with torch.backends.cudnn.flags(allow_tf32=False):  # type: ignore[no-untyped-call]
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
         return
     before = torch.get_num_threads()

@@ -34,7 +34,7 @@ TYPES = {"flux": np.float32, "ivar": np.float32, "mask": np.bool_}
 
 def payload_modalities(snapshot: Snapshot) -> dict[str, Modality]:
     """Images and spectra of the surveys in a snapshot, by name."""
-    found = {}
+    found: dict[str, Modality] = {}
     for name, chosen in snapshot.recipe["surveys"].items():
         options = {k: v for k, v in chosen.items() if k not in ("release", "profile", "root", "source", "url")}
         survey = SurveyChoice(name, chosen["release"], chosen["profile"], "", options).survey()

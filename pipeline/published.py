@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skycairn.catalogs.registry import SURVEYS as SURVEYS_BY_NAME
 from skycairn.catalogs.registry import survey
 from skycairn.pipeline.learned import SEGMAP, grid
 from skycairn.tokenizers.codec import Codec
@@ -28,7 +29,7 @@ def from_aion(kind: str, source: str, compat: str | None = None) -> dict[str, Ne
     if kind == "spectrum":
         made = {}
         for name in SPECTRA:
-            modality = survey(name).modality(f"{name}.spectrum")
+            modality = survey(name, SURVEYS_BY_NAME[name].releases[0]).modality(f"{name}.spectrum")
             made[modality.name] = SpectrumCodec.from_aion(source, grid(modality))
         return dict(made)
     found: dict[str, NetworkCodec] = {}

@@ -99,7 +99,8 @@ class SegmapExamples:
         east, north = _offsets(s.ra[row], s.dec[row], s.vector[near])
         middle = self.side // 2
         x, y = middle - east / PIXEL_ARCSEC, middle + north / PIXEL_ARCSEC
-        return painted(x, y, *s.shape[near].T, s.type[near], self.side, pixel_arcsec=PIXEL_ARCSEC)
+        e1, e2, radius = s.shape[near].T
+        return painted(x, y, e1, e2, radius, s.type[near], self.side, pixel_arcsec=PIXEL_ARCSEC)
 
 
 def _offsets(ra: float, dec: float, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

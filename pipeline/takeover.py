@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from skycairn.pile import disk
-from skycairn.pile.files import PileError, make_folder, sync_folder
+from skycairn.pile.files import PileError, make_folder
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Pile
 from skycairn.pipeline.parent import Parent
@@ -30,7 +30,7 @@ def take_over(pile: Pile, source: Path) -> int:
         found = [r for key in keys if pile.receipt(key) is None and (r := other.receipt(key)) is not None]
         folders = {_taken(pile, other, part) for receipt in found for part in receipt.outputs.values()}
         for folder in sorted(folders):
-            sync_folder(folder)
+            disk.sync_folder(folder)
         for receipt in found:
             _put(pile, receipt)
     return len(found)

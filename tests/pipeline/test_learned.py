@@ -38,7 +38,7 @@ def n_tasks(pile: Pile, step: str, name: str) -> int:
 def learned(tmp_path_factory, tiny_pile, tiny_recipe):
     """A pile that starts from the tiny one, with another codec of one modality."""
     folder = tmp_path_factory.mktemp("learned")
-    write_lock(folder / "codecs.lock", {IMAGE: LinearCodec(seed=1)})
+    write_lock(folder / "codecs.lock", {IMAGE: LinearCodec(seed=1, gain=100.0)})
     recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(folder / "codecs.lock")))
     built = build(recipe, folder / "pile", reuse=tiny_pile)
     return Pile.open(folder / "pile"), built, recipe
@@ -64,7 +64,7 @@ def test_the_tokens_are_the_codecs(learned):
     codec = read_lock(pile.root / "codecs.lock")[IMAGE]
     found = tokens_of(pile, IMAGE)
     present = found.filter(found["tokens"].is_valid())
-    assert present.num_rows > 20 and set(found.filter(found["tokens"].is_null())["status"].to_pylist()) <= {
+    assert present.num_rows > 5 and set(found.filter(found["tokens"].is_null())["status"].to_pylist()) <= {
         "file absent",
         "not measured",
     }
@@ -74,12 +74,12 @@ def test_the_tokens_are_the_codecs(learned):
     payload = payload.take(at)
     flux, mask = (np.array(payload[c].to_pylist(), t) for c, t in (("flux", np.float32), ("mask", bool)))
     wanted = codec.encode({"flux": flux, "mask": mask})
-    assert np.array_equal(np.array(present["tokens"].to_pylist()), wanted)
+    assert np.array_equal(np.array(present["tokens"].to_pylist()), wanted) and len(np.unique(wanted)) > 3
 
 
 def test_another_codec_is_refused_then_exchanged(learned, tmp_path):
     pile, built, recipe = learned
-    write_lock(tmp_path / "codecs.lock", {IMAGE: LinearCodec(seed=2)})
+    write_lock(tmp_path / "codecs.lock", {IMAGE: LinearCodec(seed=2, gain=100.0)})
     other = replace(recipe, codecs=replace(recipe.codecs, lock=str(tmp_path / "codecs.lock")))
     with pytest.raises(ValueError, match=r"another codec of legacysurvey\.image .* `skycairn refit --codecs-from`"):
         build(other, pile.root)

@@ -27,24 +27,27 @@ class LinearCodec(NetworkCodec):
     vocabulary = LEVELS
     ordered = True
 
-    def __init__(self, width=12, codes=4, network=None, seed=0):
+    def __init__(self, width=12, codes=4, network=None, seed=0, gain=1.0):
         torch.manual_seed(seed)
         super().__init__(network or Network(width, codes))
-        self.width, self.n_codes = width, codes
+        self.width, self.n_codes, self.gain = width, codes, gain
         self.layout = Layout("line", (codes,))
 
     def settings(self):
-        return {"width": self.width, "codes": self.n_codes}
+        return {"width": self.width, "codes": self.n_codes, "gain": self.gain}
 
     @classmethod
     def restore(cls, settings, arrays):
-        return cls(settings["width"], settings["codes"]).load_arrays(arrays)
+        return cls(settings["width"], settings["codes"], gain=settings["gain"]).load_arrays(arrays)
 
     def tensors(self, measurement, first_row=0):
         n = len(measurement["flux"])
         flux = np.asarray(measurement["flux"], np.float32).reshape(n, -1)[:, : self.width]
         good = ~measurement["mask"].reshape(n, -1)[:, : self.width] & np.isfinite(flux)
-        return {"flux": torch.from_numpy(np.where(good, flux, 0)), "good": torch.from_numpy(good.astype(np.float32))}
+        return {
+            "flux": torch.from_numpy(np.where(good, self.gain * flux, 0).astype(np.float32)),
+            "good": torch.from_numpy(good.astype(np.float32)),
+        }
 
     def _latent(self, tensors):
         z = torch.tanh(self.network.down(tensors["flux"]).float()) * (LEVELS // 2)
