@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+MOST_HELD_TINY = 128
 OF_AION = ("image", "spectrum", "segmap")
 Out = Annotated[Path, typer.Option(help="folder for codecs.lock and codecs/, beside those that it has")]
 
@@ -39,7 +40,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="sources a step, instead of the schedule's")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="instead of the schedule's")] = None,
     minutes: Annotated[
-        float, typer.Option(help="stop after these, with what has been learned; 0: no limit. Run again to go on")
+        float, typer.Option(help="take no more steps than fit, and stop then wherever it is; 0: no limit")
     ] = 0.0,
     precision: Annotated[str, typer.Option(help="of matrix products: fp32 | bf16")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
@@ -76,7 +77,10 @@ def train(
         with opened.pin(opened.resolve(snapshot)) as pinned:
             codecs, examples = _prepared(kind, opened, pinned.snapshot, size, seed, cache or out / "examples")
             if minutes:
-                chosen = replace(chosen, most_seconds=max(1e-3, 60 * minutes - (time.monotonic() - began)))
+                left = max(1e-3, 60 * minutes - (time.monotonic() - began))
+                if steps is None:
+                    chosen = _fitting(chosen, codecs, examples, left, device, out)
+                chosen = replace(chosen, most_seconds=left)
             try:
                 run(codecs, examples, chosen, out, device, _say)
             except FloatingPointError as error:
@@ -155,6 +159,26 @@ def _schedule(
     return replace(chosen, **{k: v for k, v in given.items() if v is not None})
 
 
+def _fitting(
+    schedule: Schedule,
+    codecs: dict[str, NetworkCodec],
+    examples: Examples,
+    seconds: float,
+    device: str,
+    out: Path,
+) -> Schedule:
+    """The schedule in as many steps as fit; in those of the run that goes on, where there is one."""
+    from skycairn.tokenizers.pace import within
+    from skycairn.tokenizers.training import begun
+
+    if before := begun(out, codecs):
+        return replace(schedule.of_steps(before["steps"]), check_every=before["check_every"])
+    chosen = within(schedule, codecs, examples, seconds, device)
+    if chosen.steps < schedule.steps:
+        _say(f"{chosen.steps:,} steps, not {schedule.steps:,}, fit into the time")
+    return chosen
+
+
 def _known_kinds(kinds: list[str] | None) -> list[str]:
     if unknown := [k for k in kinds or [] if k not in OF_AION]:
         raise ValueError(f"there is no learned codec {unknown[0]!r}; choose one of {', '.join(OF_AION)}")
@@ -166,7 +190,7 @@ def _prepared(
 ) -> tuple[dict[str, NetworkCodec], Examples]:
     """The codecs as they begin, and what they learn from."""
     from skycairn.pipeline import learned
-    from skycairn.pipeline.examples import PayloadExamples, payload_modalities
+    from skycairn.pipeline.examples import MOST_HELD, PayloadExamples, payload_modalities
 
     modalities = learned.of_kind(kind, payload_modalities(snapshot))
     if kind != "segmap" and not modalities:
@@ -175,10 +199,12 @@ def _prepared(
     if kind == "segmap":
         from skycairn.pipeline.segmaps import SegmapExamples
 
-        return codecs, SegmapExamples(pile, snapshot)
+        return codecs, SegmapExamples(pile, snapshot, most_held=MOST_HELD_TINY if size == "tiny" else MOST_HELD)
+    # a look at the held-out sky takes a tiny network as long as many steps
+    held = MOST_HELD_TINY if size == "tiny" else MOST_HELD
     crop = {c.crop for c in codecs.values()} if kind == "image" else {None}  # type: ignore[attr-defined]
     _say(f"decoding what {pile.root} keeps of {', '.join(modalities)}, once")
-    return codecs, PayloadExamples(pile, snapshot, modalities, cache, crop.pop())
+    return codecs, PayloadExamples(pile, snapshot, modalities, cache, crop.pop(), most_held=held)
 
 
 def _codecs(folder: Path) -> dict[str, Codec]:

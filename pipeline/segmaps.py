@@ -26,6 +26,7 @@ RADIUS_ARCSEC = 30.0
 
 class _Sources(NamedTuple):
     vector: NDArray[np.float64]
+    "(n, 3)"
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     shape: NDArray[np.float64]
@@ -122,4 +123,4 @@ def _sources(wide: pa.Table) -> _Sources:
     shape = np.stack([float64(wide, n) for n in ("shape_e1", "shape_e2", "shape_r")], axis=1)
     shape[~(np.isfinite(shape).all(axis=1) & (shape[:, 2] >= 0) & (np.hypot(shape[:, 0], shape[:, 1]) < 1))] = 0.0
     type_[~np.isin(type_, [*BRIGHTNESS, "DUP"])] = "PSF"
-    return _Sources(unit_vectors(ra, dec), ra, dec, shape, type_)
+    return _Sources(unit_vectors(ra, dec).T, ra, dec, shape, type_)

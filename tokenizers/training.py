@@ -88,6 +88,15 @@ def train(
     return run.codecs
 
 
+def begun(out: Path, codecs: Mapping[str, NetworkCodec]) -> dict[str, Any] | None:
+    """The settings of the schedule of the run that `train` would go on with; None where there is none."""
+    last = out / "training" / _kind(codecs) / "last"
+    settings: dict[str, Any] | None = None
+    if checkpoint.found(last):
+        settings = checkpoint.read_about(last, FORMAT)["schedule"]
+    return settings
+
+
 class _Batch(NamedTuple):
     modality: str
     tensors: Tensors
