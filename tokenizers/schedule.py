@@ -73,7 +73,7 @@ PAPER = {
 spectra, AdamW with averaged weights for segmentation maps. Clipping and Adam's betas are not told there. Its image
 codec saw 20 images of the Legacy Survey for one of HSC, which here is by the number that there is of each."""
 QUICK = {
-    "image": Schedule(1_200, 32, 2e-3, warm_up=60, ema=0.99, check_every=200),
+    "image": Schedule(2_000, 16, 2e-3, warm_up=100, ema=0.99, check_every=500),
     "spectrum": Schedule(800, 16, 2e-3, warm_up=40, weight_decay=0.01, ema=0.99, check_every=200),
     "segmap": Schedule(400, 32, 2e-3, warm_up=20, ema=0.99, check_every=100),
 }
