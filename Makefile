@@ -4,6 +4,8 @@ VENV ?= .venv
 WORKERS ?= 2
 # cpu installs the pinned torch; cuda lets pip choose the newest build for your GPU
 TORCH ?= cpu
+# minutes that each kind of codec may be trained for: image, spectrum, segmap
+MINUTES ?= 2.3 1.8 0.5
 # where `make build-pile` puts the mock sky and the pile
 WORK ?= work
 BIN := $(VENV)/bin
@@ -11,7 +13,7 @@ FOLDERS := catalogs archives mocksky mirror tokenizers pile match pipeline repor
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
-.PHONY: help install install-test build-pile ingest train test crash-test check lint typing typecheck bench clean
+.PHONY: help install install-test build-pile ingest codecs learned-pile train test crash-test check lint typing typecheck bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +33,19 @@ build-pile: install ## make the mock sky and build a pile of it
 ingest: install ## add a survey to the pile, or replace its release: SURVEY=gaia RELEASE=dr3 ROOT=folder
 	$(BIN)/skycairn ingest $(SURVEY) $(if $(RELEASE),--release $(RELEASE)) $(if $(ROOT),--root $(ROOT)) \
 		--pile $(WORK)/pile --workers $(WORKERS)
+
+codecs: install ## train tiny codecs of images, spectra and segmentation maps on the pile: 5 minutes
+	test -e $(WORK)/pile/pile.json || $(MAKE) build-pile
+	$(BIN)/skycairn-tokenize train image --pile $(WORK)/pile --out $(WORK)/codecs --minutes $(word 1,$(MINUTES)) --threads $(WORKERS)
+	$(BIN)/skycairn-tokenize train spectrum --pile $(WORK)/pile --out $(WORK)/codecs --minutes $(word 2,$(MINUTES)) --threads $(WORKERS)
+	$(BIN)/skycairn-tokenize train segmap --pile $(WORK)/pile --out $(WORK)/codecs --minutes $(word 3,$(MINUTES)) --threads $(WORKERS)
+
+learned-pile: install ## encode the pile's sky anew with the codecs of `make codecs`, into a pile that shares its parts
+	test -e $(WORK)/codecs/codecs.lock || $(MAKE) codecs
+	if test -e $(WORK)/learned/codecs.lock; then $(BIN)/skycairn refit --pile $(WORK)/learned \
+		--codecs-from $(WORK)/codecs --workers $(WORKERS); else $(BIN)/skycairn build mock-learned \
+		--root $(WORK)/mocksky --pile $(WORK)/learned --codecs-from $(WORK)/codecs --reuse $(WORK)/pile \
+		--workers $(WORKERS); fi
 
 train: install ## train a small model on the pile and score it on the validation sky
 	test -e $(WORK)/pile/pile.json || $(MAKE) build-pile

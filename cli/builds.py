@@ -45,7 +45,7 @@ Contact = Annotated[str, typer.Option(help="your e-mail address, sent along so t
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="tiny, mock, aion, or a TOML file")],
+    recipe: Annotated[str, typer.Argument(help="tiny, mock, mock-learned, aion, or a TOML file")],
     pile: PileFolder,
     root: Root = None,
     source: Source = None,
@@ -62,6 +62,9 @@ def build(
     cone: Annotated[tuple[float, float, float] | None, typer.Option(help="RA DEC RADIUS in degrees")] = None,
     targets: Annotated[Path | None, typer.Option(help="table of your own targets (id, ra, dec)")] = None,
     codecs_from: Annotated[Path | None, typer.Option(help="a pile or codecs.lock whose codecs to use")] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(help="another pile, whose finished work this one starts from (hard links)")
+    ] = None,
     allow_small_splits: SmallSplits = False,
     new_split: Annotated[
         bool, typer.Option("--new-split", help="let the sky be divided otherwise than in the pile so far")
@@ -80,6 +83,8 @@ def build(
         fetching.check_share("--mirror-faults", mirror_faults)
         if mirror_faults and not via_http:
             raise ValueError("--mirror-faults spoils what a mirror answers: give --via-http too, or leave it out")
+        if reuse is not None and dry_run:
+            raise ValueError("--dry-run looks at what this pile has; leave out --reuse")
         settings = _settings(recipe, cone, targets, codecs_from)
         fetching.leave_out(settings, without)
         fetching.choose(settings, source, cache, cache_limit, contact, cone is not None and root is None)
@@ -88,11 +93,23 @@ def build(
                 root = stack.enter_context(fetching.mirrored(settings, root, pile, mirror_faults))
             chosen = recipes.parse(*settings)
             chosen = chosen.at(root.resolve()) if root is not None else chosen
-            _run(chosen, pile, workers, scheduler, allow_small_splits, deadline, memory, rehash, dry_run, new_split)
+            _run(
+                chosen,
+                pile,
+                workers,
+                scheduler,
+                allow_small_splits,
+                deadline,
+                memory,
+                rehash,
+                dry_run,
+                new_split,
+                reuse=reuse,
+            )
 
 
 def recipe(
-    name: Annotated[str, typer.Argument(help="tiny, mock, aion")],
+    name: Annotated[str, typer.Argument(help="tiny, mock, mock-learned, aion")],
 ) -> None:
     """Print a built-in recipe as TOML, to begin one's own with: skycairn recipe aion > mine.toml."""
     with errors():
@@ -193,6 +210,7 @@ def _run(
     new_split: bool = False,
     refit: Iterable[str] = (),
     codecs_from: Path | None = None,
+    reuse: Path | None = None,
 ) -> None:
     from skycairn.cli.fetching import print_amounts
     from skycairn.cli.show import Bars, print_plan, print_report
@@ -217,6 +235,7 @@ def _run(
             codecs_from=codecs_from,
             new_split=new_split,
             small_splits=allow_small_splits,
+            reuse=reuse,
         )
     print_report(built, drift.of_build(pile, built))
     if built.partial:

@@ -1,17 +1,13 @@
 """Train the model on a pinned snapshot: a step is a function of (seed, step), so that a run goes on where it was.
 
 A tenth of the training sky, in whole cells, is held out to choose the weights that are kept; the validation split is
-not looked at. A checkpoint is a folder of safetensors and JSON, written aside and put into place whole; `about.json`
-has the SHA-256 of each file and its own, which are checked when it is read.
+not looked at. Checkpoints are those of tokenizers/checkpoint.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import shutil
 import signal
 import threading
 import time
@@ -25,7 +21,6 @@ import healpy
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from skycairn.model.masking import Batch, Rule, draw
@@ -33,9 +28,10 @@ from skycairn.model.network import SIZES, Model
 from skycairn.model.objects import CELL_ORDER, Objects, read_split, slot_counts
 from skycairn.model.vocabulary import BY_SKY, Vocabulary
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.tokenizers.codec import read_json
+from skycairn.tokenizers import checkpoint
 
 FORMAT = 2
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 Progress = Callable[[str], None]
 QUIET_SECONDS = 15.0
 """A line at least this often."""
@@ -283,59 +279,10 @@ def _optimizer(model: Model, config: Config) -> torch.optim.AdamW:
 
 
 def _save(folder: Path, model: Model, optimizer: torch.optim.AdamW | None, about: dict[str, Any]) -> None:
-    """A checkpoint, whole or not at all; the one before it goes only when it is there."""
-    aside = folder.with_name(folder.name + ".new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, aside / "model.safetensors")
+    files = {WEIGHTS: model.state_dict()}
     if optimizer is not None:
-        state = optimizer.state_dict()["state"]
-        flat = {f"{i}.{k}": torch.as_tensor(v).cpu().contiguous() for i, s in state.items() for k, v in s.items()}
-        save_file(flat, aside / "optimizer.safetensors")
-    # safetensors notices no flipped bit by itself
-    about = {**about, "files": {path.name: _sha256(path) for path in sorted(aside.iterdir())}}
-    about = json.loads(json.dumps(about))
-    about["sha256"] = _own_sha256(about)
-    (aside / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-    for path in aside.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    gone = folder.with_name(folder.name + ".old")
-    shutil.rmtree(gone, ignore_errors=True)
-    if folder.exists():
-        folder.rename(gone)
-    aside.rename(folder)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _own_sha256(about: dict[str, Any]) -> str:
-    plain = {k: v for k, v in about.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _about(folder: Path, *files: str) -> dict[str, Any]:
-    """What a checkpoint says of itself; ValueError where it, or one of its files, is not what was written."""
-    path = folder / "about.json"
-    about = read_json(path)
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {about.get('format')!r}; this version reads {FORMAT}: train again")
-    if about.get("sha256") != _own_sha256(about):
-        raise ValueError(f"{path}: is not what was written (its own sha256 is another); copy the checkpoint again")
-    for name in files:
-        listed = about["files"].get(name)
-        if listed is None or not (folder / name).is_file():
-            raise ValueError(f"{folder}: {name} is not there; copy the checkpoint again")
-        if (found := _sha256(folder / name)) != listed:
-            raise ValueError(
-                f"{folder / name}: its sha256 is {found[:12]}.., about.json says {listed[:12]}..; it is damaged: copy "
-                "the checkpoint again"
-            )
-    return about
+        files[OPTIMIZER] = checkpoint.optimizer_tensors(optimizer)
+    checkpoint.write(folder, files, about)
 
 
 def _resume(
@@ -343,24 +290,14 @@ def _resume(
 ) -> tuple[int, float]:
     """Step and best held-out loss of the checkpoint that was loaded, or of none."""
     last = out / "last"
-    if not (last / "about.json").exists() and (out / "last.old" / "about.json").exists():
-        (out / "last.old").rename(last)  # stopped between the two renames
-    if not (last / "about.json").exists():
+    if not checkpoint.found(last):
         return 0, math.inf
-    about = _about(last, "model.safetensors", "optimizer.safetensors")
-    plain = json.loads(json.dumps(run))
+    about = checkpoint.read_about(last, FORMAT, WEIGHTS, OPTIMIZER)
     model.vocabulary.refuse_other_codecs(Vocabulary.from_json(about["modalities"]).columns, str(last))
-    if unlike := [k for k in plain if about.get(k) != plain[k]]:
-        own = about.get("config") or {}
-        settings = [f"{k} {own.get(k)} there, {v} here" for k, v in plain["config"].items() if own.get(k) != v]
-        which = f"{', '.join(unlike)} ({'; '.join(settings)})" if settings else ", ".join(unlike)
+    if which := checkpoint.unlike(about, run, "config"):
         raise ValueError(f"{last} is of another run, unlike in {which}; give another --out, or remove the folder")
-    model.load_state_dict(load_file(last / "model.safetensors"))
-    flat, state = load_file(last / "optimizer.safetensors"), optimizer.state_dict()
-    for name, value in flat.items():
-        number, key = name.split(".", 1)
-        state["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(state)
+    model.load_state_dict(checkpoint.tensors_of(last / WEIGHTS))
+    checkpoint.load_optimizer(optimizer, checkpoint.tensors_of(last / OPTIMIZER))
     progress(f"going on from step {about['step']} in {last}")
     return int(about["step"]), float(about["best"])
 
@@ -370,8 +307,8 @@ def load(folder: Path, device: str = "cpu") -> Model:
     path = folder / "about.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no about.json; `skycairn-train` writes checkpoints `best` and `last`")
-    about = _about(folder, "model.safetensors")
+    about = checkpoint.read_about(folder, FORMAT, WEIGHTS)
     config = Config.from_json(about["config"])
     model = Model(Vocabulary.from_json(about["modalities"]), SIZES[config.size], config.dropout, None)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.load_state_dict(checkpoint.tensors_of(folder / WEIGHTS))
     return model.to(device).eval()

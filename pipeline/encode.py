@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import Modality
 from skycairn.match.sky import splits
-from skycairn.pile.store import Part, Pile
+from skycairn.pile.store import Part
+from skycairn.pipeline.codecs import codec_of_parts, is_network, ready
 from skycairn.pipeline.extract import NO_CODEC, STATUS, in_objects, payload_chunks
 from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
-from skycairn.tokenizers.codec import Codec, load
+from skycairn.tokenizers.codec import Codec
 from skycairn.tokenizers.registry import fit_codec, fit_to_sketches
 from skycairn.tokenizers.sketch import QuantileSketch
+
+NETWORK_ROWS = 64
+"""Least sources that a network is given at once; their images take 60 MB."""
 
 
 def source_hash(survey: str, keys: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -217,13 +221,6 @@ def codec_of(ctx: Context, files: dict[str, Part]) -> Codec:
     return codec_of_parts(ctx.pile, files)
 
 
-def codec_of_parts(pile: Pile, files: dict[str, Part]) -> Codec:
-    """See `codec_of`."""
-    with tempfile.TemporaryDirectory() as folder:
-        pile.restore_folder(files, Path(folder))
-        return load(Path(folder))
-
-
 def encode_columns(ctx: Context, task: Task) -> Outcome:
     """Tokens of all column modalities of one survey and cell, a part each."""
     survey = ctx.survey(task.args["survey"])
@@ -295,7 +292,12 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
         chunks = (_among(chunk, *names) for chunk in pieces_of(ctx.pile, task.args["payload"]))
     else:
         chunks = payload_chunks(ctx, task, counts, fresh)
-    done = [_encoded_payload(chunk, modality, codec) for chunk in chunks if chunk.num_rows] if fresh.num_rows else []
+    if codec is not None and is_network(codec):
+        chunks = _gathered(chunks)
+    with ready(codec):
+        done = (
+            [_encoded_payload(chunk, modality, codec) for chunk in chunks if chunk.num_rows] if fresh.num_rows else []
+        )
     if earlier:
         taken = earlier.take(kept[kept >= 0])
         done = [
@@ -314,6 +316,18 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
 def _among(chunk: pa.Table, owner: NDArray[Any], key: NDArray[np.int64]) -> pa.Table:
     at = row_of(np.asarray(chunk.column("owner")), int64(chunk, "key"), owner, key)
     return chunk.filter(pa.array(at >= 0)).combine_chunks()
+
+
+def _gathered(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in larger pieces: a network runs in chunks, and half a one costs as much as a whole one."""
+    waiting: list[pa.Table] = []
+    for chunk in chunks:
+        waiting.append(chunk)
+        if sum(w.num_rows for w in waiting) >= NETWORK_ROWS:
+            yield concat(waiting)
+            waiting = []
+    if waiting:
+        yield concat(waiting)
 
 
 def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:

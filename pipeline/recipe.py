@@ -234,7 +234,13 @@ TINY: dict[str, Any] = {
     "codecs": {"fit_on": "any"},
 }
 """Of the tiny mock sky, which lies in too few cells of the split to spare any for a test."""
-BY_NAME: dict[str, dict[str, Any]] = {"tiny": TINY, "mock": MOCK, "aion": AION}
+MOCK_LEARNED: dict[str, Any] = {
+    **MOCK,
+    "name": "mock-learned",
+    "codecs": {"lock": "work/codecs/codecs.lock"},
+}
+"""`mock` with the codecs that `make codecs` trains; those that the lock does not name are fitted."""
+BY_NAME: dict[str, dict[str, Any]] = {"tiny": TINY, "mock": MOCK, "mock-learned": MOCK_LEARNED, "aion": AION}
 
 
 def settings_of(name_or_path: str) -> tuple[dict[str, Any], str, Path]:

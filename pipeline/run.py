@@ -20,14 +20,15 @@ from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
+from skycairn.pipeline.codecs import codec_of_parts
 from skycairn.pipeline.downloads import Downloads
-from skycairn.pipeline.encode import codec_of, codec_of_parts
 from skycairn.pipeline.engine import Engine, Run, stoppable
 from skycairn.pipeline.journal import Journal
 from skycairn.pipeline.parent import Parent, tasks_table
 from skycairn.pipeline.plan import Failure, Memory, Plan, cells_held_by, plan
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.report import Report, report
+from skycairn.pipeline.takeover import take_over
 from skycairn.pipeline.task import Context, Task
 from skycairn.tokenizers.lock import lock_ids, read_lock, write_lock
 
@@ -82,6 +83,7 @@ def build(
     codecs_from: Path | None = None,
     new_split: bool = False,
     small_splits: bool = False,
+    reuse: Path | None = None,
 ) -> Built:
     """Build the recipe's pile, or bring it up to date; what is done already is not done again.
 
@@ -89,7 +91,8 @@ def build(
     must see the pile and the survey files under the same paths; `engine` says both and more. `rehash` reads every
     survey file again; `refit` names modalities whose codecs are fitted anew, `codecs_from` a pile or lock whose codecs
     take the place of this pile's; `new_split` lets the division of the sky be another than the head's, `small_splits`
-    lets validation and test be as small as they are. BuildError where it cannot go on.
+    lets validation and test be as small as they are; `reuse` is another pile whose finished work is taken over, see
+    takeover.py. BuildError where it cannot go on.
     """
     engine = engine or Engine(workers, scheduler)
     pile = Pile.create(pile_root)
@@ -99,6 +102,8 @@ def build(
         if codecs_from is not None:
             _exchange_codecs(pile, codecs_from)
         _adopt_lock(pile, recipe)
+        if reuse is not None:
+            take_over(pile, reuse)
         if head is not None and not (rehash or refit) and journal.nothing_changed(recipe, head):
             return Built(head, Report(**head.stats["report"]), 0, lost=journal.files()["lost"], parent=head.number)
         _check_same_split(recipe, head, new_split)
@@ -416,5 +421,5 @@ def _write_lock(ctx: Context, p: Plan) -> None:
     if {**ids, **fresh} == ids:
         return
     codecs = read_lock(path) if path.is_file() else {}
-    codecs |= {m: codec_of(ctx, p.codecs[m]["parts"]) for m in fresh if ids.get(m) != fresh[m]}
+    codecs |= {m: codec_of_parts(ctx.pile, p.codecs[m]["parts"]) for m in fresh if ids.get(m) != fresh[m]}
     write_lock(path, codecs)

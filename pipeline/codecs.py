@@ -1,0 +1,66 @@
+"""Codecs out of a pile: networks are kept once they are loaded, and run with the threads of a task or on a GPU."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from skycairn.pile.store import Part, Pile
+from skycairn.tokenizers.codec import Codec, load
+
+MOST_NETWORKS = 4
+"""Networks that a process keeps: AION-1's four of images and spectra take 0.8 GB."""
+_networks: OrderedDict[tuple[tuple[str, str], ...], Codec] = OrderedDict()
+
+
+def codec_of_parts(pile: Pile, files: Mapping[str, Part]) -> Codec:
+    """A codec from the parts that hold its files.
+
+    A codec that was fitted is read in milliseconds, each time anew; one with a network once a process.
+    """
+    key = tuple(sorted((name, part.sha256) for name, part in files.items()))
+    if key in _networks:
+        _networks.move_to_end(key)
+        return _networks[key]
+    with tempfile.TemporaryDirectory() as folder:
+        pile.restore_folder(files, Path(folder))
+        codec = load(Path(folder))
+    if is_network(codec):
+        _networks[key] = codec
+        while len(_networks) > MOST_NETWORKS:
+            _networks.popitem(last=False)
+    return codec
+
+
+def is_network(codec: Codec) -> bool:
+    """Whether there is a network in it; torch is not imported to tell."""
+    module = sys.modules.get("skycairn.tokenizers.network")
+    return module is not None and isinstance(codec, module.NetworkCodec)
+
+
+@contextmanager
+def ready(codec: Codec | None) -> Iterator[None]:
+    """Within, a codec's network is on this process's GPU, if there is one, else computes with one thread.
+
+    Matrix products are float32's own: shorter ones would turn tokens near a boundary.
+    """
+    if codec is None or not is_network(codec):
+        yield
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        codec.to("cuda")  # type: ignore[attr-defined]
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
