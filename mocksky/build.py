@@ -97,7 +97,9 @@ def build(
             f"a first release was given ({first}) and release {release} wanted in {out}; wanted 2, elsewhere"
         )
     if release == 2 and not noise:
-        raise ValueError("there is no noise-free second release of the mock sky; wanted release 1, whose pixels are the same")
+        raise ValueError(
+            "there is no noise-free second release of the mock sky; wanted release 1, whose pixels are the same"
+        )
     say = progress or (lambda _: None)
     there = _found(out, Summary(tier, seed, VERSION, False, release=release, noise=noise))
     if there is not None and there.complete:
@@ -107,7 +109,9 @@ def build(
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out, Summary(tier, seed, VERSION, False, release=release, noise=noise))
-    counts = _write(TIERS[tier], out, seed, workers, say, noise) if first is None else _copy(tier, first, out, seed, say)
+    counts = (
+        _write(TIERS[tier], out, seed, workers, say, noise) if first is None else _copy(tier, first, out, seed, say)
+    )
     if release == 2:
         say("editing the tables of the second release")
         rows = sed.rows_of(pq.read_table(out / "truth" / "sources.parquet"))

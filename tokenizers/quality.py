@@ -12,6 +12,7 @@ objects of an object's own root mean square, and that of all pixels together, wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ FEWEST_PIXELS = 10
 
 def class_names(edges: Sequence[float] = EDGES) -> tuple[str, ...]:
     """What the classes between the edges are called, the open ones at both ends among them."""
-    inner = [f"{a:g} to {b:g}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    inner = [f"{a:g} to {b:g}" for a, b in pairwise(edges)]
     return f"below {edges[0]:g}", *inner, f"{edges[-1]:g} and above"
 
 
