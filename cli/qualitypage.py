@@ -76,10 +76,10 @@ def images(j: Judged) -> Figure:
     bands = j.modality.bands
     columns = 2 + 2 * len(codecs)
     panel = min(PANEL, (WIDTH - 2 * MARGIN) / columns - 0.08)
-    paper = Paper(0.6 + len(rows) * (panel + 0.32) + 0.3)
+    paper = Paper(0.7 + len(rows) * (panel + 0.32) + 0.3)
     sn = j.sn()
     for k, i in enumerate(rows):
-        top = 0.6 + k * (panel + 0.32)
+        top = 0.7 + k * (panel + 0.32)
         seen = skyimage.seen_bands(bands, ~j.good[i])
         colours = skyimage.colour_bands(seen)
         band = "r" if "r" in seen else seen[len(seen) // 2]
@@ -109,7 +109,7 @@ def _bare(ax: Axes, title: str) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     if title:
-        ax.set_title(title, size=8, pad=14)
+        ax.set_title(title, size=8, pad=20)
 
 
 # -- spectra

@@ -60,7 +60,8 @@ class Reconstruction(NamedTuple):
     lines: tuple[Line, ...] = ()
 
 
-def _number(x: float, form: str = ".2f") -> str:
+def number(x: float, form: str = ".2f") -> str:
+    """A number of a table, or a dash where there is none."""
     return format(x, form) if np.isfinite(x) else "-"
 
 
@@ -85,7 +86,7 @@ def brightness(name: str, found: Mapping[str, Reconstruction]) -> Table:
                 continue
             row = [band, label, str(first.objects()[k])]
             for c in codecs:
-                row += [_number(v[k]) for v in told[c][: 2 if c == DARK else 3]]
+                row += [number(v[k]) for v in told[c][: 2 if c == DARK else 3]]
             rows.append(tuple(row))
     about = (
         "Decoded less true flux of a pixel in sigma, root mean square, by the true brightness of the pixel: the median "
@@ -113,9 +114,9 @@ def flux(name: str, found: Mapping[str, Reconstruction], bands: Sequence[str], r
                     continue
                 bias: Bias = flux_bias(light, b, low, high)
                 n = bias.n
-                row += [_number(v, "+.1%") for v in (bias.median, bias.scatter, bias.of_sum)]
+                row += [number(v, "+.1%") for v in (bias.median, bias.scatter, bias.of_sum)]
                 colour = colour_bias(light, b, red, low, high)
-                row += [_number(v, "+.3f") if b != red else "" for v in (colour.median, colour.scatter)]
+                row += [number(v, "+.3f") if b != red else "" for v in (colour.median, colour.scatter)]
             if n:
                 rows.append((band, _range(low, high), str(n), *row))
     about = f"Within {radius:g} pixels of the source, decoded less true over true; scatter: 1.4826 times the MAD."
@@ -136,13 +137,13 @@ def spectra(name: str, found: Mapping[str, Reconstruction], sn: NDArray[np.float
         if not some.any():
             continue
         row = [_range(low, high), str(int(some.sum()))]
-        for c, r in found.items():
+        for r in found.values():
             part = Errors(*(a[some] for a in r.whole_truth))
-            row += [_number(part.medians()[0]), _number(part.pooled()[0])]
+            row += [number(part.medians()[0]), number(part.pooled()[0])]
             if r.flux is not None and r.shift is not None:
                 off = r.flux[some] - 1
                 middle = np.median(off)
-                row += [_number(middle, "+.2%"), _number(1.4826 * np.median(np.abs(off - middle)), ".2%")]
+                row += [number(middle, "+.2%"), number(1.4826 * np.median(np.abs(off - middle)), ".2%")]
                 row += list(_shifts(r.shift[some]))
         rows.append(tuple(row))
     about = (
@@ -156,8 +157,8 @@ def _shifts(shift: NDArray[np.float64]) -> Iterator[str]:
     """Median, 68 % of absolute values, share lost."""
     lost = ~(np.abs(shift) <= FAILED_KM_S)
     kept = shift[~lost]
-    yield _number(float(np.median(kept)), "+.1f") if len(kept) else "-"
-    yield _number(float(np.percentile(np.abs(kept), 68)), ".1f") if len(kept) else "-"
+    yield number(float(np.median(kept)), "+.1f") if len(kept) else "-"
+    yield number(float(np.percentile(np.abs(kept), 68)), ".1f") if len(kept) else "-"
     yield f"{lost.mean():.1%}"
 
 
@@ -179,14 +180,14 @@ def lines(name: str, found: Mapping[str, Reconstruction]) -> Table:
             shift = np.array([x.shift_pixels for x in some])
             gone = ~np.isfinite(shift)
             off = np.abs(shift[~gone]) if (~gone).any() else np.array([np.nan])
-            row += [_number(float(np.median(shift[~gone])) if (~gone).any() else np.nan, "+.3f")]
-            row += [_number(float(np.percentile(off, q)), ".3f") for q in (68, 95)]
+            row += [number(float(np.median(shift[~gone])) if (~gone).any() else np.nan, "+.3f")]
+            row += [number(float(np.percentile(off, q)), ".3f") for q in (68, 95)]
             row += [f"{(~(np.abs(shift) <= 0.5)).mean():.1%}", f"{gone.mean():.1%}"]
             width = np.array([x.width_decoded / x.width_true - 1 for x in some])
             width = width[np.isfinite(width)]
             middle = float(np.median(width)) if len(width) else np.nan
             scatter = 1.4826 * float(np.median(np.abs(width - middle))) if len(width) else np.nan
-            row += [_number(middle, "+.1%"), _number(scatter, ".1%")]
+            row += [number(middle, "+.1%"), number(scatter, ".1%")]
         if n:
             rows.append((_range(low, high), str(n), *row))
     about = (
@@ -208,7 +209,7 @@ def use_of_codes(found: Mapping[str, Mapping[str, Reconstruction]]) -> Table:
             rows.append(
                 (
                     *(name, c, r.kind, str(u.n_tokens), str(u.vocabulary), f"{u.share:.1%}", str(u.dead)),
-                    *(_number(u.perplexity, ".0f"), _number(u.bits, ".0f"), _number(u.entropy_bits, ".0f")),
+                    *(number(u.perplexity, ".0f"), number(u.bits, ".0f"), number(u.entropy_bits, ".0f")),
                 )
             )
     head = ("modality", "codec", "kind", "tokens", "vocabulary", "codes used", "dead", "perplexity", "bits")
