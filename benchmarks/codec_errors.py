@@ -15,72 +15,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from skycairn.archives.files import RootArchive
-from skycairn.catalogs.registry import survey
-from skycairn.catalogs.survey import WORK_ORDER, Modality, Survey, first_failed
-from skycairn.match.sky import cells, healpix29, split_of_cell, splits
+from skycairn.catalogs.survey import WORK_ORDER, Modality, first_failed
+from skycairn.match.sky import healpix29, splits
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
-from skycairn.pipeline.encode import measured_values, payload_arrays
+from skycairn.pipeline.encode import measured_values
+from skycairn.pipeline.heldout import HELD_OUT, HeldOut, catalogue, check_tokens, held_out, payload, surveys
 from skycairn.tokenizers.codec import Codec
 from skycairn.tokenizers.lock import read_lock
 from skycairn.tokenizers.registry import fit_codec
 
-HELD_OUT = ("validation", "test")
-SPLIT_ORDER = 5
 APERTURE_PIXELS = 12.0
 HEAD = (
     "| modality | codec | tokens | vocabulary | n fitted (train) | n held out | unit | error: median | 84 % | 99 % "
     "| within 1 sigma | median / spread | end bins |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
-
-
-class HeldOut(NamedTuple):
-    """Tokens of one modality's held-out sources, by key in order."""
-
-    key: np.ndarray
-    tokens: np.ndarray
-    "(n, n_tokens)"
-
-
-def held_out(pile: Pile, m: Modality, codec: Codec) -> HeldOut:
-    """Tokens of the sources whose object is in a held-out split; of a user's targets none."""
-    name = m.name.split(".")[0]
-    snapshot = pile.snapshot()
-    keys, tokens, healpix = [], [], []
-    for entry in snapshot.entries("shards"):
-        if entry.labels["split"] not in HELD_OUT:
-            continue
-        table = pile.read_table(entry.part, columns=["healpix29", f"key.{name}", m.name])
-        table = table.filter(pc.and_(table[f"key.{name}"].is_valid(), table[m.name].is_valid()))
-        column = table[m.name].combine_chunks()
-        flat = column if codec.layout.kind == "scalar" else pc.list_flatten(column)
-        keys.append(table[f"key.{name}"].to_numpy())
-        tokens.append(flat.to_numpy(zero_copy_only=False).reshape(table.num_rows, codec.n_tokens))
-        healpix.append(table["healpix29"].to_numpy())
-    if not keys:
-        raise SystemExit(f"the pile's splits {' and '.join(HELD_OUT)} are empty; build one that fills them")
-    split = snapshot.recipe["split"]
-    fractions = dict(zip(("train", "validation", "test"), split["fractions"], strict=True))
-    where = split_of_cell(cells(np.concatenate(healpix), SPLIT_ORDER), split["salt"], fractions)
-    if (where == "train").any():
-        raise SystemExit(f"{m.name}: {(where == 'train').sum()} held-out objects lie on the training sky")
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    return HeldOut(np.concatenate(keys)[order], np.concatenate(tokens)[order])
-
-
-def rows_of(table: pa.Table, key: np.ndarray) -> pa.Table:
-    """The rows of these keys, in their order."""
-    at = pc.index_in(pa.array(key), table["key"].combine_chunks())
-    if at.null_count:
-        raise SystemExit(f"{at.null_count} held-out sources are not in the pile's tables; is its payload all kept?")
-    return table.take(at).combine_chunks()
 
 
 def sigma_of(table: pa.Table, m: Modality) -> np.ndarray | None:
@@ -106,20 +61,11 @@ def quantiles(x: np.ndarray) -> str:
 
 def measured(pile: Pile, m: Modality, held: HeldOut) -> tuple[np.ndarray, np.ndarray | None]:
     """Values and one sigma of the held-out sources of a column modality."""
-    name = m.name.split(".")[0]
-    columns = ["key", *{c for c in (m.column, m.error, m.ivar) if c}]
-    wide = pa.concat_tables([pile.read_table(e.part, columns) for e in pile.snapshot().entries(f"{name}.wide")])
-    table = rows_of(wide, held.key)
+    table = catalogue(pile, m, held.key, ["key", *{c for c in (m.column, m.error, m.ivar) if c}])
     x, present = measured_values(table, m)
     if not present.all():
         raise SystemExit(f"{m.name}: {(~present).sum()} sources with tokens have no value")
     return x, sigma_of(table, m)
-
-
-def check_tokens(m: Modality, tokens: np.ndarray, held: HeldOut) -> None:
-    """The shard's tokens must be those of what it is held against."""
-    if not np.array_equal(tokens, held.tokens):
-        raise SystemExit(f"{m.name}: the shards' tokens are not those of the pile's measurements")
 
 
 def column_rows(pile: Pile, m: Modality, codec: Codec) -> Iterator[str]:
@@ -183,17 +129,6 @@ def classes(sn: np.ndarray, edges: tuple[float, ...]) -> Iterator[tuple[str, np.
             f"below {high:g}" if low == -np.inf else f"{low:g} and above" if high == np.inf else f"{low:g} to {high:g}"
         )
         yield label, chosen
-
-
-def payload(pile: Pile, m: Modality, held: HeldOut) -> dict[str, np.ndarray]:
-    """Arrays of the held-out sources."""
-    name = m.name.split(".")[0]
-    found = []
-    for entry in pile.snapshot().entries(f"payload.{m.name}"):
-        table = pile.read_table(entry.part)
-        mine = pc.and_(pc.equal(table["owner"], name), pc.is_in(table["key"], pa.array(held.key)))
-        found.append(table.filter(pc.and_(mine, table["status"].is_null())))
-    return payload_arrays(rows_of(pa.concat_tables(found), held.key), m)
 
 
 def image_rows(pile: Pile, m: Modality, codec: Codec) -> Iterator[str]:
@@ -264,12 +199,6 @@ def spectrum_rows(pile: Pile, m: Modality, codec: Codec) -> Iterator[str]:
                 f"{bias[chosen].sum() / mean[chosen].sum():+.2%} | {np.median(bias[chosen] / mean[chosen]):+.2%} | "
                 f"{np.median(np.abs(bias[chosen]) / error[chosen]):.2f} |"
             )
-
-
-def surveys(pile: Pile) -> Iterator[Survey]:
-    for name, chosen in pile.snapshot().recipe["surveys"].items():
-        options = {k: v for k, v in chosen.items() if k not in ("release", "profile", "root")}
-        yield survey(name, chosen["release"], **options)
 
 
 def main() -> None:

@@ -50,6 +50,9 @@ def mock(
     first: Annotated[
         Path | None, typer.Option(help="release 1 of the same tier and seed, to make release 2 from a copy of it")
     ] = None,
+    noise_free: Annotated[
+        bool, typer.Option("--noise-free", help="images and spectra of the expected flux: the truth of a noisy mock")
+    ] = False,
 ) -> None:
     """Write a sky whose truth is known, in the surveys' own files."""
     with errors():
@@ -67,6 +70,7 @@ def mock(
             progress=lambda text: typer.echo(text, err=True),
             release=release,
             first=first,
+            noise=not noise_free,
         )
         counts = dict(summary.counts)
         true, bricks = counts.pop("true", 0), counts.pop("bricks", 0)

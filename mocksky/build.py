@@ -1,6 +1,6 @@
 """Build the mock sky: the truth, then every survey's own files.
 
-OUT/mock.json                    tier, seed, version, counts; `complete` is written last
+OUT/mock.json                    tier, seed, version, counts, `noise` where it is free of it; `complete` is written last
 OUT/truth/sources.parquet        see docs/truth.md
 OUT/truth/<survey>.parquet
 OUT/truth/lineage-<survey>.parquet   of a second release alone
@@ -62,6 +62,8 @@ class Summary:
     counts: dict[str, int] = field(default_factory=dict)
     release: int = 1
     "2: the second release of the same sky, see secondrelease"
+    noise: bool = True
+    "False: images and spectra hold the expected flux"
 
 
 def build(
@@ -72,12 +74,17 @@ def build(
     progress: Progress | None = None,
     release: int = 1,
     first: Path | None = None,
+    noise: bool = True,
 ) -> Summary:
     """Write the mock of a tier under `out`; does nothing where it is there and complete.
 
     The same bytes for the same tier, seed, release and version, whatever the number of workers. ValueError for an
     unknown tier or release, or a folder that holds anything but this mock, whole or in part. `first` is where the first
     release of the same tier and seed lies, if it does: the second is then made from a copy of it, without painting.
+
+    Without `noise` images and spectra hold what their mean over many skies would be: light through the point spread
+    function and the resolution, in the same files, under the same inverse variances, masks and dirt. Catalogues, and
+    Gaia's spectra, which are part of one, stay as they are, errors included. Of release 1 alone.
     """
     if tier not in TIERS:
         raise ValueError(f"there is no tier {tier!r} of the mock sky; choose one of {', '.join(TIERS)}")
@@ -89,26 +96,32 @@ def build(
         raise ValueError(
             f"a first release was given ({first}) and release {release} wanted in {out}; wanted 2, elsewhere"
         )
+    if release == 2 and not noise:
+        raise ValueError(
+            "there is no noise-free second release of the mock sky; wanted release 1, whose pixels are the same"
+        )
     say = progress or (lambda _: None)
-    there = _found(out, Summary(tier, seed, VERSION, False, release=release))
+    there = _found(out, Summary(tier, seed, VERSION, False, release=release, noise=noise))
     if there is not None and there.complete:
         say("the mock is there and complete")
         return there
     for name in ("truth", "legacysurvey", "hsc", "desi", "gaia", "sdss"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(out, Summary(tier, seed, VERSION, False, release=release))
-    counts = _write(TIERS[tier], out, seed, workers, say) if first is None else _copy(tier, first, out, seed, say)
+    _write_json(out, Summary(tier, seed, VERSION, False, release=release, noise=noise))
+    counts = (
+        _write(TIERS[tier], out, seed, workers, say, noise) if first is None else _copy(tier, first, out, seed, say)
+    )
     if release == 2:
         say("editing the tables of the second release")
         rows = sed.rows_of(pq.read_table(out / "truth" / "sources.parquet"))
         counts = secondrelease.write(TIERS[tier], out, seed, counts, _brick_of_everything(TIERS[tier], rows))
-    summary = Summary(tier, seed, VERSION, True, counts, release)
+    summary = Summary(tier, seed, VERSION, True, counts, release, noise)
     _write_json(out, summary)
     return summary
 
 
-def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dict[str, int]:
+def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress, noise: bool) -> dict[str, int]:
     say("drawing the truth")
     rows = truth.assemble(tier, seed)
     sources = truth.table(rows)
@@ -124,14 +137,14 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     say("writing DESI")
     bricks = _brick_of_everything(tier, rows)
     looked = in_desi(tier, rows["ra"], rows["dec"], rows["patch"])
-    options = desi.Options(spectra=tier.pixels, resolution=tier.name != "tiny", completeness=tier.desi_completeness)
+    options = desi.Options(tier.pixels, tier.name != "tiny", tier.desi_completeness, noise)
     in_spectra = desi.write(out / "desi", sources, options, seed, workers, looked, bricks)
     _write_parquet(in_spectra, out / "truth" / "desi.parquet")
     counts["desi"] = _rows(in_spectra)
 
     say("writing SDSS")
     plated = in_sdss(tier, rows["ra"], rows["dec"], rows["patch"])
-    fibres = sdss.Options(spectra=tier.pixels, stars=tier.sdss_stars)
+    fibres = sdss.Options(spectra=tier.pixels, stars=tier.sdss_stars, noise=noise)
     in_plates = sdss.write(out / "sdss", sources, fibres, seed, workers, plated)
     _write_parquet(in_plates, out / "truth" / "sdss.parquet")
     counts["sdss"] = _rows(in_plates)
@@ -141,7 +154,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     _write_parquet(in_hsc, out / "truth" / "hsc.parquet")
     counts["hsc"] = _rows(in_hsc)
     if tier.pixels:
-        _paint(hscimage.write_patch, hscimage.tasks(out / "hsc", tier, rows, seed), "HSC patch", workers, say)
+        _paint(hscimage.write_patch, hscimage.tasks(out / "hsc", tier, rows, seed, noise), "HSC patch", workers, say)
 
     say("writing the Legacy Survey's tables")
     rows["gaia_source_id"] = _source_ids(rows["uid"], in_gaia)
@@ -156,7 +169,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress) -> dic
     if tier.pixels:
         absent = dirt.files(tier).absent_z
         tasks = [
-            coadd.Task(root, out / "truth" / "masks", k, coadd.around(rows, k), seed, k.brick.name == absent)
+            coadd.Task(root, out / "truth" / "masks", k, coadd.around(rows, k), seed, k.brick.name == absent, noise)
             for k in looks
         ]
         counts["bricks"] = len(tasks)
@@ -227,6 +240,9 @@ def _found(out: Path, wanted: Summary) -> Summary | None:
         there = Summary(**json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove {out} or choose another folder") from error
+    if there.noise != wanted.noise:
+        held, asked = ("with noise" if s.noise else "noise-free" for s in (there, wanted))
+        raise ValueError(f"{out} holds the mock {held}; wanted it {asked}: choose another folder")
     if there.release != wanted.release:
         raise ValueError(
             f"{out} holds release {there.release} of the mock; wanted release {wanted.release}: choose another"
@@ -240,4 +256,7 @@ def _found(out: Path, wanted: Summary) -> Summary | None:
 
 
 def _write_json(out: Path, summary: Summary) -> None:
-    (out / "mock.json").write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n")
+    held = asdict(summary)
+    if summary.noise:
+        del held["noise"]
+    (out / "mock.json").write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")

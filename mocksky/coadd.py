@@ -39,6 +39,8 @@ class Task(NamedTuple):
     seed: int
     absent_z: bool
     "image-z is to be listed and not there"
+    noise: bool = True
+    "False: the light alone, in steps of a 1024th of the noise"
 
 
 def around(rows: Rows, look: Exposures) -> dict[str, NDArray[Any]]:
@@ -70,12 +72,13 @@ def write_brick(task: Task) -> int:
         count = look.count(band, x, y)
         invvar = (count * look.pixel_invvar(band)).astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
-            image = np.where(count > 0, scene.image[b] + noise / np.sqrt(invvar), 0).astype(np.float32)
+            seen = scene.image[b] + noise / np.sqrt(invvar) if task.noise else scene.image[b]
+            image = np.where(count > 0, seen, 0).astype(np.float32)
         seeing = np.where(look.exposed(band, x, y) > 0, look.fwhm[band], 0).astype(np.float32)
         sigma = (look.number[band] * look.pixel_invvar(band)) ** -0.5
         # steps: a 16th of the noise; the others are whole numbers of steps, so that they are kept exactly
         products = (
-            ("image", image, sigma / 16, 1 + b),
+            ("image", image, sigma / (16 if task.noise else 1024), 1 + b),
             ("invvar", invvar, look.pixel_invvar(band) / 16, None),
             ("psfsize", seeing, 0.001, None),
         )

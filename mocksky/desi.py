@@ -60,6 +60,8 @@ class Options:
     resolution: bool = True
     "the 11 diagonals, 350 kB a spectrum"
     completeness: float = 0.85
+    noise: bool = True
+    "False: spectra of the expected flux"
 
 
 def targetid(release: I64, brickid: I64, objid: I64, gaiadr: I64 | int = 0) -> I64:
@@ -410,7 +412,7 @@ def write_file(
     survey, program, pixel = name
     real = [place[int(u)] for u in fibers["uid"] if u > 0]
     source = {k: v[real] for k, v in sources.items()}
-    spectra = observe(source, fibers, program, _stream(seed, *name))
+    spectra = observe(source, fibers, program, _stream(seed, *name), options.noise)
     folder = root / "healpix" / survey / program / str(pixel // 100) / str(pixel)
     coadd, redrock = (folder / f"{kind}-{survey}-{program}-{pixel}.fits" for kind in ("coadd", "redrock"))
     exposures = _exposures(fibers)

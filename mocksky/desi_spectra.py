@@ -120,11 +120,14 @@ def _image(name: str, data: NDArray[Any], unit: str = "") -> bytes:
     return _hdu([*shape, *cards, ("EXTNAME", name)], data.astype(data.dtype.newbyteorder(">")).tobytes())
 
 
-def observe(source: Rows, fibers: Rows, program: str, rng: np.random.Generator) -> dict[str, dict[str, NDArray[Any]]]:
+def observe(
+    source: Rows, fibers: Rows, program: str, rng: np.random.Generator, noise: bool = True
+) -> dict[str, dict[str, NDArray[Any]]]:
     """Flux, ivar (1e-17 erg/s/cm2/A) and mask of each arm for the rows of one file.
 
     The flux is the *total* flux of the source, as if the fibre had caught all of it, so that it integrates to the
     catalogue's; `fibers["uid"]` 0 (sky, stuck) has none. Noise grows with the light of the source.
+    Without `noise` the flux is what its mean would be; all else, and what is drawn from `rng`, stays.
     """
     out: dict[str, dict[str, NDArray[Any]]] = {}
     n = len(fibers["uid"])
@@ -137,7 +140,8 @@ def observe(source: Rows, fibers: Rows, program: str, rng: np.random.Generator) 
             truth[real] = 1e17 * sed.spectrum(source, a.wavelength, source["ebv"], a.lsf)
         floor = NOISE[program][k] * a.noise[None, :] * depth[:, None]
         sigma = np.sqrt(floor**2 + 0.04 * NOISE[program][k] * depth[:, None] * np.maximum(truth, 0.0))
-        flux = truth + sigma * rng.standard_normal(truth.shape)
+        thrown = sigma * rng.standard_normal(truth.shape)
+        flux = truth + thrown if noise else truth.copy()
         mask = np.zeros(truth.shape, dtype=np.uint32)
         # cosmic rays: a few pixels of every spectrum
         for i in range(n):

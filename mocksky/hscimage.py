@@ -47,9 +47,11 @@ class Task(NamedTuple):
     "nanomaggies of each, by band"
     dirt: Dirt
     seed: int
+    noise: bool = True
+    "False: the light alone, in steps of a 1024th of the noise"
 
 
-def tasks(root: Path, tier: Tier, rows: Mapping[str, NDArray[Any]], seed: int) -> list[Task]:
+def tasks(root: Path, tier: Tier, rows: Mapping[str, NDArray[Any]], seed: int, noise: bool = True) -> list[Task]:
     """One a patch."""
     out, all_tracts, flux = [], tracts(tier), hsc.seen_fluxes(rows)
     spoiled = hsc.dirt(all_tracts, tier.pixels)
@@ -64,7 +66,7 @@ def tasks(root: Path, tier: Tier, rows: Mapping[str, NDArray[Any]], seed: int) -
                 )
                 some = mine[near]
                 light = {b: f[some] for b, f in flux.items()}
-                out.append(Task(root, t, c, r, {n: v[some] for n, v in rows.items()}, light, spoiled, seed))
+                out.append(Task(root, t, c, r, {n: v[some] for n, v in rows.items()}, light, spoiled, seed, noise))
     return out
 
 
@@ -123,7 +125,8 @@ def write_patch(task: Task) -> int:
         if (band == "y" and where == task.dirt.no_y) or (band == "z" and where == task.dirt.absent):
             continue
         sigma = pixel_sigma(band) * COUNTS
-        image = np.where(hole, 0, light[b] * COUNTS + sigma * noise).astype(np.float32)
+        seen = light[b] * COUNTS + sigma * noise if task.noise else light[b] * COUNTS
+        image = np.where(hole, 0, seen).astype(np.float32)
         variance = np.where(hole, 0, sigma**2).astype(np.float32)
         set_ = {"NO_DATA": hole, "DETECTED": light[b] > 3 * pixel_sigma(band)}
         set_["SAT"], set_["BRIGHT_OBJECT"] = np.zeros_like(hole), np.zeros_like(hole)
@@ -143,7 +146,7 @@ def write_patch(task: Task) -> int:
             # a long name needs its own kind of card; said so, astropy does not warn
             whole[f"{'HIERARCH ' if len(name) > 5 else ''}MP_{name}"] = k
         hdus: list[Any] = [fits.PrimaryHDU(header=_primary(band, t, number, b))]
-        hdus.append(compressed(image, _named(cards, "IMAGE"), sigma / 16, 1 + b))
+        hdus.append(compressed(image, _named(cards, "IMAGE"), sigma / (16 if task.noise else 1024), 1 + b))
         hdus.append(compressed(mask, _named(whole, "MASK")))
         if band == "y" and hole.any():
             # as some coadds have it: NaN where there is no data

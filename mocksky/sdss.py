@@ -53,6 +53,8 @@ class Options:
     completeness: float = 0.85
     stars: float = 0.2
     "part of the possible stars that has a fibre"
+    noise: bool = True
+    "False: spectra of the expected flux"
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def write(
     def one(k: int) -> None:
         p, fibers = plates[k], parts[k]
         rng = stream(seed, "sdss", p.plate, f"spectra {p.mjd}")
-        s = observe(rows, fibers, p.instrument, (7 * p.plate + p.mjd) % 11, rng)
+        s = observe(rows, fibers, p.instrument, (7 * p.plate + p.mjd) % 11, rng, options.noise)
         _measure(fibers, s)
         path = plate_path(root, p.run2d, p.plate, p.mjd)
         if not p.absent:

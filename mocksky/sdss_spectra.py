@@ -73,10 +73,13 @@ def caught(rows: Rows, fibre_arcsec: float) -> F64:
     return share
 
 
-def observe(source: Rows, fibers: Rows, instrument: Instrument, shift: int, rng: np.random.Generator) -> Spectra:
+def observe(
+    source: Rows, fibers: Rows, instrument: Instrument, shift: int, rng: np.random.Generator, noise: bool = True
+) -> Spectra:
     """Spectra of the fibres of a plate: the light of the source in the fibre; `fibers["uid"]` 0 has none.
 
     `shift` moves the grid's first pixel, which differs from plate to plate. `fibers["row"]` is the place in `source`.
+    Without `noise` the flux is what its mean would be; all else, and what is drawn from `rng`, stays.
     """
     n, npix = len(fibers["uid"]), instrument.pixels
     coeff0 = round(3.5 + 1e-4 * (instrument.first + shift), 4)
@@ -95,7 +98,8 @@ def observe(source: Rows, fibers: Rows, instrument: Instrument, shift: int, rng:
     level = instrument.noise * (1.0 + 1.5 * np.exp(-u / 0.06) + 0.8 * np.exp(-(1.0 - u) / 0.08))
     floor = level * (1.0 + 2.0 * bright)
     sigma = np.sqrt(floor**2 + 0.04 * level * np.maximum(truth, 0.0))
-    flux = truth + sigma * rng.standard_normal(truth.shape)
+    thrown = sigma * rng.standard_normal(truth.shape)
+    flux = truth + thrown if noise else truth.copy()
     and_mask = np.where(bright > 0.5, BRIGHTSKY, 0).astype(np.int32) * np.ones((n, 1), dtype=np.int32)
     bad = np.zeros(truth.shape, dtype=bool)
     for i in range(n):

@@ -84,6 +84,12 @@ def tiny_second(tmp_path_factory: pytest.TempPathFactory, tiny_sky: Path) -> Pat
 
 
 @pytest.fixture(scope="session")
+def tiny_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny mock sky without noise: the truth of `tiny_sky`, pixel for pixel. Not to be changed."""
+    return _once(tmp_path_factory, "free", lambda out: build_mock("tiny", out, workers=1, noise=False))
+
+
+@pytest.fixture(scope="session")
 def tiny_recipe(tiny_sky: Path) -> Recipe:
     """All of the tiny sky, three surveys."""
     return recipes.parse(TINY, "tiny").at(tiny_sky)

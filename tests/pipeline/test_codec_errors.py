@@ -11,6 +11,7 @@ import pytest
 
 from skycairn.catalogs.survey import Modality
 from skycairn.pile.store import Pile
+from skycairn.pipeline import heldout
 from skycairn.tokenizers.lock import read_lock
 from skycairn.tokenizers.scalar import GridCodec
 
@@ -30,8 +31,8 @@ def errors() -> ModuleType:
 @pytest.fixture
 def pile(errors, tiny_pile, monkeypatch):
     """The tiny pile, whose sky is all of one split, taken for held-out sky; modalities and codecs by name."""
-    monkeypatch.setattr(errors, "HELD_OUT", ("train",))
-    monkeypatch.setattr(errors, "split_of_cell", lambda c, *_: np.full(len(c), "test"))
+    monkeypatch.setattr(heldout, "HELD_OUT", ("train",))
+    monkeypatch.setattr(heldout, "split_of_cell", lambda c, *_: np.full(len(c), "test"))
     opened = Pile.open(tiny_pile)
     modalities = {m.name: m for s in errors.surveys(opened) for m in s.modalities}
     return opened, modalities, read_lock(tiny_pile / "codecs.lock")
@@ -44,10 +45,10 @@ def cells_of(row: str) -> list[str]:
 def test_the_training_sky_is_refused(errors, pile, monkeypatch):
     opened, modalities, codecs = pile
     monkeypatch.undo()
-    with pytest.raises(SystemExit, match="are empty"):
+    with pytest.raises(ValueError, match="are empty"):
         errors.held_out(opened, modalities["desi.z"], codecs["desi.z"])
-    monkeypatch.setattr(errors, "HELD_OUT", ("train",))
-    with pytest.raises(SystemExit, match="lie on the training sky"):
+    monkeypatch.setattr(heldout, "HELD_OUT", ("train",))
+    with pytest.raises(ValueError, match="lie on the training sky"):
         errors.held_out(opened, modalities["desi.z"], codecs["desi.z"])
 
 
@@ -93,7 +94,7 @@ def test_the_errors_of_a_pile_are_those_of_its_tokens(errors, pile):
 def test_tokens_of_other_measurements_are_refused(errors, pile):
     opened, modalities, codecs = pile
     held = errors.held_out(opened, modalities["desi.z"], codecs["desi.z"])
-    with pytest.raises(SystemExit, match="not those of the pile"):
+    with pytest.raises(ValueError, match="not those of the pile"):
         errors.check_tokens(modalities["desi.z"], held.tokens + 1, held)
 
 
