@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from skycairn.tokenizers.aion import read_published, write_published
 from skycairn.tokenizers.codec import load
-from skycairn.tokenizers.image import SIZES, SURVEYS, ImageCodec, Objective
+from skycairn.tokenizers.image import SIZES, SURVEYS, ImageCodec, Objective, _deviance
 from skycairn.tokenizers.magvit import Architecture, n_parameters
 
 SMALL = Architecture(hidden=32, projection=10, consecutive=1)
@@ -354,21 +354,21 @@ def test_surveys_share_a_network_and_learn(tmp_path):
     legacy = ImageCodec.fresh("tiny")
     hsc = legacy.beside(HSC.bands, HSC.slots, zero_point=27.0)
     assert hsc.network is legacy.network and hsc.content_id != legacy.content_id
-    batches = [(legacy, legacy.tensors(sky(8))), (hsc, hsc.tensors(sky(8, 5, unit=63.0957)))]
-    optimizer = torch.optim.Adam(legacy.network.parameters(), 3e-3)
+    batches = [(legacy, legacy.tensors(sky(4))), (hsc, hsc.tensors(sky(4, 5, unit=63.0957)))]
+    optimizer = torch.optim.Adam(legacy.network.parameters(), 5e-3)
     legacy.network.train()
     losses: list[list[float]] = [[], []]
-    for _ in range(25):
+    for _ in range(20):
         for i, (codec, tensors) in enumerate(batches):
             loss = codec.loss(tensors)
             optimizer.zero_grad()
             loss.total.backward()
             optimizer.step()
             losses[i].append(float(loss.total.detach()))
-    assert all(each[-1] < 0.5 * each[0] for each in losses)
+    assert all(min(each[-5:]) < 0.6 * each[0] for each in losses)
     assert {"chi2", "chi2_median", "flux_bias"} <= loss.parts.keys()
     assert not any(v.requires_grad for v in loss.parts.values())
-    assert loss.codes.shape == (8, 576) and loss.codes.dtype == torch.int64
+    assert loss.codes.shape == (4, 576) and loss.codes.dtype == torch.int64
     for codec in (legacy, hsc):
         codec.changed()
         codec.save(tmp_path / codec.bands[-1])
@@ -389,7 +389,7 @@ def test_units_do_not_change_tokens_or_loss(codec):
 
 def test_the_loss_is_half_chi_square_of_good_pixels():
     codec = ImageCodec.fresh("tiny")
-    codec.objective = Objective(soft=0.0)
+    codec.objective = Objective(soft=0.0, cap=None)
     m = sky(3)
     m["mask"][0, :, 30:60] = True
     m["ivar"][1, 2] = 0
@@ -405,13 +405,35 @@ def test_the_loss_is_half_chi_square_of_good_pixels():
     bias = (found - m["flux"][cut])[good].sum() / m["flux"][cut][good].sum()
     assert float(loss.parts["flux_bias"]) == pytest.approx(bias, rel=1e-3)
     with torch.no_grad():
-        codec.objective = Objective(soft=0.03)
+        codec.objective = Objective(soft=1e-3, cap=None)
         soft = codec.loss(tensors)
         assert float(soft.total) < float(loss.total)
         assert float(soft.parts["chi2"]) == pytest.approx(float(loss.parts["chi2"]))
         codec.objective = Objective(soft=0.0, cap=5.0)
         capped = np.where(chi2 > 25, 2 * 5 * np.sqrt(chi2) - 25, chi2)
         assert float(codec.loss(tensors).total) == pytest.approx(capped.mean() / 2, rel=1e-3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.01, 0.3), st.floats(-50, 3000), st.floats(-100, 6000))
+def test_the_softened_loss_is_its_integral(soft, flux, predicted):
+    """Fluxes in sigmas."""
+    t = torch.tensor([predicted], dtype=torch.float64, requires_grad=True)
+    f, ivar = torch.tensor([flux], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    found = _deviance(t, f, ivar, soft)
+    found.sum().backward()
+    assert float(t.grad) == pytest.approx(2 * (predicted - flux) / (1 + (soft * predicted) ** 2), abs=1e-6)
+    assert float(_deviance(f, f, ivar, soft)) == 0 and float(found.detach()) >= -1e-9
+    single = _deviance(t.detach().float(), f.float(), ivar.float(), soft)
+    assert float(single) == pytest.approx(float(found.detach()), rel=1e-2, abs=1e-2)
+    assert float(_deviance(t.detach(), f, ivar * 0, soft)) == 0
+
+
+def test_the_mean_flux_is_best_under_the_softened_loss():
+    flux = 20 + torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tried = torch.linspace(19.5, 20.5, 201, dtype=torch.float64)
+    losses = [float(_deviance(p, flux, torch.ones_like(flux), 0.1).mean()) for p in tried]
+    assert float(tried[int(np.argmin(losses))]) == pytest.approx(float(flux.mean()), abs=0.01)
 
 
 def test_images_without_ivar_are_weighed_by_their_scatter():
