@@ -141,9 +141,8 @@ def _measured(j: Judged, decoded: NDArray[np.float64]) -> Reconstruction:
     ivar, flux, good = j.measured["ivar"].astype(np.float64), j.measured["flux"].astype(np.float64), j.good
     with np.errstate(invalid="ignore"):
         bright = np.where(good, j.truth * np.sqrt(np.where(good, ivar, 0)), 0.0)
-    whole = errors_by_brightness(decoded, j.truth, ivar, good, bright, ONE_CLASS)
-    whole = Errors(*(a[:, 1:] for a in whole))
-    parts = {b: np.s_[:, i] for i, b in enumerate(j.modality.bands)} if j.modality.image else {}
+    whole = errors_by_brightness(decoded, j.truth, ivar, good, bright, ONE_CLASS).of(np.s_[:], np.s_[1:])
+    parts: dict[str, Any] = {b: np.s_[:, i] for i, b in enumerate(j.modality.bands)} if j.modality.image else {}
     parts = ({"all": np.s_[:]} | parts) if len(parts) != 1 else parts
     against: list[dict[str, Errors]] = [
         {name: errors_by_brightness(decoded[p], reference[p], ivar[p], good[p], bright[p]) for name, p in parts.items()}

@@ -138,7 +138,7 @@ def spectra(name: str, found: Mapping[str, Reconstruction], sn: NDArray[np.float
             continue
         row = [_range(low, high), str(int(some.sum()))]
         for r in found.values():
-            part = Errors(*(a[some] for a in r.whole_truth))
+            part = r.whole_truth.of(some)
             row += [number(part.medians()[0]), number(part.pooled()[0])]
             if r.flux is not None and r.shift is not None:
                 off = r.flux[some] - 1
@@ -200,7 +200,7 @@ def lines(name: str, found: Mapping[str, Reconstruction]) -> Table:
 
 def use_of_codes(found: Mapping[str, Mapping[str, Reconstruction]]) -> Table:
     """What each codec spends, and how much of its vocabulary it uses."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, of in found.items():
         for c, r in of.items():
             u = r.codes

@@ -53,6 +53,10 @@ class Errors(NamedTuple):
         enough = self.pixels >= FEWEST_PIXELS
         return np.sqrt(np.where(enough, self.squares, np.nan) / np.maximum(self.pixels, 1))
 
+    def of(self, objects: Any, classes: Any = np.s_[:]) -> Errors:
+        """Those of some objects, and of some classes."""
+        return Errors(*(a[objects][:, classes] for a in self))
+
     def medians(self) -> F64:
         """Median over the objects of their root mean squares, (class,); NaN where no object has enough pixels."""
         return _medians(self.of_objects())
@@ -111,7 +115,7 @@ def errors_by_brightness(
     error = error[good]
 
     def summed(values: F64) -> F64:
-        return np.bincount(place, values, n * (len(edges) + 1)).reshape(n, len(edges) + 1)
+        return np.bincount(place, values, n * (len(edges) + 1)).reshape(n, len(edges) + 1).astype(np.float64)
 
     return Errors(summed(np.ones_like(error)).astype(np.int64), summed(error**2), summed(error))
 
@@ -137,8 +141,8 @@ def aperture(truth: NDArray[Any], decoded: NDArray[Any], ivar: NDArray[Any], goo
     near = np.hypot(x - nx // 2, y - ny // 2) <= radius
     inner = good[..., near]
     variance = np.where(inner, 1 / np.where(inner, ivar[..., near], 1).astype(np.float64), 0.0)
-    sums = (np.where(inner, a[..., near], 0).astype(np.float64).sum(axis=-1) for a in (truth, decoded))
-    return Aperture(*sums, np.sqrt(variance.sum(axis=-1)), inner.all(axis=-1))
+    true, other = (np.where(inner, a[..., near], 0).astype(np.float64).sum(axis=-1) for a in (truth, decoded))
+    return Aperture(true, other, np.sqrt(variance.sum(axis=-1)), np.asarray(inner.all(axis=-1)))
 
 
 class Bias(NamedTuple):
