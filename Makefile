@@ -13,7 +13,7 @@ FOLDERS := catalogs archives mocksky mirror tokenizers pile match pipeline repor
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
-.PHONY: help install install-test build-pile ingest codecs learned-pile train test crash-test check lint typing typecheck bench clean
+.PHONY: help install install-test build-pile ingest codecs learned-pile judge-codecs train test crash-test check lint typing typecheck bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,12 +74,19 @@ typing:
 typecheck: install-test typing ## mypy, strict
 	$(BIN)/mypy
 
+judge-codecs: install ## hold the codecs of the pile and the learned ones against a sky without noise, on the held-out sky
+	test -e $(WORK)/codecs/codecs.lock || $(MAKE) codecs
+	$(BIN)/skycairn mock default --out $(WORK)/noise-free --noise-free
+	$(BIN)/skycairn-tokenize quality $(WORK)/pile --truth $(WORK)/noise-free --codecs learned=$(WORK)/codecs/codecs.lock \
+		--out $(WORK)/codec_quality.html
+
 bench: install-test build-pile ## the same work done by us, by a peer, and held against the truth
 	$(BIN)/python benchmarks/crossmatch.py
 	$(BIN)/python benchmarks/photometry.py $(WORK)/mocksky
 	$(BIN)/skycairn build benchmarks/all_sources.toml --root $(WORK)/mocksky --pile $(WORK)/all --workers $(WORKERS)
 	$(BIN)/python benchmarks/photometry_pile.py $(WORK)/all $(WORK)/mocksky
 	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
+	$(BIN)/python benchmarks/codec_throughput.py --threads $(WORKERS)
 	$(BIN)/python benchmarks/read_shards.py
 	$(BIN)/python benchmarks/match_truth.py
 	$(BIN)/python benchmarks/match_reliability.py

@@ -1,4 +1,4 @@
-"""`skycairn-tokenize`: trains codecs of images, spectra and segmentation maps on a pile, shows and exchanges them."""
+"""`skycairn-tokenize`: trains codecs of images, spectra and segmentation maps, judges and exchanges them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skycairn.cli.failing import errors
+from skycairn.cli.quality import quality
 
 if TYPE_CHECKING:
     from skycairn.pile.store import Pile, Snapshot
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+app.command()(quality)
 MOST_HELD_TINY = 128
 OF_AION = ("image", "spectrum", "segmap")
 Out = Annotated[Path, typer.Option(help="folder for codecs.lock and codecs/, beside those that it has")]

@@ -121,7 +121,7 @@ def test_weights_go_to_aion_and_back(trained, tmp_path):
     from skycairn.pipeline.published import from_aion, to_aion
     from skycairn.tokenizers.segmap import SegmentationCodec
 
-    out, _ = trained
+    _out, _ = trained
     own = SegmentationCodec.fresh("tiny", seed=3)
     places = to_aion({"legacysurvey.segmap": own}, tmp_path)
     assert places == [tmp_path / "codecs" / "segmentation_map"]
