@@ -261,7 +261,7 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
 
 def _among(chunk: pa.Table, owner: NDArray[Any], key: NDArray[np.int64]) -> pa.Table:
     at = row_of(np.asarray(chunk.column("owner")), int64(chunk, "key"), owner, key)
-    return chunk.filter(pa.array(at >= 0)).combine_chunks()
+    return chunk if (at >= 0).all() else chunk.filter(pa.array(at >= 0)).combine_chunks()
 
 
 def _gathered(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -283,11 +283,12 @@ def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -
         status[mask], mask[:] = NO_CODEC, False
     tokens: NDArray[Any] = np.empty((0, 1), np.uint16)
     if codec is not None and mask.any():
-        arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
+        # copies of pixels cost as much as a small network
+        arrays = payload_arrays(chunk if mask.all() else chunk.filter(pa.array(mask)), modality)
         seen = codec.sees(arrays)
         status[np.flatnonzero(mask)[~seen]] = "not measured"
         mask[mask] = seen
-        tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
+        tokens = codec.encode(arrays if seen.all() else {name: values[seen] for name, values in arrays.items()})
     return _token_table(chunk, status, tokens, mask)
 
 
