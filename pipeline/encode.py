@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from skycairn.catalogs.survey import Modality
 from skycairn.match.sky import splits
 from skycairn.pile.store import Part
-from skycairn.pipeline.codecs import codec_of_parts, is_network, ready
 from skycairn.pipeline.extract import NO_CODEC, STATUS, in_objects, payload_chunks
+from skycairn.pipeline.loaded import codec_of_parts, is_network, ready
 from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec
@@ -315,7 +315,7 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
 
 def _among(chunk: pa.Table, owner: NDArray[Any], key: NDArray[np.int64]) -> pa.Table:
     at = row_of(np.asarray(chunk.column("owner")), int64(chunk, "key"), owner, key)
-    return chunk.filter(pa.array(at >= 0)).combine_chunks()
+    return chunk if (at >= 0).all() else chunk.filter(pa.array(at >= 0)).combine_chunks()
 
 
 def _gathered(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -337,11 +337,12 @@ def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -
         status[mask], mask[:] = NO_CODEC, False
     if codec is None or not mask.any():
         return _token_table(chunk, status, mask)
-    arrays = payload_arrays(chunk.filter(pa.array(mask)), modality)
+    # copies of pixels cost as much as a small network
+    arrays = payload_arrays(chunk if mask.all() else chunk.filter(pa.array(mask)), modality)
     seen = codec.sees(arrays)
     status[np.flatnonzero(mask)[~seen]] = "not measured"
     mask[mask] = seen
-    tokens = codec.encode({name: values[seen] for name, values in arrays.items()})
+    tokens = codec.encode(arrays if seen.all() else {name: values[seen] for name, values in arrays.items()})
     return _token_table(chunk, status, mask, tokens, codec.lengths(tokens))
 
 
