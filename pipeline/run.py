@@ -20,7 +20,7 @@ from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
-from skycairn.pipeline.codecs import codec_of_parts
+from skycairn.pipeline.loadedcodecs import codec_of_parts
 from skycairn.pipeline.downloads import Downloads
 from skycairn.pipeline.engine import Engine, Run, stoppable
 from skycairn.pipeline.journal import Journal

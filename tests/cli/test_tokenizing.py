@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from skycairn.cli.codecs import app
+from skycairn.cli.tokenizing import app
 from skycairn.pile.store import Draft, Entry, Pile
 from skycairn.tokenizers.lock import lock_ids, read_lock
 
