@@ -20,10 +20,10 @@ from skycairn.pile.lock import builder_lock
 from skycairn.pile.receipt import Part, Receipt
 from skycairn.pile.store import Draft, Entry, Pile, Snapshot
 from skycairn.pipeline import lineage
-from skycairn.pipeline.loadedcodecs import codec_of_parts
 from skycairn.pipeline.downloads import Downloads
 from skycairn.pipeline.engine import Engine, Run, stoppable
 from skycairn.pipeline.journal import Journal
+from skycairn.pipeline.loadedcodecs import codec_of_parts
 from skycairn.pipeline.parent import Parent, tasks_table
 from skycairn.pipeline.plan import Failure, Memory, Plan, cells_held_by, plan
 from skycairn.pipeline.recipe import Recipe, canonical
