@@ -18,7 +18,7 @@ from skycairn.catalogs.survey import Modality
 from skycairn.match.sky import splits
 from skycairn.pile.store import Part
 from skycairn.pipeline.extract import NO_CODEC, STATUS, in_objects, payload_chunks
-from skycairn.pipeline.loadedcodecs import codec_of_parts, is_network, ready
+from skycairn.pipeline.loaded import codec_of_parts, is_network, ready
 from skycairn.pipeline.reuse import row_of, unchanged
 from skycairn.pipeline.task import Context, Outcome, Task, concat, int64, pieces_of
 from skycairn.tokenizers.codec import Codec

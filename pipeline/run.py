@@ -23,7 +23,7 @@ from skycairn.pipeline import lineage
 from skycairn.pipeline.downloads import Downloads
 from skycairn.pipeline.engine import Engine, Run, stoppable
 from skycairn.pipeline.journal import Journal
-from skycairn.pipeline.loadedcodecs import codec_of_parts
+from skycairn.pipeline.loaded import codec_of_parts
 from skycairn.pipeline.parent import Parent, tasks_table
 from skycairn.pipeline.plan import Failure, Memory, Plan, cells_held_by, plan
 from skycairn.pipeline.recipe import Recipe, canonical
