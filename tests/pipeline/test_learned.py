@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from skycairn.pile.store import Pile
-from skycairn.pipeline import codecs as held
+from skycairn.pipeline import loaded as held
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.encode import _gathered
 from skycairn.pipeline.run import build

@@ -61,7 +61,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
     bad.write_text("region = {")
     with pytest.raises(ValueError, match="not TOML"):
         load(str(bad))
-    with pytest.raises(ValueError, match="neither a file nor one of tiny, mock, aion"):
+    with pytest.raises(ValueError, match="neither a file nor one of tiny, mock, mock-learned, aion"):
         load("nothing")
 
 
