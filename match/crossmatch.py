@@ -59,8 +59,9 @@ def crossmatch(
     Args:
         left, right: `pyarrow.Table`, `pandas.DataFrame` or `astropy.table.Table`. Wanted are `ra`, `dec` (ICRS
             degrees); used where there are `ra_error`, `dec_error` (arcsec, one sigma of RA times cos(dec), of Dec),
-            `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources), `epoch_min`,
-            `epoch_max` (between which others hold). Columns that bear a unit are converted. Errors
+            `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources, and of a table
+            without motions), `epoch_min`, `epoch_max` (between which others hold). Columns that bear a unit are
+            converted. Errors
             that bear none are used only where they are named, since Gaia's are in mas. `key` (integers) settles
             ties, else the row does.
         keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the likeliest on both
@@ -120,7 +121,8 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
     """What matching reads of a table, under its standard names and units.
 
     With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there, or
-    motions have no epoch, which would make them nothing.
+    motions have no epoch, or no other half, which would make them nothing. The epoch of a table without motions is when
+    its positions hold.
     """
     unknown = sorted(set(names) - {"key", *UNITS})
     if unknown:
@@ -142,6 +144,13 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
             f"{what} has motions and no column 'epoch' or 'ref_epoch' that tells when its positions hold: name it, "
             f"{what}_names={{'epoch': ...}}, or leave the motions out, {what}_names={{'pmra': None, 'pmdec': None}}"
         )
+    if len(half := {"pmra", "pmdec"} & set(out)) == 1:
+        raise ValueError(
+            f"{what} has {half.pop()} and not the other half of the motion: name it, {what}_names={{'pmra': ..., "
+            f"'pmdec': ...}}, or leave both out, {what}_names={{'pmra': None, 'pmdec': None}}"
+        )
+    if "epoch" in out and not {"pmra", "epoch_min", "epoch_max"} & set(out):
+        out["epoch_min"] = out["epoch_max"] = out["epoch"]
     named = names.get("key")
     own = None if named is None else _named(table, named, what)
     key = np.arange(len(out["ra"])) if own is None else _keys(table, own, what)

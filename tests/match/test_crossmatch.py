@@ -70,6 +70,21 @@ def test_motion_of_an_astropy_table() -> None:
     assert len(crossmatch(star, then, 1.0)) == 0
 
 
+def test_the_epoch_of_a_table_at_rest_is_when_its_positions_hold() -> None:
+    star = pa.table({"ra": [100.0], "dec": [0.0], "pmra": [1000.0], "pmdec": [0.0], "ref_epoch": [2016.0]})
+    then = pa.table({"ra": [100 - 10 / 3600], "dec": [0.0], "Epoch": [2006.0]})
+    assert crossmatch(star, then, 0.01)["separation_uas"].to_pylist() == [0]
+    assert crossmatch(then, star, 0.01)["separation_uas"].to_pylist() == [0]
+    assert crossmatch(star, then, 1.0, right_names={"epoch": None}).num_rows == 0
+    # of a table whose motions are left out too; and an interval goes before an epoch
+    named = {"pmra": None, "pmdec": None}
+    assert crossmatch(star, then, 1.0, left_names=named).num_rows == 0
+    until = then.append_column("epoch_max", pa.array([2016.0])).append_column("epoch_min", pa.array([2015.0]))
+    assert crossmatch(star, until, 1.0).num_rows == 0
+    with pytest.raises(ValueError, match="left has pmra and not the other half of the motion"):
+        crossmatch(star.drop_columns("pmdec"), then, 1.0)
+
+
 def test_keys_settle_ties_and_are_never_floats() -> None:
     twice = pa.table({"k": pa.array([2**63 - 1, 2**63 - 2]), "ra": [5.0, 5.0], "dec": [5.0, 5.0]})
     one = pa.table({"ra": [5.0], "dec": [5.0]})
