@@ -26,6 +26,8 @@ def report(
 
         if out.suffix not in (".html", ".htm"):
             raise ValueError(f"{out}: the page's ending is {out.suffix!r}, wanted .html")
+        if not out.parent.is_dir():
+            raise ValueError(f"{out}: there is no folder {out.parent} to write the page into; make it first")
         opened = Pile.open(pile, check="pages")
         with Bars() as bars, opened.pin(opened.resolve(snapshot)) as pinned:
             numbers = gather(opened, pinned.snapshot, truth, partial(bars))

@@ -43,7 +43,7 @@ SAFE = 0.9
 def crossmatch(
     left: Any,
     right: Any,
-    radius_arcsec: float,
+    radius_arcsec: float | u.Quantity,
     *,
     keep: Keep = "mutual",
     left_names: Mapping[str, str | None] | None = None,
@@ -59,10 +59,11 @@ def crossmatch(
     Args:
         left, right: `pyarrow.Table`, `pandas.DataFrame` or `astropy.table.Table`. Wanted are `ra`, `dec` (ICRS
             degrees); used where there are `ra_error`, `dec_error` (arcsec, one sigma of RA times cos(dec), of Dec),
-            `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources), `epoch_min`,
-            `epoch_max` (between which others hold). Columns that bear a unit are converted. Errors
-            that bear none are used only where they are named, since Gaia's are in mas. `key` (integers) settles
-            ties, else the row does.
+            `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources, and of a table
+            without motions), `epoch_min`, `epoch_max` (between which others hold). Columns that bear a unit are
+            converted. Errors that bear none are used only where they are named, since Gaia's are in mas. `key`
+            (integers, where it is named) settles ties, else the row does.
+        radius_arcsec: above 0, at most 3600; or an angle with its unit.
         keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the likeliest on both
             sides, of rows that have a counterpart rather than not (`posterior.believed`), nearest where an error is not
             known.
@@ -87,6 +88,10 @@ def crossmatch(
     """
     if keep not in ("mutual", "nearest", "all", "posterior"):
         raise ValueError(f"keep is {keep!r}; wanted 'mutual', 'nearest', 'all' or 'posterior'")
+    if columns not in ("both", "pairs"):
+        raise ValueError(f"columns is {columns!r}; wanted 'both' or 'pairs'")
+    if isinstance(radius_arcsec, u.Quantity):
+        radius_arcsec = float(radius_arcsec.to_value(u.arcsec))
     a, b = (
         positions(table, names or {}, what)
         for table, names, what in ((left, left_names, "left"), (right, right_names, "right"))
@@ -120,7 +125,8 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
     """What matching reads of a table, under its standard names and units.
 
     With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there, or
-    motions have no epoch, which would make them nothing.
+    motions have no epoch, or no other half, which would make them nothing. The epoch of a table without motions is when
+    its positions hold.
     """
     unknown = sorted(set(names) - {"key", *UNITS})
     if unknown:
@@ -142,6 +148,13 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
             f"{what} has motions and no column 'epoch' or 'ref_epoch' that tells when its positions hold: name it, "
             f"{what}_names={{'epoch': ...}}, or leave the motions out, {what}_names={{'pmra': None, 'pmdec': None}}"
         )
+    if len(half := {"pmra", "pmdec"} & set(out)) == 1:
+        raise ValueError(
+            f"{what} has {half.pop()} and not the other half of the motion: name it, {what}_names={{'pmra': ..., "
+            f"'pmdec': ...}}, or leave both out, {what}_names={{'pmra': None, 'pmdec': None}}"
+        )
+    if "epoch" in out and not {"pmra", "epoch_min", "epoch_max"} & set(out):
+        out["epoch_min"] = out["epoch_max"] = out["epoch"]
     named = names.get("key")
     own = None if named is None else _named(table, named, what)
     key = np.arange(len(out["ra"])) if own is None else _keys(table, own, what)
@@ -220,12 +233,16 @@ def values_of(table: Any, own: str, unit: str | None, what: str) -> NDArray[np.f
             values = column.cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{what}: {own} is {column.type}; wanted numbers") from error
-    elif kind == "pandas":
-        values = np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     elif hasattr(column, "jyear"):
         return np.asarray(np.ma.filled(np.ma.asarray(column.jyear), np.nan), np.float64)
     else:
-        values = np.ma.filled(np.ma.asarray(getattr(column, "value", column), np.float64), np.nan)
+        try:
+            if kind == "pandas":
+                values = np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+            else:
+                values = np.ma.filled(np.ma.asarray(getattr(column, "value", column), np.float64), np.nan)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{what}: {own} is {stored}; wanted numbers ({error})") from error
     values = np.asarray(values, np.float64)
     if unit is None or has is None or has == unit:
         return values
@@ -270,8 +287,8 @@ def _joined(left: Any, right: Any, pairs: pa.Table, suffixes: tuple[str, str]) -
     """Both tables' columns, then the pairs'."""
     if _kind(left) != _kind(right):
         raise TypeError(
-            f"left is a {type(left).__name__}, right a {type(right).__name__}; wanted two of one kind, or "
-            "columns='pairs'"
+            f"left is of {_kind(left)} ({type(left).__name__}), right of {_kind(right)} ({type(right).__name__}); "
+            "wanted two of one kind, or columns='pairs'"
         )
     both = set(_columns(left)) & set(_columns(right))
     tables = (left, right)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from skycairn.pile.files import Missing
 from skycairn.pile.parquet import damage
 
 RA_NAMES = ("ra", "RA", "ra_deg", "RAJ2000", "target_ra", "TARGET_RA", "coord_ra")
@@ -150,6 +151,15 @@ def _below(folder: Path, what: str) -> list[Path]:
 
 
 def _look(path: Path) -> tuple[File, pa.Schema]:
+    if not path.exists():
+        raise Missing(f"{path} is not there; wanted a Parquet file, a folder of them or a HATS catalogue")
+    with path.open("rb") as begin:
+        if begin.read(4) != b"PAR1":
+            raise ValueError(
+                f"{path} is not a Parquet file. Tables of other forms are matched in memory (`skycairn.match."
+                "crossmatch`), or written as Parquet first: pandas.read_csv(...).to_parquet(...), "
+                "astropy.table.Table.read(...).write('....parquet')"
+            )
     with damage(path):
         stat = path.stat()
         with pq.ParquetFile(path) as file:

@@ -27,6 +27,13 @@ def test_a_table_of_the_same_kind_comes_back(kind) -> None:
     assert np.asarray(got["separation_uas"]).tolist() == [360000, 0]
 
 
+def test_a_radius_may_bear_its_unit() -> None:
+    tables = pa.table(A), pa.table(B)
+    assert crossmatch(*tables, (0.5 / 3600) * u.deg).equals(crossmatch(*tables, 0.5))
+    with pytest.raises(u.UnitsError, match="not convertible"):
+        crossmatch(*tables, 1 * u.s)
+
+
 def test_what_is_kept() -> None:
     def kept(keep: str) -> list[tuple[int, int]]:
         pairs = crossmatch(pa.table(A), pa.table(B), 1.0, keep=keep, columns="pairs")
@@ -56,7 +63,7 @@ def test_names_and_units_are_understood() -> None:
     assert isinstance(pairs, Table) and len(pairs) == 2
     separation = 0.00002 * 3600 * np.cos(np.radians(5))
     assert pairs["sigmas"][1] == pytest.approx(separation / np.hypot(0.1, 0.1), rel=1e-5)
-    with pytest.raises(TypeError, match="left is a Table, right a DataFrame"):
+    with pytest.raises(TypeError, match=r"left is of astropy \(Table\), right of pandas"):
         crossmatch(left, right, 1.0, left_names=names)
 
 
@@ -68,6 +75,21 @@ def test_motion_of_an_astropy_table() -> None:
     assert crossmatch(star, then, 0.01)["separation_uas"].tolist() == [0]
     star["pmdec"].mask = True
     assert len(crossmatch(star, then, 1.0)) == 0
+
+
+def test_the_epoch_of_a_table_at_rest_is_when_its_positions_hold() -> None:
+    star = pa.table({"ra": [100.0], "dec": [0.0], "pmra": [1000.0], "pmdec": [0.0], "ref_epoch": [2016.0]})
+    then = pa.table({"ra": [100 - 10 / 3600], "dec": [0.0], "Epoch": [2006.0]})
+    assert crossmatch(star, then, 0.01)["separation_uas"].to_pylist() == [0]
+    assert crossmatch(then, star, 0.01)["separation_uas"].to_pylist() == [0]
+    assert crossmatch(star, then, 1.0, right_names={"epoch": None}).num_rows == 0
+    # of a table whose motions are left out too; and an interval goes before an epoch
+    named = {"pmra": None, "pmdec": None}
+    assert crossmatch(star, then, 1.0, left_names=named).num_rows == 0
+    until = then.append_column("epoch_max", pa.array([2016.0])).append_column("epoch_min", pa.array([2015.0]))
+    assert crossmatch(star, until, 1.0).num_rows == 0
+    with pytest.raises(ValueError, match="left has pmra and not the other half of the motion"):
+        crossmatch(star.drop_columns("pmdec"), then, 1.0)
 
 
 def test_keys_settle_ties_and_are_never_floats() -> None:
@@ -104,6 +126,11 @@ def test_bad_input_is_told_in_words() -> None:
         crossmatch(Table(A), Table({"ra": [1.0] * u.m, "dec": [1.0]}), 1.0)
     with pytest.raises(ValueError, match=r"left: ra is string; wanted numbers"):
         crossmatch(pa.table({"ra": ["x"], "dec": [1.0]}), good, 1.0)
+    for kind in (pd.DataFrame, Table):
+        with pytest.raises(ValueError, match=r"right: ra is .*; wanted numbers \(.*'00 10 22.3'"):
+            crossmatch(kind(A), kind({"ra": ["00 10 22.3"], "dec": ["+10 22 33"]}), 1.0)
+    with pytest.raises(ValueError, match="columns is 'left'; wanted 'both' or 'pairs'"):
+        crossmatch(good, good, 1.0, columns="left")
     with pytest.raises(ValueError, match=r"right at row 0: ra_error is 0.0 arcsec; wanted above 0"):
         zero = pa.table({"ra": [1.0], "dec": [1.0], "ra_error": [0.0], "dec_error": [1.0]})
         crossmatch(good, zero, 1.0, right_names={"ra_error": "ra_error"})

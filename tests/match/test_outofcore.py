@@ -307,9 +307,11 @@ def test_bad_rows_are_named_with_their_file(sides: tuple[Path, Path], tmp_path: 
 def test_a_damaged_or_absent_file_is_named(sides: tuple[Path, Path], tmp_path: Path) -> None:
     whole = (sides[0] / "0.parquet").read_bytes()
     (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "table.csv").write_text("id,ra,dec\n1,2.0,3.0\n")
     for left, words in (
         (tmp_path / "half.parquet", "half.parquet: the file cannot be read"),
-        (tmp_path / "none.parquet", "none.parquet: the file is not there"),
+        (tmp_path / "none.parquet", "none.parquet is not there"),
+        (tmp_path / "table.csv", r"table.csv is not a Parquet file. Tables of other forms are matched in memory"),
         (tmp_path, "half.parquet: the file cannot be read"),
         ([], "no file was named"),
     ):
