@@ -59,9 +59,9 @@ def crossmatch(
     Args:
         left, right: `pyarrow.Table`, `pandas.DataFrame` or `astropy.table.Table`. Wanted are `ra`, `dec` (ICRS
             degrees); used where there are `ra_error`, `dec_error` (arcsec, one sigma of RA times cos(dec), of Dec),
-            `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years, of moving sources, and of a table
-            without motions), `epoch_min`, `epoch_max` (between which others hold). Columns that bear a unit are
-            converted. Errors that bear none are used only where they are named, since Gaia's are in mas. `key`
+            `pmra`, `pmdec` (mas/yr, RA times cos(dec)), `epoch` (Julian years; of a row without a
+            motion too, where there are no `epoch_min`, `epoch_max`, between which such rows hold). Columns that bear a
+            unit are converted. Errors that bear none are used only where they are named, since Gaia's are in mas. `key`
             (integers, where it is named) settles ties, else the row does.
         radius_arcsec: above 0, at most 3600; or an angle with its unit.
         keep: `mutual`: nearest on both sides; `nearest`: of each left row; `all`; `posterior`: the likeliest on both
@@ -125,8 +125,8 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
     """What matching reads of a table, under its standard names and units.
 
     With `healpix29` beside it. ValueError where `names` has others than these, or names a column that is not there, or
-    motions have no epoch, or no other half, which would make them nothing. The epoch of a table without motions is when
-    its positions hold.
+    motions have no epoch, or no other half, which would make them nothing. The epoch of a row without a motion is when
+    its position holds.
     """
     unknown = sorted(set(names) - {"key", *UNITS})
     if unknown:
@@ -153,8 +153,8 @@ def positions(table: Any, names: Mapping[str, str | None], what: str) -> pa.Tabl
             f"{what} has {half.pop()} and not the other half of the motion: name it, {what}_names={{'pmra': ..., "
             f"'pmdec': ...}}, or leave both out, {what}_names={{'pmra': None, 'pmdec': None}}"
         )
-    if "epoch" in out and not {"pmra", "epoch_min", "epoch_max"} & set(out):
-        out["epoch_min"] = out["epoch_max"] = out["epoch"]
+    if "epoch" in out and not {"epoch_min", "epoch_max"} & set(out):
+        out["epoch_min"] = out["epoch_max"] = out["epoch"]  # of rows that are known not to move, or not known to
     named = names.get("key")
     own = None if named is None else _named(table, named, what)
     key = np.arange(len(out["ra"])) if own is None else _keys(table, own, what)

@@ -83,6 +83,10 @@ def test_the_epoch_of_a_table_at_rest_is_when_its_positions_hold() -> None:
     assert crossmatch(star, then, 0.01)["separation_uas"].to_pylist() == [0]
     assert crossmatch(then, star, 0.01)["separation_uas"].to_pylist() == [0]
     assert crossmatch(star, then, 1.0, right_names={"epoch": None}).num_rows == 0
+    # of a row without a motion in a table that has some (Gaia's of two parameters)
+    both = pa.table({"ra": [50.0, 100 - 10 / 3600], "dec": [0.0] * 2, "pmra": [1.0, None], "pmdec": [1.0, None]})
+    both = both.append_column("ref_epoch", pa.array([2006.0, 2006.0]))
+    assert crossmatch(star, both, 0.01)["separation_uas"].to_pylist() == [0]
     # of a table whose motions are left out too; and an interval goes before an epoch
     named = {"pmra": None, "pmdec": None}
     assert crossmatch(star, then, 1.0, left_names=named).num_rows == 0
