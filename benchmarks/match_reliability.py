@@ -287,15 +287,15 @@ FINDINGS = """## What it shows
 
 **Sure pairs are sure.** Of 1.15 million single pairs of which both sides say 0.98 or more, a share of 1.0000 is true,
 with the usual shares (`found` 0.9, `outliers` 0.02) as with estimated ones. With estimated ones the expected
-calibration error of single pairs (*least*) is below 0.001, but 0.003 for Gaia and SDSS and 0.009 for HSC and SDSS.
+calibration error of single pairs (*least*) is below 0.001, but 0.003 for Gaia and SDSS and 0.010 for HSC and SDSS.
 
 **A candidate far away and alone** is what the two shares decide of. With 0.9 and 0.02 single pairs whose left side says
 0.77 are true in 5 of 100, and to estimate `found` alone changes nothing of it. The cause is `outliers`: of single true
 pairs 0.0000 to 0.0006 lie beyond 4 sigma (Gaia and SDSS: 0.003, HSC and SDSS: 0.04), of all, blends counted, 0.0000 to
 0.035: it is another share for each pair of surveys. Estimated too (`outliers=None`), it is right within a factor of 2.1
-for the six pairs that have more than 0.001 of them; for the other four, of 0.00001 to 0.0008, it says 0.0001 to 0.0023.
+for the six pairs that have more than 0.001 of them; for the other four, of 0.00001 to 0.0008, it says 0.0001 to 0.0022.
 With it the error of all pairs on the left side falls from 0.004 to 0.0003 (Legacy Survey and Gaia), 0.004 to 0.0002
-(HSC and Gaia), 0.005 to 0.0008 (Gaia and DESI), 0.027 to 0.004 (Gaia and SDSS). A pile takes both shares as settings:
+(HSC and Gaia), 0.005 to 0.0006 (Gaia and DESI), 0.026 to 0.004 (Gaia and SDSS). A pile takes both shares as settings:
 give it measured ones.
 
 **Where it is not calibrated**:
