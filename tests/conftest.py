@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+# before torch is imported: test processes share the cores, and threads that wait for each other spin
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from skycairn.mocksky.build import build as build_mock
