@@ -366,6 +366,27 @@ def test_learns_and_half_precision_is_near(preprocessing: str) -> None:
     assert (codec.to("cpu", "bf16").encode(spectra(SHORT, 16)) == tokens).mean() > 0.5
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_noise_that_training_adds_makes_a_copy_of_the_noise_worse(monkeypatch: pytest.MonkeyPatch, copy: bool) -> None:
+    codec = short()
+    codec.objective = Objective(floor=0.0, recorrupt=0.5)
+    noise = torch.randn(64, 300, generator=torch.Generator().manual_seed(0))
+    tensors = {"flux": noise, "error": torch.ones(64, 300), "bad": torch.zeros(64, 300), "token": torch.zeros(64)}
+    shown: list[torch.Tensor] = []
+
+    def latent(tensors: Any, flux: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+        shown.append(flux)
+        return torch.zeros(64, 320, 2)
+
+    monkeypatch.setattr(codec, "_latent", latent)
+    monkeypatch.setattr(codec, "_light", lambda signs, tensors: (shown[-1] * copy, None))
+    torch.manual_seed(1)
+    # half of chi squared. As given, a copy is perfect; in training its noise, 1.25, comes on top of the target's, 5
+    for training, wanted in ((False, 0.0 if copy else 0.5), (True, 3.125 if copy else 2.5)):
+        codec.network.train(training)
+        assert abs(codec.loss(tensors).parts["nll"] - wanted) < 0.06
+
+
 def test_a_bright_spectrum_does_not_own_the_gradient() -> None:
     codec = short()
     tensors = codec.tensors(spectra(SHORT, 5))
