@@ -369,12 +369,8 @@ class Pile:
 
     def head(self) -> Snapshot | None:
         """The newest snapshot, or None before the first."""
-        try:
-            return self.snapshot()
-        except Missing:
-            if self.snapshots():
-                raise
-            return None
+        numbers = self.snapshots()  # looked at once: another process may make the first one at any moment
+        return self.snapshot(numbers[-1]) if numbers else None
 
     def commit(
         self, change: Draft | Callable[[Snapshot | None], Draft], parent: int | Literal["any"] | None = "any"

@@ -442,6 +442,17 @@ def test_asking_for_snapshots_that_are_not_there(pile: Pile) -> None:
         pile.snapshot().entries("x")
 
 
+def test_the_first_snapshot_may_come_while_the_head_is_asked_for(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_yet(self: Pile) -> list[int]:
+        monkeypatch.undo()
+        self.commit(Draft({}, {"t": [one(pile, 1)]}))
+        return []
+
+    monkeypatch.setattr(Pile, "snapshots", none_yet)
+    assert pile.head() is None
+    assert pile.head() is not None
+
+
 def test_damaged_and_exchanged_snapshots_are_refused(pile: Pile) -> None:
     pile.commit(Draft({}, {"t": [one(pile, 1)]}))
     pile.commit(Draft({}, {"t": [one(pile, 2)]}))
