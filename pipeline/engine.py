@@ -242,6 +242,7 @@ class _Cluster:
     """Tasks on Dask workers, never many more at once than there are threads, so that each one's time is known."""
 
     def __init__(self, engine: Engine, where: tuple[str, str], stop: _Stop, stack: ExitStack) -> None:
+        import dask
         from distributed import Client, LocalCluster
 
         self.engine, self.where, self.stop = engine, where, stop
@@ -257,6 +258,10 @@ class _Cluster:
         else:
             os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "65536")
             memory = engine.memory_bytes or "auto"
+            # Dask gives a worker up for good that is not there 15 s after it was first lost, be it that it died again
+            # and is just starting; its nanny starts it anew as often as it dies, and without it the build would wait
+            # for ever
+            stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"}))
             with _interrupts_later():
                 cluster = LocalCluster(
                     n_workers=engine.workers,
