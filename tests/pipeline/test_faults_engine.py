@@ -1,6 +1,7 @@
 """Faults of machines and processes, by their numbers: the end is the same as without, or said and made up for later."""
 
 import errno
+import importlib
 import json
 import os
 import resource
@@ -197,6 +198,7 @@ def test_fault_08_a_task_that_always_kills_its_worker(
     """Its cell is held back, all others are done; the next build, on a sound machine, makes up for it."""
     cell = a_cell(whole)
     sabotage("match", cell, "os.kill(os.getpid(), signal.SIGKILL)", once=False)
+    importlib.import_module("distributed")  # its defaults are there before one of them is set
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):  # long before the next one is there
         built = build(gaia, tmp_path / "pile", workers=1)
     assert built.partial and set(built.held_back) == {f"match {cell}"}
