@@ -34,7 +34,7 @@ ingest: install ## add a survey to the pile, or replace its release: SURVEY=gaia
 	$(BIN)/skycairn ingest $(SURVEY) $(if $(RELEASE),--release $(RELEASE)) $(if $(ROOT),--root $(ROOT)) \
 		--pile $(WORK)/pile --workers $(WORKERS)
 
-codecs: install ## train tiny codecs of images, spectra and segmentation maps on the pile: 5 minutes
+codecs: install ## train tiny codecs of images, spectra and segmentation maps on the pile, for MINUTES of each
 	test -e $(WORK)/pile/pile.json || $(MAKE) build-pile
 	$(BIN)/skycairn-tokenize train image --pile $(WORK)/pile --out $(WORK)/codecs --minutes $(word 1,$(MINUTES)) --threads $(WORKERS)
 	$(BIN)/skycairn-tokenize train spectrum --pile $(WORK)/pile --out $(WORK)/codecs --minutes $(word 2,$(MINUTES)) --threads $(WORKERS)

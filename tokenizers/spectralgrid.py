@@ -60,7 +60,7 @@ class Places:
     @classmethod
     def of(cls, old: Tensor, new: Tensor) -> Places:
         """Of `new` among strictly increasing `old`, each (pixel,) or (n, pixel), Angstrom."""
-        index = torch.clamp(torch.searchsorted(old, new) - 1, 0, old.shape[-1] - 2)
+        index = torch.clamp(torch.searchsorted(old.contiguous(), new) - 1, 0, old.shape[-1] - 2)
         left, right = torch.gather(old, -1, index), torch.gather(old, -1, index + 1)
         share = ((new - left) / (right - left)).float()
         if old.dtype == torch.float64:
