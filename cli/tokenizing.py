@@ -197,16 +197,17 @@ def _prepared(
     modalities = learned.of_kind(kind, payload_modalities(snapshot))
     if kind != "segmap" and not modalities:
         raise ValueError(f"{pile.root} has no survey with {kind} payload; build one that has")
-    codecs = learned.fresh(kind, modalities, size, seed)
+    # a look at the held-out sky takes a tiny network as long as many steps
+    held = MOST_HELD_TINY if size == "tiny" else MOST_HELD
     if kind == "segmap":
         from skycairn.pipeline.segmaps import SegmapExamples
 
-        return codecs, SegmapExamples(pile, snapshot, most_held=MOST_HELD_TINY if size == "tiny" else MOST_HELD)
-    # a look at the held-out sky takes a tiny network as long as many steps
-    held = MOST_HELD_TINY if size == "tiny" else MOST_HELD
-    crop = {c.crop for c in codecs.values()} if kind == "image" else {None}  # type: ignore[attr-defined]
+        return learned.fresh(kind, modalities, size, seed), SegmapExamples(pile, snapshot, most_held=held)
     _say(f"decoding what {pile.root} keeps of {', '.join(modalities)}, once")
-    return codecs, PayloadExamples(pile, snapshot, modalities, cache, crop.pop(), most_held=held)
+    crop = learned.CROP if kind == "image" else None
+    examples = PayloadExamples(pile, snapshot, modalities, cache, crop, most_held=held)
+    noise = {m: examples.noise(m) for m in modalities} if kind == "image" else {}
+    return learned.fresh(kind, modalities, size, seed, noise=noise), examples
 
 
 def _codecs(folder: Path) -> dict[str, Codec]:

@@ -23,10 +23,13 @@ from skycairn.pipeline.encode import payload_arrays, source_hash
 from skycairn.pipeline.recipe import SurveyChoice
 from skycairn.pipeline.task import int64
 from skycairn.tokenizers.codec import Measurement
+from skycairn.tokenizers.patches import scatter, typical_noise
 
 TRAIN, HELD = "train", "validation"
 MOST, MOST_HELD = 20_000, 512
 """Sources of a modality that are learned from, and that are held out to judge by: those with the lowest hashes."""
+NOISE_FROM = 256
+"""Images whose noise is taken for all."""
 PIECE = 32
 """Held-out sources that are given at once."""
 TYPES = {"flux": np.float32, "ivar": np.float32, "mask": np.bool_}
@@ -86,6 +89,17 @@ class PayloadExamples:
     def count_held(self, modality: str) -> int:
         """How many are held out."""
         return len(self._held[modality].rows)
+
+    def noise(self, modality: str) -> NDArray[np.float64]:
+        """Typical sigma of a pixel in each band of images that are learned from, in their unit."""
+        stored = self._learned[modality]
+        found = stored.at(stored.rows[:NOISE_FROM])
+        mask = found.get("mask", np.zeros(found["flux"].shape, bool))
+        if "ivar" not in found:
+            return np.array(
+                [scatter(band[~bad]) for band, bad in zip(*map(_by_band, (found["flux"], mask)), strict=True)]
+            )
+        return typical_noise((found["flux"], found["ivar"], mask))
 
     def draw(self, modality: str, n: int, rng: np.random.Generator) -> Measurement:
         """Some of the training sky, with replacement."""
@@ -206,6 +220,11 @@ def _write(
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _by_band(images: NDArray[Any]) -> NDArray[Any]:
+    """(n, band, y, x) with the band first."""
+    return np.moveaxis(images, 1, 0)
 
 
 def _array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from skycairn.catalogs.survey import Modality
 from skycairn.tokenizers.image import SURVEYS, ImageCodec
 from skycairn.tokenizers.network import NetworkCodec
@@ -14,6 +17,10 @@ from skycairn.tokenizers.spectrum import SpectrumCodec
 KINDS = ("image", "spectrum", "segmap")
 SEGMAP = "legacysurvey.segmap"
 """Name of the maps that are painted from the Legacy Surveys' catalogue (segmaps.py)."""
+CROP = 96
+"""Pixels a side of an image that become tokens, AION-1's."""
+SOFTENING = 4.0
+"""Sigmas at which images turn from linear to logarithmic, as with the fitted codecs."""
 DEFAULT_GRID = ("linear", 3600.0, 0.8)
 """Of a survey whose modality names none: DESI's."""
 
@@ -28,20 +35,30 @@ def of_kind(kind: str, modalities: Mapping[str, Modality]) -> dict[str, Modality
 
 
 def fresh(
-    kind: str, modalities: Mapping[str, Modality], size: str, seed: int, crop: int = 96
+    kind: str,
+    modalities: Mapping[str, Modality],
+    size: str,
+    seed: int,
+    crop: int = CROP,
+    noise: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> dict[str, NetworkCodec]:
     """Codecs of a kind and size for these modalities, on one network with weights from `seed`.
+
+    `noise`: typical sigma of a pixel by modality, nanomaggies a band; images are then compressed by asinh in units of
+    `SOFTENING` times it.
 
     ValueError for a survey whose bands no image network knows, or whose images are in another unit than nanomaggies.
     """
     if kind == "segmap":
         return {SEGMAP: SegmentationCodec.fresh(size, seed=seed, crop=crop)}
     if kind == "image":
-        return dict(_images(modalities, size, seed, crop))
+        return dict(_images(modalities, size, seed, crop, noise or {}))
     return dict(_spectra(modalities, size, seed))
 
 
-def _images(modalities: Mapping[str, Modality], size: str, seed: int, crop: int) -> dict[str, ImageCodec]:
+def _images(
+    modalities: Mapping[str, Modality], size: str, seed: int, crop: int, noise: Mapping[str, NDArray[np.float64]]
+) -> dict[str, ImageCodec]:
     made: dict[str, ImageCodec] = {}
     for name, m in modalities.items():
         survey = SURVEYS.get(name.split(".")[0])
@@ -53,10 +70,11 @@ def _images(modalities: Mapping[str, Modality], size: str, seed: int, crop: int)
         if m.unit != "nanomaggy":
             raise ValueError(f"{name}: images are in {m.unit or 'no unit'}, wanted nanomaggy")
         places = [slots[b] for b in m.bands]
+        soft = [float(f"{SOFTENING * sigma:.4g}") for sigma in noise[name]] if name in noise else None
         if made:
-            made[name] = next(iter(made.values())).beside(m.bands, places, zero_point=22.5)
+            made[name] = next(iter(made.values())).beside(m.bands, places, zero_point=22.5, softening=soft)
         else:
-            made[name] = ImageCodec.fresh(size, m.bands, places, seed=seed, crop=crop)
+            made[name] = ImageCodec.fresh(size, m.bands, places, seed=seed, crop=crop, softening=soft)
     return made
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skycairn.tokenizers.aion import matched, read_published, write_published
 from skycairn.tokenizers.codec import Layout, Measurement
+from skycairn.tokenizers.imagestart import begin
 from skycairn.tokenizers.magvit import AION_SLOTS, Architecture, ImageNetwork, positions
 from skycairn.tokenizers.network import Loss, NetworkCodec, Tensors
 
@@ -64,18 +65,15 @@ STEEPEST = 20.0
 
 @dataclass(frozen=True)
 class Objective:
-    """How the loss keeps a few bright cores from owning what is learned. Both at their ends give the paper's loss.
+    """How the loss keeps a few bright cores from owning what is learned. With `soft` 0 it is the paper's.
 
     `soft`: an error of this share of the flux counts as one sigma. The loss is the quasi-likelihood (Wedderburn 1974)
     of the variance 1 / ivar + (soft * flux)^2, flux the predicted one, so that it is still the mean flux that is best:
     weights by the measured flux would make light too faint, since upward noise would count less. Of a prediction that
     runs away it grows as the logarithm. 0: the paper's Gaussian.
-
-    `cap`: sigmas beyond which a pixel's loss grows as a line and no more as a parabola (Huber 1964). None: no cap.
     """
 
     soft: float = 0.05
-    cap: float | None = 10.0
 
 
 class ImageCodec(NetworkCodec):
@@ -84,7 +82,8 @@ class ImageCodec(NetworkCodec):
     A measurement has `flux` (n, band, y, x) in the unit that `zero_point` says (22.5: nanomaggies), and may have
     `ivar` (0 = no information) and `mask` (True = bad). Pixels with mask True or ivar 0 have no influence, whatever
     they hold: the network is given 0 there; a band of a source without a good pixel is absent. `clip` limits |flux|
-    of each band, in the same unit. Of N pixels a side those from N // 2 - crop // 2 on are seen.
+    of each band, in the same unit. Of N pixels a side those from N // 2 - crop // 2 on are seen. `softening`: nanomaggies
+    in each band where asinh turns from linear to logarithmic, instead of the network's range_compression in all.
 
     decode gives `flux` (n, band, crop, crop), float32, in the unit of `zero_point`.
 
@@ -105,6 +104,7 @@ class ImageCodec(NetworkCodec):
         crop: int = 96,
         zero_point: float = 22.5,
         clip: Sequence[float] | None = None,
+        softening: Sequence[float] | None = None,
         compat: str | None = None,
     ) -> None:
         super().__init__(network)
@@ -117,11 +117,16 @@ class ImageCodec(NetworkCodec):
             raise ValueError(f"image codec: a crop of {crop} pixels is no whole number of tokens of {form.reduction}")
         if compat not in (None, "aion"):
             raise ValueError(f"image codec: compat {compat!r}, wanted None or 'aion'")
+        if softening is not None and (
+            len(softening) != len(bands) or not 0 < min(softening) <= max(softening) < np.inf
+        ):
+            raise ValueError(f"image codec: softening {tuple(softening)}, wanted a number above 0 for each band")
         if clip is not None and not min(clip) > 0:
             raise ValueError(f"image codec: clip {tuple(clip)}, wanted numbers above 0")
         self.bands, self.slots, self.crop = tuple(bands), tuple(slots), crop
         self.places = positions(self.slots, form.slots)
         self.zero_point, self.clip = float(zero_point), None if clip is None else tuple(float(c) for c in clip)
+        self.softening = None if softening is None else tuple(float(s) for s in softening)
         self.compat = compat
         self.scale = 10.0 ** ((self.zero_point - 22.5) / 2.5)
         self.objective = Objective()
@@ -142,24 +147,55 @@ class ImageCodec(NetworkCodec):
         """A new codec of a size in `SIZES`, or of any architecture; `settings` as of the class.
 
         Weights are drawn from `seed` and leave torch's own random numbers alone. AION-1's `gate_bias` is -10, from
-        which Adam needs some ten thousand steps before the residual units do anything.
+        which Adam needs some ten thousand steps before the residual units do anything. See imagestart.py.
         """
         if isinstance(size, str) and size not in SIZES:
             raise ValueError(f"image codec: size {size!r}, wanted one of {', '.join(SIZES)}")
         form = SIZES[size] if isinstance(size, str) else size
-        return cls(_seeded(form, seed, gate_bias), bands, slots, **settings)
+        network = _seeded(form, seed, gate_bias)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            begin(network)
+        return cls(network, bands, slots, **settings)
 
     def beside(
-        self, bands: Sequence[str], slots: Sequence[str], *, zero_point: float, clip: Sequence[float] | None = None
+        self,
+        bands: Sequence[str],
+        slots: Sequence[str],
+        *,
+        zero_point: float,
+        clip: Sequence[float] | None = None,
+        softening: Sequence[float] | None = None,
     ) -> Self:
         """A codec of other bands, or another survey, on the same network; same crop and compat."""
-        return type(self)(
-            self.network, bands, slots, crop=self.crop, zero_point=zero_point, clip=clip, compat=self.compat
-        )
+        kept: dict[str, Any] = {"crop": self.crop, "compat": self.compat}
+        return type(self)(self.network, bands, slots, zero_point=zero_point, clip=clip, softening=softening, **kept)
 
     def tensors(self, measurement: Measurement, first_row: int = 0) -> Tensors:
         """`flux` (n, band, crop, crop) in nanomaggies, 0 where bad; `good`, bool; `ivar` where it was given."""
-        flux, ivar, mask = self._cropped(measurement)
+        return self._tensors(*self._cropped(measurement), first_row)
+
+    def shown(self, measurement: Measurement, window: int, rng: np.random.Generator) -> Tensors:
+        """A window of this side at random within the crop, turned and mirrored at random; 0: all, as it is."""
+        arrays = self._cropped(measurement)
+        if window:
+            if window > self.crop or window % self.network.form.reduction:
+                raise ValueError(
+                    f"image codec: a window of {window} pixels, wanted whole tokens of {self.network.form.reduction}, "
+                    f"and no more than the crop of {self.crop}"
+                )
+            y, x = (int(v) for v in rng.integers(0, self.crop - window + 1, 2))
+            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+            cut = [None if a is None else a[..., y : y + window, x : x + window] for a in arrays]
+            cut = [a if a is None or not mirrored else a[..., ::-1] for a in cut]
+            flux, ivar, mask = (None if a is None else np.rot90(a, turns, (2, 3)) for a in cut)
+            assert flux is not None
+            arrays = flux, ivar, mask
+        return self._tensors(*arrays, 0)
+
+    def _tensors(
+        self, flux: NDArray[Any], ivar: NDArray[Any] | None, mask: NDArray[Any] | None, first_row: int
+    ) -> Tensors:
         good = np.ones(flux.shape, np.bool_)
         if self.compat is None:
             good = good if mask is None else ~mask
@@ -193,7 +229,7 @@ class ImageCodec(NetworkCodec):
         present = good.flatten(2).any(-1) if self.compat is None else torch.ones_like(good[:, :, 0, 0])
         # float32 whatever the precision: asinh of bfloat16 has steps of a few per cent of the flux
         with torch.autocast(flux.device.type, enabled=False):
-            x = _asinh(flux.float() / form.range_compression) * (form.range_compression * form.mult)
+            x = _asinh(flux.float() / self._softening(flux)) * (form.range_compression * form.mult)
         return self.network.latent(x, self.places, present)
 
     def codes(self, tensors: Tensors) -> Tensor:
@@ -201,7 +237,7 @@ class ImageCodec(NetworkCodec):
         return self.network.quantizer.indices(self.latent(tensors)).flatten(1)
 
     def compressed(self, quantized: Tensor) -> Tensor:
-        """asinh(flux / range_compression) of this codec's bands, float32 (n, band, crop, crop), of what was quantized.
+        """asinh(flux / softening) of this codec's bands, float32 (n, band, crop, crop), of what was quantized.
 
         Beyond `STEEPEST` it is held there, though gradients pass; not so under compat.
         """
@@ -229,9 +265,7 @@ class ImageCodec(NetworkCodec):
         with torch.autocast(flux.device.type, enabled=False):
             weight = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good) * good
             error = predicted - flux
-            chi2, cap = _deviance(predicted, flux, weight, self.objective.soft), self.objective.cap
-            if cap is not None:
-                chi2 = torch.where(chi2 > cap**2, 2 * cap * chi2.clamp(min=cap**2).sqrt() - cap**2, chi2)
+            chi2 = deviance(predicted, flux, weight, self.objective.soft)
             n = (weight > 0).sum().clamp(min=1)
             total = chi2.sum() / 2 / n
             with torch.no_grad():
@@ -246,7 +280,7 @@ class ImageCodec(NetworkCodec):
         return Loss(total, parts, codes.flatten(1))
 
     def settings(self) -> dict[str, Any]:
-        """The network's architecture; bands and their slots; crop, zero point, clip; compat."""
+        """The network's architecture; bands and their slots; crop, zero point, clip, softening; compat."""
         return {
             "architecture": self.network.form.settings(),
             "bands": list(self.bands),
@@ -254,6 +288,7 @@ class ImageCodec(NetworkCodec):
             "crop": self.crop,
             "zero_point": self.zero_point,
             "clip": None if self.clip is None else list(self.clip),
+            "softening": None if self.softening is None else list(self.softening),
             "compat": self.compat,
         }
 
@@ -313,6 +348,10 @@ class ImageCodec(NetworkCodec):
         """
         form = self.network.form
         own = Architecture()
+        if self.softening is not None:
+            raise ValueError(
+                "image codec: a softening of its own for each band is not AION-1's; make one without to write it for it"
+            )
         if (form.stem, form.kernel, form.slots, self.crop) != (own.stem, own.kernel, own.slots, 96):
             raise ValueError(
                 f"image codec: stem {form.stem}, kernel {form.kernel}, crop {self.crop}, slots {form.slots}: AION-1's "
@@ -334,7 +373,12 @@ class ImageCodec(NetworkCodec):
         """Flux of the codec's bands in nanomaggies, float32."""
         x = self.compressed(quantized)
         with torch.autocast(x.device.type, enabled=False):
-            return torch.sinh(x) * self.network.form.range_compression
+            return torch.sinh(x) * self._softening(x)
+
+    def _softening(self, like: Tensor) -> Tensor:
+        """Nanomaggies, (band, 1, 1)."""
+        values = self.softening or [self.network.form.range_compression] * len(self.bands)
+        return torch.tensor(values, device=like.device)[:, None, None]
 
     def _cropped(self, measurement: Measurement) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None]:
         """Flux, and ivar and mask where there are any."""
@@ -383,19 +427,36 @@ def _asinh(x: Tensor) -> Tensor:
     return torch.log1p(a + a * (a / (1 + (a.square() + 1).sqrt()))).copysign(x)
 
 
-def _deviance(predicted: Tensor, flux: Tensor, ivar: Tensor, soft: float) -> Tensor:
+class _Deviance(torch.autograd.Function):
+    """`deviance`, with the gradient that it has by definition, which costs a tenth of that of its closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, flux: Tensor, ivar: Tensor, soft: float) -> Tensor:
+        """The value."""
+        error = predicted - flux
+        ctx.save_for_backward(2 * ivar * error / (1 + ivar * (soft * predicted).square()))
+        if soft == 0:
+            return ivar * error.square()
+        root = ivar.sqrt() * soft
+        a, b = root * predicted, root * flux
+        grown = torch.log1p(a.square()) - torch.log1p(b.square())
+        turned = torch.atan2(a - b, 1 + a * b)
+        return torch.where(ivar > 0, (grown - 2 * b * turned) / soft**2, 0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        """Of the prediction alone."""
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None, None
+
+
+def deviance(predicted: Tensor, flux: Tensor, ivar: Tensor, soft: float) -> Tensor:
     """Twice the quasi-likelihood lost by a prediction, under the variance 1 / ivar + (soft * predicted)^2; 0 at ivar 0.
 
     2 * integral from flux to predicted of (t - flux) / (1 / ivar + (soft * t)^2) dt. At soft 0, chi square.
     """
-    error = predicted - flux
-    if soft == 0:
-        return ivar * error.square()
-    root = ivar.sqrt() * soft
-    a, b = root * predicted, root * flux
-    grown = torch.log1p(a.square()) - torch.log1p(b.square())
-    turned = torch.atan2(a - b, 1 + a * b)
-    return torch.where(ivar > 0, (grown - 2 * b * turned) / soft**2, 0)
+    found: Tensor = _Deviance.apply(predicted, flux, ivar, soft)
+    return found
 
 
 def _from_scatter(flux: Tensor, good: Tensor) -> Tensor:

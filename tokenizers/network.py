@@ -67,6 +67,10 @@ class NetworkCodec(Codec):
         Never changes what it is given. ValueError names `first_row` plus the row that holds what it cannot take.
         """
 
+    def shown(self, measurement: Measurement, window: int, rng: np.random.Generator) -> Tensors:
+        """`tensors` of what a step of training is shown of a measurement: of images a window, here all."""
+        return self.tensors(measurement)
+
     @abstractmethod
     def codes(self, tensors: Tensors) -> Tensor:
         """Indices, int64 (n, n_tokens), of a chunk on the network's device."""

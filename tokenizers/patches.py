@@ -70,7 +70,7 @@ class PatchImageCodec(Codec):
             )
         arrays = _cropped(measurement, tuple(bands), crop)
         order = _own_order("image codec", arrays)
-        soft = (softening * _typical_noise(arrays)).astype(np.float32).astype(np.float64)
+        soft = (softening * typical_noise(arrays)).astype(np.float32).astype(np.float64)
 
         def chunks() -> Iterator[Patches]:
             for _, (flux, ivar) in _chunks("image codec", arrays, order):
@@ -137,7 +137,7 @@ class UniformImageCodec(PatchImageCodec):
         """Fit to images in any order. `codes`: at most so many. ValueError where no band has pixels that differ."""
         flux, mask = cls._without_ivar(measurement)
         flat = _cropped({"flux": flux, "ivar": mask, "mask": mask}, tuple(bands), crop)
-        scatter = np.array([_scatter(flat[0][:, b][~flat[2][:, b]]) for b in range(len(bands))])
+        scatter = np.array([scatter(flat[0][:, b][~flat[2][:, b]]) for b in range(len(bands))])
         if not np.isfinite(scatter).any():
             raise ValueError(f"image codec: {len(flux)} images whose good pixels, if any, are all alike; wanted others")
         scatter = np.where(np.isfinite(scatter), scatter, np.nanmedian(scatter))
@@ -176,7 +176,7 @@ class UniformImageCodec(PatchImageCodec):
         return super().restore(rest, arrays)
 
 
-def _scatter(values: NDArray[Any]) -> float:
+def scatter(values: NDArray[Any]) -> float:
     """1.4826 times the median absolute difference from the median; NaN where there are no values, or all are alike."""
     if not len(values):
         return np.nan
@@ -423,7 +423,7 @@ def _own_order(what: str, arrays: Arrays) -> NDArray[np.int64]:
     return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
 
 
-def _typical_noise(arrays: Arrays) -> Floats:
+def typical_noise(arrays: Arrays) -> Floats:
     """Median standard deviation of each band's good pixels; a band without any takes the others' median."""
     _, ivar, mask = arrays
     noise = np.full(ivar.shape[1], np.nan)

@@ -30,12 +30,16 @@ class Schedule:
     check_every: int = 1000
     "steps between looks at the held-out sky, each with a checkpoint"
     seed: int = 0
+    window: int = 0
+    "side of the square of each image that a step is shown, at random, turned and mirrored; 0: all of it, as it is"
     most_seconds: float = 0.0
     "stop after these, wherever it is: no part of what a run is, and 0 is no limit"
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.check_every) < 1 or self.warm_up < 0 or self.seed < 0:
-            raise ValueError(f"{self}: wanted steps, batch and check_every of 1 or more, warm_up and seed of 0 or more")
+        if min(self.steps, self.batch, self.check_every) < 1 or min(self.warm_up, self.seed, self.window) < 0:
+            raise ValueError(
+                f"{self}: wanted steps, batch and check_every of 1 or more, warm_up, seed and window of 0 or more"
+            )
         positive = (self.learning_rate, self.clip)
         if not all(v > 0 and math.isfinite(v) for v in positive) or self.weight_decay < 0 or self.most_seconds < 0:
             raise ValueError(f"{self}: wanted learning_rate, clip above 0, weight_decay, most_seconds of 0 or more")
@@ -73,7 +77,7 @@ PAPER = {
 spectra, AdamW with averaged weights for segmentation maps. Clipping and Adam's betas are not told there. Its image
 codec saw 20 images of the Legacy Survey for one of HSC, which here is by the number that there is of each."""
 QUICK = {
-    "image": Schedule(2_000, 16, 2e-3, warm_up=100, ema=0.99, check_every=500),
+    "image": Schedule(2_000, 16, 3e-3, warm_up=100, betas=(0.9, 0.99), ema=0.99, check_every=500, window=48),
     "spectrum": Schedule(800, 16, 2e-3, warm_up=40, weight_decay=0.01, ema=0.99, check_every=200),
     "segmap": Schedule(400, 32, 2e-3, warm_up=20, ema=0.99, check_every=100),
 }

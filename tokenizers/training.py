@@ -168,7 +168,8 @@ class _Run:
         """What a step learns from."""
         rng = np.random.default_rng([self.schedule.seed, step])
         modality = str(rng.choice(list(self.codecs), p=self.chance))
-        return _Batch(modality, self.codecs[modality].tensors(self.examples.draw(modality, self.schedule.batch, rng)))
+        drawn = self.examples.draw(modality, self.schedule.batch, rng)
+        return _Batch(modality, self.codecs[modality].shown(drawn, self.schedule.window, rng))
 
     def _learn(self, batch: _Batch, tally: _Tally) -> None:
         schedule = self.schedule

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from skycairn.tokenizers.aion import read_published, write_published
 from skycairn.tokenizers.codec import load
-from skycairn.tokenizers.image import SIZES, SURVEYS, ImageCodec, Objective, _deviance
+from skycairn.tokenizers.image import SIZES, SURVEYS, ImageCodec, Objective, deviance
 from skycairn.tokenizers.magvit import Architecture, n_parameters
 
 SMALL = Architecture(hidden=32, projection=10, consecutive=1)
@@ -424,19 +424,19 @@ def test_the_softened_loss_is_its_integral(soft, flux, predicted):
     """Fluxes in sigmas."""
     t = torch.tensor([predicted], dtype=torch.float64, requires_grad=True)
     f, ivar = torch.tensor([flux], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    found = _deviance(t, f, ivar, soft)
+    found = deviance(t, f, ivar, soft)
     found.sum().backward()
     assert float(t.grad) == pytest.approx(2 * (predicted - flux) / (1 + (soft * predicted) ** 2), abs=1e-6)
-    assert float(_deviance(f, f, ivar, soft)) == 0 and float(found.detach()) >= -1e-9
-    single = _deviance(t.detach().float(), f.float(), ivar.float(), soft)
+    assert float(deviance(f, f, ivar, soft)) == 0 and float(found.detach()) >= -1e-9
+    single = deviance(t.detach().float(), f.float(), ivar.float(), soft)
     assert float(single) == pytest.approx(float(found.detach()), rel=1e-2, abs=1e-2)
-    assert float(_deviance(t.detach(), f, ivar * 0, soft)) == 0
+    assert float(deviance(t.detach(), f, ivar * 0, soft)) == 0
 
 
 def test_the_mean_flux_is_best_under_the_softened_loss():
     flux = 20 + torch.randn(50_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tried = torch.linspace(19.8, 20.2, 41, dtype=torch.float64)
-    losses = [float(_deviance(p, flux, torch.ones_like(flux), 0.1).mean()) for p in tried]
+    losses = [float(deviance(p, flux, torch.ones_like(flux), 0.1).mean()) for p in tried]
     assert float(tried[int(np.argmin(losses))]) == pytest.approx(float(flux.mean()), abs=0.011)
 
 
