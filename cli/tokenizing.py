@@ -107,14 +107,20 @@ def from_aion(
     compat: Annotated[
         bool, typer.Option("--compat", help="its faults too: masks ignored (its spectra are always read its way)")
     ] = False,
+    padding: Annotated[
+        str, typer.Option(help="of spectra beyond their red end: none | upstream (as AION-1's later batches have it)")
+    ] = "none",
 ) -> None:
     """Take AION-1's published codecs over, for the surveys that they were trained on, as a pile measures them."""
     with errors():
         wanted = _known_kinds(codec)
+        if padding not in ("none", "upstream"):
+            raise ValueError(f"--padding {padding}: choose none or upstream")
         from skycairn.pipeline.published import from_aion as read
         from skycairn.tokenizers.lock import read_lock, write_lock
 
-        found = {name: c for kind in wanted for name, c in read(kind, source, "aion" if compat else None).items()}
+        how: Any = ("aion" if compat else None, padding)
+        found = {name: c for kind in wanted for name, c in read(kind, source, *how).items()}
         lock = out / "codecs.lock"
         write_lock(lock, {**(read_lock(lock) if lock.is_file() else {}), **found})
         for name, made in found.items():

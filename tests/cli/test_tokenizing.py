@@ -149,6 +149,15 @@ def test_hsc_codecs_of_aion_take_nanomaggies(tmp_path):
     assert np.mean(peer.encode({"flux": flux}) == ours.encode({"flux": flux / 10 ** (4.5 / 2.5)})) > 0.99
 
 
+def test_spectra_of_aion_are_padded_where_asked_for(tmp_path):
+    from skycairn.tokenizers.spectrum import SpectrumCodec
+
+    SpectrumCodec.fresh("tiny", preprocessing="aion").to_aion(tmp_path)
+    run("from-aion", tmp_path, "--codec", "spectrum", "--padding", "upstream", "--out", tmp_path / "taken")
+    taken = read_lock(tmp_path / "taken" / "codecs.lock")
+    assert {c.padding for c in taken.values()} == {"upstream"} and set(taken) == {"desi.spectrum", "sdss.spectrum"}
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -165,6 +174,7 @@ def test_hsc_codecs_of_aion_take_nanomaggies(tmp_path):
         (("to-aion", "nowhere", "--out", "y"), "holds neither codec.json nor codecs.lock"),
         (("from-aion", "nowhere", "--out", "y"), "nowhere"),
         (("from-aion", "nowhere", "--out", "y", "--codec", "z"), "there is no learned codec 'z'"),
+        (("from-aion", "nowhere", "--out", "y", "--padding", "z"), "choose none or upstream"),
     ],
 )
 def test_wrong_calls_fail_in_one_line(args, said, tmp_path, monkeypatch):
