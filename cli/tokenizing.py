@@ -48,6 +48,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch; 1 where cores are shared")] = 0,
     seed: Annotated[int, typer.Option(help="same seed, same run")] = 0,
+    most: Annotated[int, typer.Option(help="learn from at most so many sources of a survey; 0: all")] = 20_000,
     snapshot: Annotated[str, typer.Option(help="number, tag or head")] = "head",
     cache: Annotated[
         Path | None, typer.Option(help="folder for the decoded pixels, which can be removed; OUT/examples unless given")
@@ -62,6 +63,8 @@ def train(
         chosen = _schedule(kind, size, schedule, steps, batch, learning_rate, precision, seed)
         if minutes < 0:
             raise ValueError(f"--minutes {minutes}: wanted 0 (no limit) or more")
+        if most < 0:
+            raise ValueError(f"--most {most}: wanted 0 (all) or more")
         from skycairn.pile.store import Pile
 
         opened = Pile.open(pile)
@@ -77,7 +80,8 @@ def train(
 
         # held until the end, so that no cleaning of the pile takes it away
         with opened.pin(opened.resolve(snapshot)) as pinned:
-            codecs, examples = _prepared(kind, opened, pinned.snapshot, size, seed, cache or out / "examples")
+            kept = cache or out / "examples"
+            codecs, examples = _prepared(kind, opened, pinned.snapshot, size, seed, kept, most or None)
             if minutes:
                 left = max(1e-3, 60 * minutes - (time.monotonic() - began))
                 if steps is None:
@@ -194,7 +198,7 @@ def _known_kinds(kinds: list[str] | None) -> list[str]:
 
 
 def _prepared(
-    kind: str, pile: Pile, snapshot: Snapshot, size: str, seed: int, cache: Path
+    kind: str, pile: Pile, snapshot: Snapshot, size: str, seed: int, cache: Path, most: int | None
 ) -> tuple[dict[str, NetworkCodec], Examples]:
     """The codecs as they begin, and what they learn from."""
     from skycairn.pipeline import learned
@@ -204,15 +208,15 @@ def _prepared(
     if kind != "segmap" and not modalities:
         raise ValueError(f"{pile.root} has no survey with {kind} payload; build one that has")
     codecs = learned.fresh(kind, modalities, size, seed)
+    # a look at the held-out sky takes a tiny network as long as many steps
+    held = MOST_HELD_TINY if size == "tiny" else MOST_HELD
     if kind == "segmap":
         from skycairn.pipeline.segmaps import SegmapExamples
 
-        return codecs, SegmapExamples(pile, snapshot, most_held=MOST_HELD_TINY if size == "tiny" else MOST_HELD)
-    # a look at the held-out sky takes a tiny network as long as many steps
-    held = MOST_HELD_TINY if size == "tiny" else MOST_HELD
+        return codecs, SegmapExamples(pile, snapshot, most=most, most_held=held)
     crop = {c.crop for c in codecs.values()} if kind == "image" else {None}  # type: ignore[attr-defined]
     _say(f"decoding what {pile.root} keeps of {', '.join(modalities)}, once")
-    return codecs, PayloadExamples(pile, snapshot, modalities, cache, crop.pop(), most_held=held)
+    return codecs, PayloadExamples(pile, snapshot, modalities, cache, crop.pop(), most, held)
 
 
 def _codecs(folder: Path) -> dict[str, Codec]:

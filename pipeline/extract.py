@@ -174,7 +174,8 @@ def payload_chunks(
     """Payload of the wanted sources (the task's, unless given), a group of files at a time: owner, key, status, arrays.
 
     Where the task names a `keep` table, only its first sources, as many as its settings say, those of `keep held` too,
-    and those that a target needs. Where it names an `earlier` payload, sources that are what they were are taken from there.
+    and those that a target needs. Where it names an `earlier` payload, sources that are what they were are taken from
+    there.
     """
     survey = ctx.survey(task.args["survey"])
     archive = ctx.archive(task.args["survey"])
@@ -184,7 +185,9 @@ def payload_chunks(
     if task.args.get("keep"):
         keep = pa.concat_arrays(
             [
-                ctx.pile.read_table(task.args[name], columns=["key"]).column("key").combine_chunks()[: task.settings[name]]
+                ctx.pile.read_table(task.args[name], columns=["key"])
+                .column("key")
+                .combine_chunks()[: task.settings[name]]
                 for name in ("keep", "keep held")
                 if name in task.args
             ]

@@ -101,6 +101,11 @@ def test_what_is_done_is_done_and_another_run_is_refused(trained, pile):
     assert "unlike in schedule (seed 0 there, 5 here)" in said and said.count("\n") <= 3
 
 
+def test_it_learns_from_no_more_than_it_is_told_to(pile, tmp_path):
+    said = run("train", "segmap", "--pile", pile, "--out", tmp_path, "--steps", 1, "--batch", 1, "--most", 3)
+    assert "3 of legacysurvey.segmap" in said
+
+
 def test_a_limit_of_time_takes_as_many_steps_as_fit(pile, tmp_path):
     said = run("train", "segmap", "--pile", pile, "--out", tmp_path, "--minutes", 0.0002, "--batch", 2, "--threads", 1)
     assert "1 steps, not 400, fit into the time" in said and "legacysurvey.segmap: codec" in said
@@ -170,6 +175,7 @@ def test_spectra_of_aion_are_padded_where_asked_for(tmp_path):
         (("train", "image", "--pile", "x", "--out", "y", "--steps", "0"), "wanted steps"),
         (("train", "image", "--pile", "x", "--out", "y", "--precision", "fp8"), "choose fp32 or bf16"),
         (("train", "image", "--pile", "x", "--out", "y", "--minutes", "-1"), "wanted 0 (no limit) or more"),
+        (("train", "image", "--pile", "x", "--out", "y", "--most", "-1"), "wanted 0 (all) or more"),
         (("show", "nowhere"), "holds neither codec.json nor codecs.lock"),
         (("to-aion", "nowhere", "--out", "y"), "holds neither codec.json nor codecs.lock"),
         (("from-aion", "nowhere", "--out", "y"), "nowhere"),
