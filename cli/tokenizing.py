@@ -91,6 +91,9 @@ def train(
                 run(codecs, examples, chosen, out, device, _say)
             except FloatingPointError as error:
                 raise ValueError(str(error)) from error
+            from skycairn.pipeline.heldout import record_sky
+
+            record_sky(out / "codecs.lock", pinned.snapshot, codecs)
         typer.echo(f"{', '.join(codecs)}: in {out / 'codecs.lock'} after {time.monotonic() - began:.0f} s", err=True)
         typer.echo(f"encode with them: skycairn build RECIPE --pile NEW --codecs-from {out} --reuse {pile}", err=True)
 

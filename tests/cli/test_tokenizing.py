@@ -92,6 +92,22 @@ def test_each_kind_is_trained_into_one_lock(trained, pile):
         assert last["step"] == 2 and all(h["n"] == 2 for h in last["held_out"].values())
 
 
+def test_the_lock_tells_on_which_sky_its_codecs_were_trained(trained, pile):
+    from skycairn.pipeline.heldout import other_sky
+
+    out, _ = trained
+    lock, snapshot = out / "codecs.lock", Pile.open(pile).snapshot()
+    codecs = read_lock(lock)
+    told = json.loads((out / "trained.json").read_text())
+    assert {m: t["codec"] for m, t in told.items()} == lock_ids(lock)
+    assert {t["snapshot"] for t in told.values()} == {snapshot.content_id}
+    assert not other_sky(lock, snapshot, codecs)
+    snapshot.recipe["split"] = {"salt": "other", "fractions": [0.8, 0.1, 0.1], "least": 0.1}
+    assert other_sky(lock, snapshot, codecs) == sorted(codecs)
+    assert other_sky(lock, snapshot, {"hsc.image": codecs["sdss.spectrum"]}) == []
+    assert other_sky(pile / "codecs.lock", snapshot, codecs) == []
+
+
 def test_what_is_done_is_done_and_another_run_is_refused(trained, pile):
     out, _ = trained
     before = lock_ids(out / "codecs.lock")
