@@ -193,6 +193,7 @@ def _write(
     names = _columns(pile, entries)
     n_bytes = len(keys) * int(np.prod(shape)) * sum(np.dtype(TYPES[n]).itemsize for n in names)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     free = shutil.disk_usage(folder.parent).free
     if n_bytes > free:
         raise ValueError(
@@ -227,6 +228,24 @@ def _write(
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what processes that were killed have left half written."""
+    for path in cache.glob(".*.*"):
+        pid = path.name.rpartition(".")[2]
+        if pid.isdecimal() and path.is_dir() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -152,10 +152,12 @@ class ImageCodec(NetworkCodec):
     def beside(
         self, bands: Sequence[str], slots: Sequence[str], *, zero_point: float, clip: Sequence[float] | None = None
     ) -> Self:
-        """A codec of other bands, or another survey, on the same network; same crop and compat."""
-        return type(self)(
+        """A codec of other bands, or another survey, on the same network; crop, compat and objective stay."""
+        found = type(self)(
             self.network, bands, slots, crop=self.crop, zero_point=zero_point, clip=clip, compat=self.compat
         )
+        found.objective, found.precision = self.objective, self.precision
+        return found
 
     def tensors(self, measurement: Measurement, first_row: int = 0) -> Tensors:
         """`flux` (n, band, crop, crop) in nanomaggies, 0 where bad; `good`, bool; `ivar` where it was given."""
@@ -313,10 +315,12 @@ class ImageCodec(NetworkCodec):
         """
         form = self.network.form
         own = Architecture()
-        if (form.stem, form.kernel, form.slots, self.crop) != (own.stem, own.kernel, own.slots, 96):
+        shape, theirs = ((f.stem, f.kernel, f.kernel_out) for f in (form, own))
+        if (*shape, form.slots, self.crop) != (*theirs, own.slots, 96):
             raise ValueError(
-                f"image codec: stem {form.stem}, kernel {form.kernel}, crop {self.crop}, slots {form.slots}: AION-1's "
-                f"have {own.stem}, {own.kernel}, 96, {own.slots}; only such a network can be written for it"
+                f"image codec: stem {form.stem}, kernel {form.kernel}, kernel_out {form.kernel_out}, crop {self.crop}, "
+                f"slots {form.slots}: AION-1's have {own.stem}, {own.kernel}, {own.kernel_out}, 96, {own.slots}; only "
+                "such a network can be written for it"
             )
         config = {
             "quantizer_levels": list(form.levels),

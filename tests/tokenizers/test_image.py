@@ -174,6 +174,9 @@ def test_files_that_do_not_fit_are_refused(codec, tmp_path):
         ImageCodec.from_aion(tmp_path, "sdss")
     with pytest.raises(ValueError, match="stem 4"):
         ImageCodec.fresh("tiny").to_aion(tmp_path)
+    form = Architecture(hidden=16, projection=4, compressions=1, consecutive=1, kernel_out=1)
+    with pytest.raises(ValueError, match="kernel_out 1"):
+        ImageCodec.fresh(form).to_aion(tmp_path)
 
 
 def test_batches_and_their_order_do_not_matter(codec):
@@ -352,7 +355,9 @@ def test_sizes():
 
 def test_surveys_share_a_network_and_learn(tmp_path):
     legacy = ImageCodec.fresh("tiny")
+    legacy.objective = Objective(soft=0.04)
     hsc = legacy.beside(HSC.bands, HSC.slots, zero_point=27.0)
+    assert hsc.objective == legacy.objective
     assert hsc.network is legacy.network and hsc.content_id != legacy.content_id
     images = [sky(4), sky(4, 5, unit=63.0957)]
     for m in images:

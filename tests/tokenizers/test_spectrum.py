@@ -351,6 +351,10 @@ def test_ids_change_with_what_decides_tokens_and_with_nothing_else() -> None:
         codec.network.quant_conv.bias[0] += 1
     codec.changed()
     assert codec.content_id != short().content_id
+    beside, before = codec.on(DESI), codec.on(DESI).content_id
+    assert beside.content_id == before
+    codec.load_arrays(short().arrays())
+    assert beside.content_id == codec.on(DESI).content_id != before, "the network is theirs too"
 
 
 def test_saved_and_loaded_by_kind(tmp_path: Path) -> None:
