@@ -139,7 +139,7 @@ def image_rows(pile: Pile, m: Modality, codec: Codec) -> Iterator[str]:
     """
     held = held_out(pile, m, codec)
     whole = payload(pile, m, held)
-    check_tokens(m, codec.encode(whole), held)
+    check_tokens(m, codec.encode(whole), held, codec)
     decoded = codec.decode(held.tokens)["flux"].astype(np.float64)
     crop, size = decoded.shape[-1], m.shape[-1]
     first = size // 2 - crop // 2
@@ -178,7 +178,7 @@ def spectrum_rows(pile: Pile, m: Modality, codec: Codec) -> Iterator[str]:
     """By signal to noise: chi squared a good pixel, and the mean flux; columns as of `image_rows`."""
     held = held_out(pile, m, codec)
     whole = payload(pile, m, held)
-    check_tokens(m, codec.encode(whole), held)
+    check_tokens(m, codec.encode(whole), held, codec)
     decoded = codec.decode(held.tokens)["flux"].astype(np.float64)
     flux = whole["flux"].astype(np.float64)
     ivar = np.where(whole["mask"], 0.0, whole["ivar"].astype(np.float64))

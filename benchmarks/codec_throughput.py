@@ -32,8 +32,14 @@ COLUMNS = ("codec", "size", "dtype", "who", "objects/s", "GFLOP an object", "GFL
 HEAD = "| " + " | ".join([*COLUMNS, "of the peer", "equal tokens"]) + " |\n" + "|---" * 10 + "|"
 
 
-def rate(work: Callable[[], Any], seconds: float) -> float:
-    """Calls a second: the median of many, after one for warming up."""
+def rate(given: Callable[[], Any], seconds: float) -> float:
+    """Calls a second, each to its end on a GPU too: the median of many, after one for warming up."""
+
+    def work() -> None:
+        given()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # else it is the launches that are timed
+
     work()
     took: list[float] = []
     began = time.perf_counter()
@@ -53,8 +59,6 @@ def products(precision: Precision, device: str, seconds: float) -> float:
 
         def work(a: torch.Tensor = a, b: torch.Tensor = b) -> None:
             torch.matmul(a, b)
-            if device != "cpu":
-                torch.cuda.synchronize()
 
         done = rate(work, 0.0)
         if n == most or done < 20:

@@ -46,6 +46,8 @@ class Judged:
     "galaxy, star or quasar, as the survey's own columns have it; empty where they do not say"
     decoded: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     found: dict[str, Reconstruction] = field(default_factory=dict)
+    flips: float = 0.0
+    "share of the pile's tokens that its codec gives otherwise here"
 
     @property
     def good(self) -> NDArray[np.bool_]:
@@ -95,7 +97,7 @@ def judge(pile: Pile, s: Survey, m: Modality, codecs: Mapping[str, Codec], truth
     if most and len(held.key) > most:
         held = heldout.HeldOut(*(a[np.linspace(0, len(held.key) - 1, most).astype(int)] for a in held))
     measured = heldout.payload(pile, m, held)
-    heldout.check_tokens(m, codecs["pile"].encode(measured), held)
+    flips = heldout.check_tokens(m, codecs["pile"].encode(measured), held, codecs["pile"])
     truth = heldout.true_flux(pile, s, m, truth_root, held.key, measured)
     seen = np.all([c.sees(measured) for c in codecs.values()], axis=0)
     key, tokens = held.key[seen], {"pile": held.tokens[seen]}
@@ -108,7 +110,9 @@ def judge(pile: Pile, s: Survey, m: Modality, codecs: Mapping[str, Codec], truth
         truth, decoded = central(truth, side), {k: central(v, side) for k, v in decoded.items()}
     table = heldout.catalogue(pile, m, key)
     z = table["z_good"].to_numpy() if "z_good" in table.column_names else np.full(len(key), np.nan)
-    out = Judged(m, key, measured, truth.astype(np.float64), _wavelength(m, codecs), z.astype(float), _kinds(table))
+    out = Judged(
+        m, key, measured, truth.astype(np.float64), _wavelength(m), z.astype(float), _kinds(table), flips=flips
+    )
     out.decoded = {DARK: np.zeros(truth.shape), **decoded}
     for name, light in out.decoded.items():
         codes = numbers.codes(tokens[name], codecs[name].vocabulary) if name != DARK else None
@@ -116,15 +120,12 @@ def judge(pile: Pile, s: Survey, m: Modality, codecs: Mapping[str, Codec], truth
     return out
 
 
-def _wavelength(m: Modality, codecs: Mapping[str, Codec]) -> NDArray[np.float64] | None:
+def _wavelength(m: Modality) -> NDArray[np.float64] | None:
     if m.image:
         return None
-    if m.wavelengths is None:
-        found: NDArray[np.float64] = codecs["pile"].wavelength()  # type: ignore[attr-defined]
-        return found
-    scale, start, step = m.wavelengths
-    grid = start + step * np.arange(m.shape[0])
-    return np.asarray(10.0**grid if scale == "log10" else grid)
+    from skycairn.pipeline.learned import grid
+
+    return grid(m).wavelength()
 
 
 def _kinds(table: Any) -> NDArray[Any]:
@@ -177,12 +178,23 @@ def report(
     check_noise_free(truth)
     pile = Pile.open(root)
     codecs = contestants(pile, root, locks)
+    for name, lock in locks.items():
+        for modality in heldout.other_sky(lock, pile.snapshot(), {m: c[name] for m, c in codecs.items() if name in c}):
+            say(
+                f"{modality}: {name} was trained on a sky that was split otherwise (salt or fractions): what is held "
+                "out here may be what it has learned, and its errors too small"
+            )
     tables, judged = [], []
     for s in heldout.surveys(pile):
         for m in s.modalities:
             if m.name in codecs and (not only or m.name == only):
+                if not heldout.weighted(pile, m):
+                    say(f"{m.name}: is left out, since its pixels have no inverse variance to measure errors by")
+                    continue
                 say(f"{m.name}: {', '.join(codecs[m.name])}")
                 j = judge(pile, s, m, codecs[m.name], truth, most)
+                if j.flips:
+                    say(f"{m.name}: {j.flips:.1e} of the tokens are others than the pile's, which it was judged by")
                 about = {"bands": m.bands, "radius": APERTURE_PIXELS} if m.image else {"sn": j.sn()}
                 tables += tables_of(m.name, j.found, about)
                 judged.append(j)
@@ -208,7 +220,7 @@ def quality(
     ] = None,
     out: Annotated[Path, typer.Option(help="the page: .html")] = Path("quality.html"),
     only: Annotated[str, typer.Option(help="one modality, legacysurvey.image say; all unless given")] = "",
-    most: Annotated[int, typer.Option(help="at most so many sources of a modality; 0: all")] = 0,
+    most: Annotated[int, typer.Option(help="at most so many sources of a modality, 400 unless given; 0: all")] = 400,
 ) -> None:
     """Judge codecs on the held-out sky, against the truth: prints Markdown tables, writes a page with pictures."""
     with errors():

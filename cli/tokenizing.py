@@ -48,6 +48,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch; 1 where cores are shared")] = 0,
     seed: Annotated[int, typer.Option(help="same seed, same run")] = 0,
+    most: Annotated[int, typer.Option(help="learn from at most so many sources of a survey; 0: all")] = 20_000,
     snapshot: Annotated[str, typer.Option(help="number, tag or head")] = "head",
     cache: Annotated[
         Path | None, typer.Option(help="folder for the decoded pixels, which can be removed; OUT/examples unless given")
@@ -62,6 +63,8 @@ def train(
         chosen = _schedule(kind, size, schedule, steps, batch, learning_rate, precision, seed)
         if minutes < 0:
             raise ValueError(f"--minutes {minutes}: wanted 0 (no limit) or more")
+        if most < 0:
+            raise ValueError(f"--most {most}: wanted 0 (all) or more")
         from skycairn.pile.store import Pile
 
         opened = Pile.open(pile)
@@ -77,7 +80,8 @@ def train(
 
         # held until the end, so that no cleaning of the pile takes it away
         with opened.pin(opened.resolve(snapshot)) as pinned:
-            codecs, examples = _prepared(kind, opened, pinned.snapshot, size, seed, cache or out / "examples")
+            kept = cache or out / "examples"
+            codecs, examples = _prepared(kind, opened, pinned.snapshot, size, seed, kept, most or None)
             if minutes:
                 left = max(1e-3, 60 * minutes - (time.monotonic() - began))
                 if steps is None:
@@ -87,6 +91,9 @@ def train(
                 run(codecs, examples, chosen, out, device, _say)
             except FloatingPointError as error:
                 raise ValueError(str(error)) from error
+            from skycairn.pipeline.heldout import record_sky
+
+            record_sky(out / "codecs.lock", pinned.snapshot, codecs)
         typer.echo(f"{', '.join(codecs)}: in {out / 'codecs.lock'} after {time.monotonic() - began:.0f} s", err=True)
         typer.echo(f"encode with them: skycairn build RECIPE --pile NEW --codecs-from {out} --reuse {pile}", err=True)
 
@@ -107,14 +114,20 @@ def from_aion(
     compat: Annotated[
         bool, typer.Option("--compat", help="its faults too: masks ignored (its spectra are always read its way)")
     ] = False,
+    padding: Annotated[
+        str, typer.Option(help="of spectra beyond their red end: none | upstream (as AION-1's later batches have it)")
+    ] = "none",
 ) -> None:
     """Take AION-1's published codecs over, for the surveys that they were trained on, as a pile measures them."""
     with errors():
         wanted = _known_kinds(codec)
+        if padding not in ("none", "upstream"):
+            raise ValueError(f"--padding {padding}: choose none or upstream")
         from skycairn.pipeline.published import from_aion as read
         from skycairn.tokenizers.lock import read_lock, write_lock
 
-        found = {name: c for kind in wanted for name, c in read(kind, source, "aion" if compat else None).items()}
+        how: Any = ("aion" if compat else None, padding)
+        found = {name: c for kind in wanted for name, c in read(kind, source, *how).items()}
         lock = out / "codecs.lock"
         write_lock(lock, {**(read_lock(lock) if lock.is_file() else {}), **found})
         for name, made in found.items():
@@ -188,7 +201,7 @@ def _known_kinds(kinds: list[str] | None) -> list[str]:
 
 
 def _prepared(
-    kind: str, pile: Pile, snapshot: Snapshot, size: str, seed: int, cache: Path
+    kind: str, pile: Pile, snapshot: Snapshot, size: str, seed: int, cache: Path, most: int | None
 ) -> tuple[dict[str, NetworkCodec], Examples]:
     """The codecs as they begin, and what they learn from."""
     from skycairn.pipeline import learned
@@ -202,10 +215,10 @@ def _prepared(
     if kind == "segmap":
         from skycairn.pipeline.segmaps import SegmapExamples
 
-        return learned.fresh(kind, modalities, size, seed), SegmapExamples(pile, snapshot, most_held=held)
+        return learned.fresh(kind, modalities, size, seed), SegmapExamples(pile, snapshot, most=most, most_held=held)
     _say(f"decoding what {pile.root} keeps of {', '.join(modalities)}, once")
     crop = learned.CROP if kind == "image" else None
-    examples = PayloadExamples(pile, snapshot, modalities, cache, crop, most_held=held)
+    examples = PayloadExamples(pile, snapshot, modalities, cache, crop, most, held)
     noise = {m: examples.noise(m) for m in modalities} if kind == "image" else {}
     return learned.fresh(kind, modalities, size, seed, noise=noise), examples
 

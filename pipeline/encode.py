@@ -38,7 +38,8 @@ def source_hash(survey: str, keys: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def sample(ctx: Context, task: Task) -> Outcome:
-    """The selected sources of one survey with the lowest hashes, of the training sky where `fit_on` says so.
+    """The selected sources of one survey with the lowest hashes, of the training or validation sky where `fit_on`
+    says so.
 
     Where members are named, of the region's objects alone.
     """
@@ -65,7 +66,7 @@ def _training(ctx: Context, task: Task, parts: Mapping[str, Any], counts: Counte
     if "members" in parts:
         slim = slim.filter(pa.array(in_objects(ctx, task.args["survey"], slim, parts["members"])))
     counts["selected"] += slim.num_rows
-    if task.settings["fit_on"] == "train" and slim.num_rows:
+    if task.settings["fit_on"] != "any" and slim.num_rows:
         where = splits(
             int64(slim, "healpix29"),
             np.arange(slim.num_rows),
@@ -74,7 +75,7 @@ def _training(ctx: Context, task: Task, parts: Mapping[str, Any], counts: Counte
             split.by_name(),
             reach_arcsec=task.settings["split"]["reach_arcsec"],
         )
-        slim = slim.filter(pa.array(where == "train"))
+        slim = slim.filter(pa.array(where == task.settings["fit_on"]))
     counts["training"] += slim.num_rows
     return slim
 

@@ -1,6 +1,7 @@
 """What learned codecs are trained on: the kept pixels and spectra of a pile, its training sky apart from the rest.
 
-They are decoded once, into arrays on disk that are mapped into memory: any draw is then cheap, and no pile too large.
+They are decoded once, into arrays on disk that are mapped into memory: any draw is then cheap. Of a pile's sources no
+more than their keys are held, 8 bytes each.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from skycairn.tokenizers.patches import scatter, typical_noise
 
 TRAIN, HELD = "train", "validation"
 MOST, MOST_HELD = 20_000, 512
-"""Sources of a modality that are learned from, and that are held out to judge by: those with the lowest hashes."""
+"""Most sources of a modality that are learned from, and that are held out to judge by: those with the lowest hashes."""
 NOISE_FROM = 256
 """Images whose noise is taken for all."""
 PIECE = 32
@@ -60,24 +61,31 @@ class PayloadExamples:
         modalities: Mapping[str, Modality],
         cache: Path,
         crop: int | None = None,
-        most: int = MOST,
+        most: int | None = MOST,
         most_held: int = MOST_HELD,
     ) -> None:
         """`crop`: the middle pixels of images that are kept, as codecs crop them; `cache`: a folder for the arrays.
 
-        ValueError where the pile kept nothing of a modality, or has none of it on the training sky.
+        `most`: None for all. ValueError where the pile kept nothing of a modality, or has none of it on the training
+        sky, or none on the validation sky where `most_held` asks for some.
         """
         self._learned = {}
         self._held = {}
         for name, modality in modalities.items():
-            rows = _rows(pile, snapshot, modality)
+            rows = _rows(pile, snapshot, modality, {TRAIN: most, HELD: most_held})
             size = crop if modality.image else None
-            self._learned[name] = _Stored.of(pile, snapshot, modality, lowest(rows[TRAIN], most), size, cache)
-            self._held[name] = _Stored.of(pile, snapshot, modality, lowest(rows[HELD], most_held), size, cache)
+            self._learned[name] = _Stored.of(pile, snapshot, modality, rows[TRAIN], size, cache)
+            self._held[name] = _Stored.of(pile, snapshot, modality, rows[HELD], size, cache)
             if not len(self._learned[name].rows):
                 raise ValueError(
                     f"{pile.root}: there is no {name} on the training sky to learn from (of {len(rows[HELD])} on the "
                     "validation sky); build more of the sky"
+                )
+            if most_held and not len(self._held[name].rows):
+                raise ValueError(
+                    f"{pile.root}: there is no {name} on the validation sky to judge by (of {len(rows[TRAIN])} on the "
+                    f"training sky; payload.keep is {snapshot.recipe['payload']['keep']!r}); build more of the sky, or "
+                    'with payload.keep = "all"'
                 )
         digests = [s.digest for found in (self._learned, self._held) for _, s in sorted(found.items())]
         self.identity = hashlib.sha256(" ".join(digests).encode()).hexdigest()
@@ -142,34 +150,47 @@ class _Stored:
         return cls(folder, name)
 
 
-def _rows(pile: Pile, snapshot: Snapshot, modality: Modality) -> dict[str, NDArray[np.int64]]:
-    """Keys of the sources whose payload is kept, by split of their object."""
+def _rows(
+    pile: Pile, snapshot: Snapshot, modality: Modality, most: Mapping[str, int | None]
+) -> dict[str, NDArray[np.int64]]:
+    """Keys of the sources whose payload is kept, by split of their object: the `lowest` of each, at most so many."""
     survey = modality.name.split(".")[0]
     entries = snapshot.entries(f"payload.{modality.name}") if f"payload.{modality.name}" in snapshot.aside else []
     if not entries:
         keep = snapshot.recipe["payload"]["keep"]
         raise ValueError(
             f"{pile.root} keeps no {modality.name} to learn from (payload.keep is {keep!r}); build it with "
-            'payload.keep = "sample" or "all", which costs only room'
+            'payload.keep = "all", which costs only room'
         )
-    column = f"key.{survey}"
-    tables = [pile.read_table(e.part, columns=["split", column]) for e in snapshot.entries("objects")]
-    objects = pa.concat_tables(tables)
-    objects = objects.filter(objects[column].is_valid())
-    names = ["owner", "key", "status"]
-    kept = pa.concat_tables([pile.read_table(e.part, columns=names) for e in entries])
-    kept = kept.filter(pc.and_(pc.equal(kept["owner"], survey), pc.is_null(kept["status"])))
-    there = int64(kept, "key")
+    names, there = ["owner", "key", "status"], []
+    for entry in entries:
+        kept = pile.read_table(entry.part, columns=names)
+        there.append(int64(kept.filter(pc.and_(pc.equal(kept["owner"], survey), pc.is_null(kept["status"]))), "key"))
+    known = np.unique(np.concatenate(there))
+    del there
     return {
-        split: np.intersect1d(int64(objects.filter(pc.equal(objects["split"], split)), column), there)
-        for split in (TRAIN, HELD)
+        split: lowest((np.intersect1d(k, known) for k in keys_of_objects(pile, snapshot, survey, split)), n)
+        for split, n in most.items()
     }
 
 
-def lowest(keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """The keys with the lowest hashes, in their order: the same ones however the sky grows elsewhere."""
-    lowest: NDArray[np.int64] = keys[np.argsort(source_hash("", keys), kind="stable")][:most]
-    return lowest
+def keys_of_objects(pile: Pile, snapshot: Snapshot, survey: str, split: str) -> Iterator[NDArray[np.int64]]:
+    """Keys of a survey's sources in the objects of a split, a part at a time."""
+    column = f"key.{survey}"
+    for entry in snapshot.entries("objects"):
+        objects = pile.read_table(entry.part, columns=["split", column])
+        yield int64(objects.filter(pc.and_(objects[column].is_valid(), pc.equal(objects["split"], split))), column)
+
+
+def lowest(parts: Iterable[NDArray[np.int64]], most: int | None) -> NDArray[np.int64]:
+    """The keys with the lowest hashes, in their order: the same ones however the sky grows elsewhere, or is parted."""
+    best, hashes = np.empty(0, np.int64), np.empty(0, np.uint64)
+    for part in parts:
+        new = np.setdiff1d(part, best)
+        best, hashes = np.concatenate([best, new]), np.concatenate([hashes, source_hash("", new)])
+        order = np.lexsort((best, hashes))[:most]
+        best, hashes = best[order], hashes[order]
+    return best
 
 
 def _write(
@@ -186,6 +207,7 @@ def _write(
     names = _columns(pile, entries)
     n_bytes = len(keys) * int(np.prod(shape)) * sum(np.dtype(TYPES[n]).itemsize for n in names)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     free = shutil.disk_usage(folder.parent).free
     if n_bytes > free:
         raise ValueError(
@@ -225,6 +247,24 @@ def _write(
 def _by_band(images: NDArray[Any]) -> NDArray[Any]:
     """(n, band, y, x) with the band first."""
     return np.moveaxis(images, 1, 0)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what processes that were killed have left half written."""
+    for path in cache.glob(".*.*"):
+        pid = path.name.rpartition(".")[2]
+        if pid.isdecimal() and path.is_dir() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -173,8 +173,9 @@ def payload_chunks(
 ) -> Iterator[pa.Table]:
     """Payload of the wanted sources (the task's, unless given), a group of files at a time: owner, key, status, arrays.
 
-    Where the task names a `keep` table, only its first sources, as many as its settings say, and those that a target
-    needs. Where it names an `earlier` payload, sources that are what they were are taken from there.
+    Where the task names a `keep` table, only its first sources, as many as its settings say, those of `keep held` too,
+    and those that a target needs. Where it names an `earlier` payload, sources that are what they were are taken from
+    there.
     """
     survey = ctx.survey(task.args["survey"])
     archive = ctx.archive(task.args["survey"])
@@ -182,8 +183,15 @@ def payload_chunks(
     if wanted is None:
         wanted = ctx.pile.read_table(task.args["wanted"])
     if task.args.get("keep"):
-        keep = ctx.pile.read_table(task.args["keep"], columns=["key"]).column("key").combine_chunks()
-        keep = keep.slice(0, task.settings["keep"])
+        keep = pa.concat_arrays(
+            [
+                ctx.pile.read_table(task.args[name], columns=["key"])
+                .column("key")
+                .combine_chunks()[: task.settings[name]]
+                for name in ("keep", "keep held")
+                if name in task.args
+            ]
+        )
         sampled = pc.and_(pc.is_in(wanted.column("key"), keep), pc.equal(wanted.column("owner"), survey.name))
         wanted = wanted.filter(pc.or_(sampled, wanted.column("targeted"))).combine_chunks()
     column = f"group.{modality}"

@@ -5,7 +5,8 @@ Nothing here gives a source of the training sky: codecs are judged by what none 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,18 @@ from skycairn.archives.files import RootArchive
 from skycairn.catalogs.registry import survey
 from skycairn.catalogs.survey import Modality, Survey
 from skycairn.match.sky import cells, split_of_cell
-from skycairn.pile.store import Pile
+from skycairn.pile.store import Pile, Snapshot
 from skycairn.pipeline.encode import payload_arrays
+from skycairn.pipeline.loaded import is_network
 from skycairn.tokenizers.codec import Codec
 
 HELD_OUT = ("validation", "test")
 SPLIT_ORDER = 5
 AT_ONCE = 256
+MOST_FLIPS = 1e-3
+"""Share of a network's tokens that may be others than the shards', which a GPU may have encoded."""
+TRAINED = "trained.json"
+"""Beside a codecs.lock: which sky its codecs were trained on, by modality."""
 I64 = NDArray[np.int64]
 
 
@@ -80,16 +86,58 @@ def rows_of(table: pa.Table, key: I64) -> pa.Table:
     return table.take(at).combine_chunks()
 
 
-def check_tokens(m: Modality, tokens: NDArray[Any], held: HeldOut) -> None:
-    """The shard's tokens must be those of what it is held against."""
-    if not np.array_equal(tokens, held.tokens):
-        raise ValueError(f"{m.name}: the shards' tokens are not those of the pile's measurements")
+def check_tokens(m: Modality, tokens: NDArray[Any], held: HeldOut, codec: Codec | None = None) -> float:
+    """The share of the shards' tokens that are not those of what they are held against.
+
+    ValueError where there are any, or more than `MOST_FLIPS` if `codec` is a network.
+    """
+    same = tokens.shape == held.tokens.shape
+    flips = float(np.mean(tokens != held.tokens)) if same and tokens.size else float(not same)
+    if flips > (MOST_FLIPS if codec is not None and is_network(codec) else 0.0):
+        raise ValueError(
+            f"{m.name}: the shards' tokens are not those of the pile's measurements ({flips:.2%} are others); build "
+            "the pile anew"
+        )
+    return flips
 
 
 def catalogue(pile: Pile, m: Modality, key: I64, columns: list[str] | None = None) -> pa.Table:
     """The survey's own columns of these sources, in their order."""
     entries = pile.snapshot().entries(f"{m.name.split('.')[0]}.wide")
     return rows_of(pa.concat_tables([pile.read_table(e.part, columns) for e in entries]), key)
+
+
+def weighted(pile: Pile, m: Modality) -> bool:
+    """Whether the pile's payload of it has inverse variances; what a viewer has resampled has none."""
+    for entry in pile.snapshot().entries(f"payload.{m.name}"):
+        with pile.open_parquet(entry.part) as file:
+            if "ivar" not in file.schema_arrow.names:
+                return False
+    return True
+
+
+def record_sky(lock: Path, snapshot: Snapshot, codecs: Mapping[str, Codec]) -> None:
+    """Write beside a lock that these of its codecs were trained on the training sky of a snapshot."""
+    path = lock.with_name(TRAINED)
+    told = json.loads(path.read_text()) if path.is_file() else {}
+    sky = {"split": snapshot.recipe.get("split"), "snapshot": snapshot.content_id}
+    told |= {m: {"codec": c.content_id, **sky} for m, c in codecs.items()}
+    path.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+
+
+def other_sky(lock: Path, snapshot: Snapshot, codecs: Mapping[str, Codec]) -> list[str]:
+    """Modalities of a lock's codecs that were trained on sky which another salt or other fractions have chosen."""
+    path = lock.with_name(TRAINED)
+    told = json.loads(path.read_text()) if path.is_file() else {}
+    names = ("salt", "fractions")
+
+    def chosen(split: Mapping[str, Any] | None) -> list[Any]:
+        return [(split or {}).get(n) for n in names]
+
+    own = json.loads(json.dumps(chosen(snapshot.recipe.get("split"))))
+    return sorted(
+        m for m, c in codecs.items() if told.get(m, {}).get("codec") == c.content_id and chosen(told[m]["split"]) != own
+    )
 
 
 def payload(pile: Pile, m: Modality, held: HeldOut) -> dict[str, NDArray[Any]]:

@@ -156,7 +156,7 @@ class _Planner:
 
 def _less_keep(settings: Mapping[str, Any]) -> bytes:
     """Settings as a receipt holds them, in which a tuple is a list; less how many sources were kept."""
-    return canonical_json({k: v for k, v in settings.items() if k != "keep"})
+    return canonical_json({k: v for k, v in settings.items() if k not in ("keep", "keep held")})
 
 
 HELD_RINGS = {"gather": 1, "match": 0, "fetch payload": 1, "want": 1, "extract": 1, "encode": 1, "encode payload": 1}
@@ -218,13 +218,14 @@ def plan(
     if catalogues_only:
         return p.plan
     samples = _samples(p, surveys, parts, members)
+    held = _held_samples(p, surveys, parts, members, wanted)
     if p.plan.todo:
         return p.plan
     files = {s.name: _payload_files(p, s, wanted[s.name]) for s in surveys}
     # while files are under way, what is there goes all the way to tokens, so that its room can be had for others
     if not p.plan.done and not p.plan.downloads:
         return p.plan
-    payload = {s.name: _extract(p, s, wanted[s.name], files[s.name], samples) for s in surveys}
+    payload = {s.name: _extract(p, s, wanted[s.name], files[s.name], samples, held) for s in surveys}
     if not p.plan.done and not p.plan.downloads:
         return p.plan
     for s in surveys:
@@ -562,17 +563,43 @@ def _samples(
         if not parts[s.name] or not (unlocked or recipe.payload.keep in ("sample", "auto")):
             continue
         codecs = recipe.codecs
-        settings = {"survey": s.name, "fit_on": codecs.fit_on, "rows": max(codecs.fit_rows, recipe.payload.sample)}
-        settings |= {"split": _split(recipe)}
-        inputs: dict[str, str] = {}
-        args: dict[str, dict[str, Any]] = {}
-        for cell, found in parts[s.name].items():
-            of_cell, args[str(cell)] = _chosen_among(s, cell, found, members)
-            inputs |= of_cell
-        receipt = p.need("sample", s.name, settings, inputs, {"survey": s.name, "cells": args})
+        rows = max(codecs.fit_rows, recipe.payload.sample)
+        receipt = _sample(p, s, s.name, codecs.fit_on, rows, parts[s.name], members)
         if receipt is not None:
             out[s.name] = receipt
     return out
+
+
+def _held_samples(
+    p: _Planner,
+    surveys: Iterable[Survey],
+    parts: Mapping[str, Parts],
+    members: Mapping[int, Receipt],
+    wanted: Mapping[str, Mapping[int, Receipt]],
+) -> dict[str, Receipt]:
+    """What a sampled payload keeps of the validation sky, where the sample itself has none of it."""
+    out: dict[str, Receipt] = {}
+    if p.ctx.recipe.codecs.fit_on != "train":
+        return out
+    for s in surveys:
+        if parts[s.name] and any(keeps(p, s, m, wanted[s.name]) == "sample" for m in s.modalities if m.payload):
+            rows = p.ctx.recipe.payload.n_held()
+            receipt = _sample(p, s, f"{s.name} held out", "validation", rows, parts[s.name], members)
+            if receipt is not None:
+                out[s.name] = receipt
+    return out
+
+
+def _sample(
+    p: _Planner, s: Survey, label: str, of: str, rows: int, parts: Parts, members: Mapping[int, Receipt]
+) -> Receipt | None:
+    settings: dict[str, Any] = {"survey": s.name, "fit_on": of, "rows": rows, "split": _split(p.ctx.recipe)}
+    inputs: dict[str, str] = {}
+    args: dict[str, dict[str, Any]] = {}
+    for cell, found in parts.items():
+        of_cell, args[str(cell)] = _chosen_among(s, cell, found, members)
+        inputs |= of_cell
+    return p.need("sample", label, settings, inputs, {"survey": s.name, "cells": args})
 
 
 def _chosen_among(
@@ -676,7 +703,12 @@ Kept = dict[str, dict[int, dict[str, Any]]]
 
 
 def _extract(
-    p: _Planner, s: Survey, wanted: Mapping[int, Receipt], files: Files, samples: Mapping[str, Receipt]
+    p: _Planner,
+    s: Survey,
+    wanted: Mapping[int, Receipt],
+    files: Files,
+    samples: Mapping[str, Receipt],
+    held: Mapping[str, Receipt],
 ) -> Kept:
     """By modality and cell: the files, the kept payload, and the payload that the codec is fitted on."""
     locked = _locked(p)
@@ -709,6 +741,10 @@ def _extract(
                 if which == "sample" and sample is not None:
                     chosen["keep"], where["keep"] = most, sample.sha256
                     more["sample"] = _sampled_here(p, sample, most).get(cell, "none")
+                    if purpose == "payload" and s.name in held:
+                        aside, n = held[s.name].outputs["sample"], p.ctx.recipe.payload.n_held()
+                        chosen["keep held"], where["keep held"] = n, aside.sha256
+                        more["held out"] = _sampled_here(p, aside, n).get(cell, "none")
                 label = f"{m.name} cell {cell}" + (" for fitting" if purpose == "fit" else "")
                 old = p.earlier(label, "extract", chosen)
                 if old is not None and old_wanted is not None and "payload" in old.outputs:

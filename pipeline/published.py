@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from skycairn.tokenizers.spectrum import SpectrumCodec
 SPECTRA = ("desi", "sdss")
 
 
-def from_aion(kind: str, source: str, compat: str | None = None) -> dict[str, NetworkCodec]:
+def from_aion(
+    kind: str, source: str, compat: str | None = None, padding: Literal["none", "upstream"] = "none"
+) -> dict[str, NetworkCodec]:
     """Codecs by modality, from a folder or the Hub: as the classes' `from_aion`, for the units that a pile has.
 
-    Its HSC images are in nanomaggies here, and in units of a zero point of 27 there.
+    Its HSC images are in nanomaggies here, and in units of a zero point of 27 there. `padding` is of spectra.
     """
     if kind == "segmap":
         return {SEGMAP: SegmentationCodec.from_aion(source)}
@@ -30,7 +33,7 @@ def from_aion(kind: str, source: str, compat: str | None = None) -> dict[str, Ne
         made = {}
         for name in SPECTRA:
             modality = survey(name, SURVEYS_BY_NAME[name].releases[0]).modality(f"{name}.spectrum")
-            made[modality.name] = SpectrumCodec.from_aion(source, grid(modality))
+            made[modality.name] = SpectrumCodec.from_aion(source, grid(modality), padding)
         return dict(made)
     found: dict[str, NetworkCodec] = {}
     for name in SURVEYS:

@@ -98,8 +98,12 @@ class Payload:
     keep: str = "auto"
     "all | none | sample | auto: all below `limit_bytes` a modality, else sample"
     sample: int = 10_000
-    "sources a modality that `sample` keeps"
+    "sources a modality that `sample` keeps; where they are of the training sky, a tenth as many of the validation sky"
     limit_bytes: int = 20_000_000_000
+
+    def n_held(self) -> int:
+        """Sources of the validation sky that `sample` keeps beside those of the training sky."""
+        return -(-self.sample // 10)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.match.sky import unit_vectors
 from skycairn.pile.store import Pile, Snapshot
-from skycairn.pipeline.examples import HELD, MOST, MOST_HELD, PIECE, TRAIN, lowest
+from skycairn.pipeline.examples import HELD, MOST, MOST_HELD, PIECE, TRAIN, keys_of_objects, lowest
 from skycairn.pipeline.task import concat, float64, int64
 from skycairn.tokenizers.codec import Measurement
 from skycairn.tokenizers.segmap import BRIGHTNESS, painted
@@ -42,9 +41,9 @@ class SegmapExamples:
     """
 
     def __init__(
-        self, pile: Pile, snapshot: Snapshot, side: int = 96, most: int = MOST, most_held: int = MOST_HELD
+        self, pile: Pile, snapshot: Snapshot, side: int = 96, most: int | None = MOST, most_held: int = MOST_HELD
     ) -> None:
-        """ValueError where the pile has no such source on the training sky."""
+        """`most`: None for all. ValueError where the pile has no such source on the training sky."""
         from scipy.spatial import cKDTree
 
         self.side = side
@@ -56,13 +55,10 @@ class SegmapExamples:
         key = int64(wide, "key")
         self._sources = _sources(wide)
         self._tree = cKDTree(self._sources.vector)
-        column = f"key.{SURVEY}"
-        objects = pa.concat_tables([pile.read_table(e.part, ["split", column]) for e in snapshot.entries("objects")])
-        objects = objects.filter(objects[column].is_valid())
         order = np.argsort(key)
         self._rows = {}
         for split, n in ((TRAIN, most), (HELD, most_held)):
-            chosen = lowest(int64(objects.filter(pc.equal(objects["split"], split)), column), n)
+            chosen = lowest(keys_of_objects(pile, snapshot, SURVEY, split), n)
             self._rows[split] = order[np.searchsorted(key, chosen, sorter=order)]
         if not len(self._rows[TRAIN]):
             raise ValueError(f"{pile.root}: there is no {SURVEY} source on the training sky; build more of the sky")

@@ -82,8 +82,8 @@ class ImageCodec(NetworkCodec):
     A measurement has `flux` (n, band, y, x) in the unit that `zero_point` says (22.5: nanomaggies), and may have
     `ivar` (0 = no information) and `mask` (True = bad). Pixels with mask True or ivar 0 have no influence, whatever
     they hold: the network is given 0 there; a band of a source without a good pixel is absent. `clip` limits |flux|
-    of each band, in the same unit. Of N pixels a side those from N // 2 - crop // 2 on are seen. `softening`: nanomaggies
-    in each band where asinh turns from linear to logarithmic, instead of the network's range_compression in all.
+    of each band, in the same unit. Of N pixels a side those from N // 2 - crop // 2 on are seen. `softening`: where
+    asinh turns from linear to logarithmic, nanomaggies in each band, instead of the network's range_compression in all.
 
     decode gives `flux` (n, band, crop, crop), float32, in the unit of `zero_point`.
 
@@ -167,9 +167,11 @@ class ImageCodec(NetworkCodec):
         clip: Sequence[float] | None = None,
         softening: Sequence[float] | None = None,
     ) -> Self:
-        """A codec of other bands, or another survey, on the same network; same crop and compat."""
+        """A codec of other bands, or another survey, on the same network; crop, compat and objective stay."""
         kept: dict[str, Any] = {"crop": self.crop, "compat": self.compat}
-        return type(self)(self.network, bands, slots, zero_point=zero_point, clip=clip, softening=softening, **kept)
+        found = type(self)(self.network, bands, slots, zero_point=zero_point, clip=clip, softening=softening, **kept)
+        found.objective, found.precision = self.objective, self.precision
+        return found
 
     def tensors(self, measurement: Measurement, first_row: int = 0) -> Tensors:
         """`flux` (n, band, crop, crop) in nanomaggies, 0 where bad; `good`, bool; `ivar` where it was given."""
@@ -352,10 +354,12 @@ class ImageCodec(NetworkCodec):
             raise ValueError(
                 "image codec: a softening of its own for each band is not AION-1's; make one without to write it for it"
             )
-        if (form.stem, form.kernel, form.slots, self.crop) != (own.stem, own.kernel, own.slots, 96):
+        shape, theirs = ((f.stem, f.kernel, f.kernel_out) for f in (form, own))
+        if (*shape, form.slots, self.crop) != (*theirs, own.slots, 96):
             raise ValueError(
-                f"image codec: stem {form.stem}, kernel {form.kernel}, crop {self.crop}, slots {form.slots}: AION-1's "
-                f"have {own.stem}, {own.kernel}, 96, {own.slots}; only such a network can be written for it"
+                f"image codec: stem {form.stem}, kernel {form.kernel}, kernel_out {form.kernel_out}, crop {self.crop}, "
+                f"slots {form.slots}: AION-1's have {own.stem}, {own.kernel}, {own.kernel_out}, 96, {own.slots}; only "
+                "such a network can be written for it"
             )
         config = {
             "quantizer_levels": list(form.levels),

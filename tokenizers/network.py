@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from skycairn.tokenizers.vocabulary import from_tokens, to_tokens
 
 Precision = Literal["fp32", "bf16"]
 Tensors = dict[str, Tensor]
+_changes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""How often the weights of a network were exchanged, whichever of its codecs did it."""
 
 
 class Loss(NamedTuple):
@@ -47,7 +50,7 @@ class NetworkCodec(Codec):
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval()
         self.precision: Precision = "fp32"
-        self._id: str | None = None
+        self._id: tuple[int, str] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -124,18 +127,20 @@ class NetworkCodec(Codec):
                 f"{', '.join(told)}; are the two of one codec?"
             )
         self.network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
-        self._id = None
+        NetworkCodec.changed(self)
         return self
 
     @property
     def content_id(self) -> str:
-        """As of every codec; kept after the first time, until `load_arrays` or `changed`."""
-        self._id = self._id or super().content_id
-        return self._id
+        """As of every codec; kept after the first time, until `load_arrays` or `changed` of any on the network."""
+        now = _changes.get(self.network, 0)
+        if self._id is None or self._id[0] != now:
+            self._id = now, super().content_id
+        return self._id[1]
 
     def changed(self) -> None:
-        """The weights are others now (a step of training)."""
-        self._id = None
+        """The weights are others now (a step of training), for all codecs on the network."""
+        _changes[self.network] = _changes.get(self.network, 0) + 1
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()

@@ -26,6 +26,8 @@ from skycairn.tokenizers.quantizers import FiniteScalarQuantizer
 AION_NAME = "segmentation_map"
 AVERAGE = "ema.module."
 "what the names of the averaged weights begin with in AION-1's file"
+EMPTY = -5.5
+"logit of the mean of maps of half-light ellipses, about 0.004"
 
 AION_CONFIG: dict[str, Any] = {
     "encoder_output_dim": ...,
@@ -201,7 +203,11 @@ class SegmentationCodec(NetworkCodec):
         """A new codec of a size in `SIZES`, or of any architecture; weights from `seed` alone."""
         if isinstance(size, str) and size not in SIZES:
             raise ValueError(f"segmentation codec: size {size!r}, wanted one of {', '.join(SIZES)}")
-        return cls(_seeded(SIZES[size] if isinstance(size, str) else size, seed), crop=crop)
+        network = _seeded(SIZES[size] if isinstance(size, str) else size, seed)
+        if network.form.extension is None:
+            # most of a map is empty: from a sigmoid's middle all codes would be one before the bias had come down
+            torch.nn.init.constant_(network.decoder.net[-1].bias, EMPTY)  # type: ignore[arg-type]
+        return cls(network, crop=crop)
 
     def tensors(self, measurement: Measurement, first_row: int = 0) -> Tensors:
         """`value` (n, crop, crop), float32."""

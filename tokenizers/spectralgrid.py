@@ -45,6 +45,30 @@ class SpectralGrid:
         places = self.start + self.step * np.arange(self.n_pixels, dtype=np.float64)
         return 10.0**places if self.scale == "log10" else places
 
+    def ended(
+        self, flux: NDArray[Any], ivar: NDArray[Any], there: NDArray[np.bool_], pad: float | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """`flux` (n, pixel), bridged between pixels that are `there`, and `ends` (n, 2), the wavelengths of the first
+        and the last of them; the last before the first where none is.
+
+        `pad`: with `ivar` too, and both go on behind the last pixel, flux and inverse error on a line to 0 at `pad`.
+        """
+        wavelength = self.wavelength()
+        first, last = there.argmax(axis=1), there.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
+        some = there.any(axis=1)
+        ends = np.stack([np.where(some, wavelength[first], np.inf), np.where(some, wavelength[last], 0.0)], axis=1)
+        with np.errstate(invalid="ignore"):  # a line may begin at infinity
+            found = {"flux": bridged(flux.astype(np.float64), there), "ends": ends}
+        if pad is not None:
+            found["ivar"] = np.array(ivar, np.float64)
+            for row in np.flatnonzero(some):
+                at = last[row]
+                left = (pad - wavelength[at + 1 :]) / (pad - wavelength[at])
+                found["flux"][row, at + 1 :] = np.nan_to_num(found["flux"][row, at]) * left
+                found["ivar"][row, at + 1 :] = np.nan_to_num(found["ivar"][row, at]) * left**2
+            ends[some, 1] = pad
+        return found
+
 
 @dataclass(frozen=True)
 class Places:
@@ -137,6 +161,11 @@ def _refuse(name: str, values: NDArray[Any], wrong: NDArray[np.bool_], wanted: s
             f"spectrum codec: row {first_row + row}, pixel {pixel}: {name} is {values[row, pixel]}, wanted {wanted}; "
             "mask the pixel if it is bad"
         )
+
+
+def recorded(flux: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels that hold something, be it bad: a pile that kept nothing of one has mask True and flux 0."""
+    return ~(mask & (flux == 0))
 
 
 def amplitude(flux: F64, ivar: F64) -> F64:

@@ -20,7 +20,7 @@ from skycairn.tokenizers.aion import matched, read_published, write_published
 from skycairn.tokenizers.codec import Layout, Measurement
 from skycairn.tokenizers.convnext import STRIDES, initialise
 from skycairn.tokenizers.network import Loss, NetworkCodec, Tensors
-from skycairn.tokenizers.spectralgrid import Places, SpectralGrid, amplitude, bridged, checked, good_pixels
+from skycairn.tokenizers.spectralgrid import Places, SpectralGrid, amplitude, bridged, checked, good_pixels, recorded
 from skycairn.tokenizers.spectrumnetwork import SIZES, SpectrumNetwork, SpectrumSettings
 
 PREPROCESSINGS = ("skycairn", "aion")
@@ -71,7 +71,9 @@ class SpectrumCodec(NetworkCodec):
     by is what the token decodes to, so the steps cost no precision. A spectrum without good pixels gives the tokens of
     nothing; `sees` tells. Preprocessing `aion`: AION-1's own, step by step (polymathic-aion 0.0.2): bad pixels count in
     part, NaN is 0, the amplitude is a mean clipped at 0.1 that decodes to a step's upper edge. `padding` `upstream`
-    continues the last pixel to the red end, as the padding of their later batches does.
+    continues the last pixel to the red end, as the padding of their later batches does. Those who measure on a `grid`
+    put flux 0 where the mask is True, which would be absorption of all light: such pixels lie on the line between
+    their recorded neighbours, and beyond the first and last recorded one the spectrum has ended.
 
     decode gives `flux` float32 and, where the network predicts it, `mask` (True = bad), each (n, pixel): on the codec's
     grid, or on the latent one where it has none; in the unit of the input. Beyond the latent grid `skycairn` gives no
@@ -190,12 +192,18 @@ class SpectrumCodec(NetworkCodec):
         """The checked measurement. ValueError names `first_row` plus the row that holds what it cannot take.
 
         `skycairn`: `flux` and `error` (inverse) in amplitudes, `bad`, all (n, pixel), and its `token` (n,).
-        `aion`: `flux`, `ivar`, `bad` as given. Either with `wavelength` where the codec has no grid.
+        `aion`: `flux`, `ivar`, `bad` as given, but on a grid the flux of what was not recorded; and then `ends` (n, 2),
+        Angstrom, of what was. Either with `wavelength` where the codec has no grid.
         """
         given = checked(measurement, self.grid, first_row)
         found: dict[str, NDArray[Any]]
         if self.preprocessing == "aion":
             found = {"flux": given["flux"], "ivar": given["ivar"], "bad": given["mask"]}
+            if self.grid is not None:
+                clip = self.network.settings.clip_ivar
+                ivar = given["ivar"] if clip is None else np.minimum(given["ivar"], clip)
+                pad = PAD_WAVELENGTH if self.padding == "upstream" else None
+                found |= self.grid.ended(given["flux"], ivar, recorded(given["flux"], given["mask"]), pad)
         else:
             flux, ivar = good_pixels(given["flux"], given["ivar"], given["mask"], first_row)
             token = self._binned(amplitude(flux, ivar))
@@ -251,7 +259,11 @@ class SpectrumCodec(NetworkCodec):
                 # one pixel does what AION-1's 27 to 900 do: all lie at one wavelength, and none is counted
                 flux, error = functional.pad(flux, (0, 1)), functional.pad(error, (0, 1))
             channels = [(flux - 1.0) * scaling, error * scaling]
-            return torch.asinh(torch.stack([self._to_latent(tensors).take(c) for c in channels], dim=-1))
+            latent = torch.stack([self._to_latent(tensors).take(c) for c in channels], dim=-1)
+            if "ends" in tensors:
+                at, ends = self.network.latent_grid._wavelength[0], tensors["ends"]
+                latent = torch.where(((at >= ends[:, :1]) & (at <= ends[:, 1:]))[..., None], latent, 0.0)
+            return torch.asinh(latent)
         onto = self._to_latent(tensors)
         return torch.stack(
             [torch.asinh(onto.take(flux) * scaling), torch.asinh(onto.take(error) * scaling) * ERROR_SCALE], dim=-1

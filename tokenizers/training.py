@@ -1,4 +1,5 @@
-"""Training of learned codecs: a step is a function of (seed, step), so that a run goes on where it was, bit for bit.
+"""Training of learned codecs: a step is a function of (seed, step), so that a run goes on where it was. On a CPU
+with as many threads as before it does so bit for bit; on a GPU that is not promised.
 
 Codecs of several surveys that share one network learn in turns, each step of one of them. What is kept as the codec are
 the averaged weights. See schedule.py for the settings and checkpoint.py for what lies in `OUT/training/KIND/last`.
@@ -15,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -127,6 +129,12 @@ class _Run:
             "codecs": {
                 f"{m} {k}": v for m, c in self.codecs.items() for k, v in {**c.settings(), "kind": c.kind}.items()
             },
+            "objective": {
+                f"{m} {k}": v
+                for m, c in self.codecs.items()
+                if (o := getattr(c, "objective", None))
+                for k, v in asdict(o).items()
+            },
             "examples": examples.identity,
             "chances": dict(zip(self.codecs, self.chance.tolist(), strict=True)),
         }
@@ -203,7 +211,7 @@ class _Run:
         with torch.no_grad():
             for name, now in self.network.state_dict().items():
                 kept = self.averaged[name]
-                # statistics that the network keeps itself are averages already
+                # numbers of batches and the like have no average; the means that a BatchNorm keeps are averaged again
                 if decay and isinstance(now, Tensor) and now.is_floating_point():
                     kept.lerp_(now, 1 - decay)
                 else:
@@ -211,7 +219,7 @@ class _Run:
 
     def _check(self, tally: _Tally) -> None:
         """A line of metrics, and a checkpoint."""
-        line = {"step": self.step, **tally.metrics(), "rate": self.schedule.rate(self.step - 1)}
+        line = {"step": self.step, "steps": tally.steps, **tally.metrics(), "rate": self.schedule.rate(self.step - 1)}
         with self._with_averaged():
             line["held_out"] = {m: self._held(m) for m in self.codecs}
         with (self.folder / "metrics.jsonl").open("a") as file:
@@ -272,7 +280,7 @@ class _Run:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             return
         about = checkpoint.read_about(last, FORMAT, NETWORK, AVERAGED, OPTIMIZER)
-        if which := checkpoint.unlike(about, self.about, "schedule", "codecs"):
+        if which := checkpoint.unlike(about, self.about, "schedule", "codecs", "objective"):
             raise ValueError(
                 f"{last} is of another run, unlike in {which}; give another --out, or remove {last.parent}"
             )
@@ -304,18 +312,18 @@ class _Run:
 
 
 class _Tally:
-    """What was learned since the last look, by modality."""
+    """What was learned since the last look, or since the run went on, by modality."""
 
     def __init__(self) -> None:
         self.loss: dict[str, list[float]] = {}
         self.parts: dict[str, list[dict[str, float]]] = {}
         self.norm = 0.0
-        self.n, self.began = 0, time.monotonic()
+        self.n, self.steps, self.began = 0, 0, time.monotonic()
 
     def add(self, modality: str, loss: float, parts: dict[str, float], norm: float, n: int) -> None:
         self.loss.setdefault(modality, []).append(loss)
         self.parts.setdefault(modality, []).append(parts)
-        self.norm, self.n = norm, self.n + n
+        self.norm, self.n, self.steps = norm, self.n + n, self.steps + 1
 
     def told(self) -> str:
         losses = ", ".join(f"{m} {np.mean(v):.4g}" for m, v in sorted(self.loss.items()))

@@ -5,13 +5,14 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from skycairn.cli import quality
 from skycairn.cli.qualitytables import DARK
-from skycairn.pile.store import Pile
+from skycairn.pile.store import Draft, Entry, Pile
 from skycairn.pipeline import heldout
 from skycairn.tokenizers.lock import read_lock, write_lock
 from skycairn.tokenizers.patches import PatchSpectrumCodec
@@ -65,6 +66,36 @@ def test_the_truth_itself_is_perfect_and_the_data_are_one_sigma_off(pile, tiny_p
     np.testing.assert_allclose(told.flux, 1, atol=1e-6)
     assert np.abs(told.shift).max() < 0.1 and dark.shift is None and own.codes.n_tokens == 273
     assert all(abs(x.shift_pixels) < 1e-3 and x.width_decoded == pytest.approx(x.width_true) for x in told.lines)
+
+
+def test_a_pile_of_a_learned_codec_is_judged_though_a_gpu_has_encoded_it(pile, tiny_pile, tiny_free, monkeypatch):
+    from skycairn.pipeline.learned import grid
+    from skycairn.tokenizers.spectrum import SpectrumCodec
+
+    (s, m) = next((s, m) for s in heldout.surveys(pile) for m in s.modalities if m.name == "desi.spectrum")
+    own, codec = read_lock(tiny_pile / "codecs.lock")[m.name], SpectrumCodec.fresh("tiny", grid=grid(m))
+    assert np.array_equal(quality._wavelength(m), own.wavelength())
+    held = heldout.HeldOut(*(a[:4] for a in heldout.held_out(pile, m, own)))
+    tokens = codec.encode(heldout.payload(pile, m, held))
+    tokens[0, 5] ^= 1
+    monkeypatch.setattr(heldout, "held_out", lambda *_: heldout.HeldOut(held.key, tokens))
+    j = quality.judge(pile, s, m, {"pile": codec}, tiny_free)
+    assert j.flips == 1 / tokens.size and j.found["pile"].shift is not None
+    tokens[0, 6] ^= 1
+    with pytest.raises(ValueError, match=r"not those of the pile's measurements \(0\.18% are others\)"):
+        quality.judge(pile, s, m, {"pile": codec}, tiny_free)
+
+
+def test_what_has_no_inverse_variance_is_left_out_and_named(pile, tiny_pile, tiny_free, tmp_path, monkeypatch):
+    made, said = Pile.create(tmp_path / "pile"), []
+    entry = Entry({"cell": 0}, made.put_table(pa.table({"flux": [1.0]})))
+    made.commit(Draft(recipe={}, tables={}, aside={"payload.legacysurvey.image": [entry]}, held_back=[], stats={}))
+    found = {m.name: m for s in heldout.surveys(pile) for m in s.modalities}
+    assert not heldout.weighted(made, found["legacysurvey.image"]) and heldout.weighted(pile, found["hsc.image"])
+    monkeypatch.setattr(heldout, "weighted", lambda *_: False)
+    with pytest.raises(ValueError, match="no modality to judge"):
+        quality.report(tiny_pile, tiny_free, {}, said.append, only="sdss.spectrum")
+    assert said == ["sdss.spectrum: is left out, since its pixels have no inverse variance to measure errors by"]
 
 
 def test_images_are_cut_alike(pile, tiny_pile, tiny_free):

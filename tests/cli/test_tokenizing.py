@@ -92,6 +92,22 @@ def test_each_kind_is_trained_into_one_lock(trained, pile):
         assert last["step"] == 2 and all(h["n"] == 2 for h in last["held_out"].values())
 
 
+def test_the_lock_tells_on_which_sky_its_codecs_were_trained(trained, pile):
+    from skycairn.pipeline.heldout import other_sky
+
+    out, _ = trained
+    lock, snapshot = out / "codecs.lock", Pile.open(pile).snapshot()
+    codecs = read_lock(lock)
+    told = json.loads((out / "trained.json").read_text())
+    assert {m: t["codec"] for m, t in told.items()} == lock_ids(lock)
+    assert {t["snapshot"] for t in told.values()} == {snapshot.content_id}
+    assert not other_sky(lock, snapshot, codecs)
+    snapshot.recipe["split"] = {"salt": "other", "fractions": [0.8, 0.1, 0.1], "least": 0.1}
+    assert other_sky(lock, snapshot, codecs) == sorted(codecs)
+    assert other_sky(lock, snapshot, {"hsc.image": codecs["sdss.spectrum"]}) == []
+    assert other_sky(pile / "codecs.lock", snapshot, codecs) == []
+
+
 def test_what_is_done_is_done_and_another_run_is_refused(trained, pile):
     out, _ = trained
     before = lock_ids(out / "codecs.lock")
@@ -99,6 +115,11 @@ def test_what_is_done_is_done_and_another_run_is_refused(trained, pile):
     assert lock_ids(out / "codecs.lock") == before
     said = run("train", "segmap", "--pile", pile, "--out", out, *SHORT, "--seed", 5, code=1)
     assert "unlike in schedule (seed 0 there, 5 here)" in said and said.count("\n") <= 3
+
+
+def test_it_learns_from_no_more_than_it_is_told_to(pile, tmp_path):
+    said = run("train", "segmap", "--pile", pile, "--out", tmp_path, "--steps", 1, "--batch", 1, "--most", 3)
+    assert "3 of legacysurvey.segmap" in said
 
 
 def test_a_limit_of_time_takes_as_many_steps_as_fit(pile, tmp_path):
@@ -149,6 +170,15 @@ def test_hsc_codecs_of_aion_take_nanomaggies(tmp_path):
     assert np.mean(peer.encode({"flux": flux}) == ours.encode({"flux": flux / 10 ** (4.5 / 2.5)})) > 0.99
 
 
+def test_spectra_of_aion_are_padded_where_asked_for(tmp_path):
+    from skycairn.tokenizers.spectrum import SpectrumCodec
+
+    SpectrumCodec.fresh("tiny", preprocessing="aion").to_aion(tmp_path)
+    run("from-aion", tmp_path, "--codec", "spectrum", "--padding", "upstream", "--out", tmp_path / "taken")
+    taken = read_lock(tmp_path / "taken" / "codecs.lock")
+    assert {c.padding for c in taken.values()} == {"upstream"} and set(taken) == {"desi.spectrum", "sdss.spectrum"}
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -161,10 +191,12 @@ def test_hsc_codecs_of_aion_take_nanomaggies(tmp_path):
         (("train", "image", "--pile", "x", "--out", "y", "--steps", "0"), "wanted steps"),
         (("train", "image", "--pile", "x", "--out", "y", "--precision", "fp8"), "choose fp32 or bf16"),
         (("train", "image", "--pile", "x", "--out", "y", "--minutes", "-1"), "wanted 0 (no limit) or more"),
+        (("train", "image", "--pile", "x", "--out", "y", "--most", "-1"), "wanted 0 (all) or more"),
         (("show", "nowhere"), "holds neither codec.json nor codecs.lock"),
         (("to-aion", "nowhere", "--out", "y"), "holds neither codec.json nor codecs.lock"),
         (("from-aion", "nowhere", "--out", "y"), "nowhere"),
         (("from-aion", "nowhere", "--out", "y", "--codec", "z"), "there is no learned codec 'z'"),
+        (("from-aion", "nowhere", "--out", "y", "--padding", "z"), "choose none or upstream"),
     ],
 )
 def test_wrong_calls_fail_in_one_line(args, said, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from skycairn.catalogs.survey import Modality
 from skycairn.pile.store import Draft, Entry, Pile
 from skycairn.pipeline import examples as ex
+from skycairn.pipeline.encode import source_hash
 from skycairn.pipeline.examples import PayloadExamples, payload_modalities
 
 SIDE = 8
@@ -117,6 +118,24 @@ def test_no_more_than_are_asked_for(pile, tmp_path):
     more = PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache", most=6)
     three, six = (keys_of(e.draw(IMAGE.name, 300, np.random.default_rng(0))) for e in (few, more))
     assert set(three) < set(six)
+    assert PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache", most=None).count(
+        IMAGE.name
+    ) == sum(k % 4 == 0 for k in range(36))
+
+
+def test_the_lowest_are_the_same_however_the_keys_are_parted():
+    keys = np.random.default_rng(0).integers(0, 10**6, 300)
+    wanted = np.unique(keys)[np.argsort(source_hash("", np.unique(keys)))]
+    for most in (None, 7, 0, 1000):
+        for cuts in ([], [0, 5, 200], list(range(0, 300, 20))):
+            assert np.array_equal(ex.lowest(iter(np.split(keys, cuts)), most), wanted[:most])
+
+
+def test_a_pile_that_kept_only_training_sky_is_refused(pile, tmp_path, monkeypatch):
+    monkeypatch.setattr(ex, "keys_of_objects", lambda *a: iter([np.arange(4)] if a[-1] == "train" else []))
+    with pytest.raises(ValueError, match=r"no legacysurvey\.image on the validation sky .* payload\.keep = \"all\""):
+        PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache")
+    assert PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache", most_held=0)
 
 
 def test_what_is_lacking_is_told(tmp_path):
@@ -139,8 +158,13 @@ def test_an_interrupted_cache_is_made_anew(pile, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(ex, "_alive", lambda pid: pid == 7)
+    for name in (".legacysurvey.image-0.6", ".legacysurvey.image-0.7", ".own", ".own.d"):  # killed; at it; others'
+        (tmp_path / "cache" / name).mkdir()
     found = PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache")
     assert found.count(IMAGE.name) == 9
+    hidden = {p.name for p in (tmp_path / "cache").glob(".*")}
+    assert hidden == {".legacysurvey.image-0.7", ".own", ".own.d"}
 
 
 def test_the_modalities_of_a_snapshot(pile):

@@ -1,7 +1,9 @@
 """Learned codecs in a build: only what hangs on them is done, and they are loaded once."""
 
 import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,8 +102,16 @@ def test_a_network_is_loaded_once_and_runs_on_one_thread(learned, monkeypatch):
         files.setdefault(e.labels["modality"], {})[e.labels["file"]] = e.part
     loads = Counter()
     monkeypatch.setattr(held, "_networks", type(held._networks)())
-    monkeypatch.setattr(held, "load", lambda folder, own=held.load: loads.update(["load"]) or own(folder))
-    first = held.codec_of_parts(pile, files[IMAGE])
+
+    def slow(folder, own=held.load):
+        loads.update(["load"])
+        time.sleep(0.02)
+        return own(folder)
+
+    monkeypatch.setattr(held, "load", slow)
+    with ThreadPoolExecutor(3) as threads:
+        first, second, third = threads.map(lambda _: held.codec_of_parts(pile, files[IMAGE]), range(3))
+    assert first is second is third
     assert held.codec_of_parts(pile, files[IMAGE]) is first and loads["load"] == 1 and held.is_network(first)
     fitted = held.codec_of_parts(pile, files["hsc.image"])
     assert not held.is_network(fitted) and len(held._networks) == 1
@@ -114,6 +124,13 @@ def test_a_network_is_loaded_once_and_runs_on_one_thread(learned, monkeypatch):
     if not torch.cuda.is_available():
         with held.ready(first):
             assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        one, other = held.ready(first), held.ready(first)
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1, "until the last has left"
+        other.__exit__(None, None, None)
         assert torch.get_num_threads() == 2
     with held.ready(fitted), held.ready(None):
         assert torch.get_num_threads() == 2

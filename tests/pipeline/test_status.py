@@ -58,10 +58,15 @@ def test_every_object_has_a_status_of_everything(tiny_recipe: Recipe, objects: l
 def test_without_a_codec_what_is_there_is_not_called_unmeasured(
     tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path
 ) -> None:
-    """By this salt none of the tiny sky is training sky, and nothing is fitted; with codecs the same is `present`."""
+    """By this salt all of the tiny sky is validation sky, and nothing is fitted; with codecs the same is `present`.
+
+    What is sampled keeps some of that sky all the same: learned codecs are judged by it.
+    """
     two = tuple(c for c in tiny_recipe.surveys if c.name in ("gaia", "desi"))
     split, codecs = replace(tiny_recipe.split, salt="mock-17"), replace(tiny_recipe.codecs, fit_on="train")
-    built = build(replace(tiny_recipe, surveys=two, split=split, codecs=codecs), tmp_path)
+    payload = replace(tiny_recipe.payload, keep="sample", sample=21)
+    built = build(replace(tiny_recipe, surveys=two, split=split, codecs=codecs, payload=payload), tmp_path)
+    assert table(tmp_path, "payload.desi.spectrum").num_rows == 3
     assert set(built.snapshot.stats["codecs"].values()) == {None}
     seen: Counter[str | None] = Counter()
     for modality in (m.name for c in two for m in c.survey().modalities):

@@ -131,6 +131,29 @@ def test_upstreams_padding_is_theirs(peer: Peer, published: Path) -> None:
         assert codec.content_id != plain.content_id
 
 
+@pytest.mark.parametrize("padding", ["none", "upstream"])
+def test_what_a_piles_grid_adds_is_beyond_the_ends(peer: Peer, published: Path, padding: Any) -> None:
+    """A pile holds flux 0 under a mask beyond what was observed, and where a pixel was bad."""
+    long = SpectralGrid("log10", 3.545, 1e-4, 4800)
+    own = spectra(SDSS) | {"mask": np.zeros((5, 3900), bool)}
+    kept = {k: np.zeros((5, 4800), v.dtype) for k, v in own.items()} | {"mask": np.ones((5, 4800), bool)}
+    for name, value in own.items():
+        kept[name][:, 350:4250] = value
+    wave = {"wavelength": np.repeat(long.wavelength()[None, 350:4250].astype("f4"), 5, axis=0)}
+    wanted = SpectrumCodec.from_aion(published, None, padding).encode(own | wave)
+    codec = SpectrumCodec.from_aion(published, long, padding)
+    before = {k: v.copy() for k, v in kept.items()}
+    assert (codec.encode(kept) == wanted).mean() > 0.995
+    assert all(np.array_equal(kept[k], v) for k, v in before.items())
+    for name, value in (("flux", 0), ("ivar", 0), ("mask", True)):
+        kept[name][0, 2000:2003], kept[name][1] = value, value
+    tensors = codec.tensors(kept)
+    latent = codec._latent(tensors, *codec._relative(tensors)[:2])[:2, :, 0]
+    flux = tensors["flux"][0, 1999:2004].numpy()
+    assert np.allclose(flux, np.linspace(flux[0], flux[-1], 5), atol=1e-5) and not latent[1].any()
+    assert not latent[0, :40].any() and latent[0, 8000:].any() == (padding == "upstream")
+
+
 def test_weights_go_both_ways_bit_for_bit(peer: Peer, published: Path, tmp_path: Path) -> None:
     codec = SpectrumCodec.from_aion(published, DESI)
     own, theirs = codec.network.state_dict(), peer.state_dict()
@@ -328,6 +351,10 @@ def test_ids_change_with_what_decides_tokens_and_with_nothing_else() -> None:
         codec.network.quant_conv.bias[0] += 1
     codec.changed()
     assert codec.content_id != short().content_id
+    beside, before = codec.on(DESI), codec.on(DESI).content_id
+    assert beside.content_id == before
+    codec.load_arrays(short().arrays())
+    assert beside.content_id == codec.on(DESI).content_id != before, "the network is theirs too"
 
 
 def test_saved_and_loaded_by_kind(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@dataclass
+class Told:
+    floor: float = 0.5
 
 
 class Vectors:
@@ -119,6 +124,11 @@ def test_it_goes_on_bit_for_bit(at, whole, tmp_path):
     assert 0 <= about["step"] < SHORT.steps and not (tmp_path / "codecs.lock").exists()
     codecs = train(two(seed=7), Vectors(), SHORT, tmp_path)  # the weights come from the checkpoint
     assert same(weights_of(codecs), whole[0])
+    lines = [json.loads(t) for t in (tmp_path / "training" / "linear test" / "metrics.jsonl").read_text().splitlines()]
+    before = max([line["step"] for line in lines if line["step"] <= about["step"]], default=0)
+    first = next(line for line in lines if line["step"] > about["step"])
+    assert first["steps"] == first["step"] - about["step"] and before <= about["step"]
+    assert sum(line["steps"] for line in lines) == SHORT.steps - (about["step"] - before)
     mine, theirs = (
         [json.loads(t)["held_out"] for t in (p / "training" / "linear test" / "metrics.jsonl").read_text().splitlines()]
         for p in (tmp_path, whole[1])
@@ -184,6 +194,9 @@ def test_another_run_is_refused_with_what_differs(whole, tmp_path):
     others = Vectors()
     others.identity = "others"
     fails("unlike in examples", examples=others)
+    told = two()
+    told[TWO[1]].objective = Told()
+    fails(rf"unlike in objective \({TWO[1]} floor None there, 0.5 here\)", codecs=told)
     fails("unlike in chances", weights={TWO[0]: 1.0, TWO[1]: 2.0})
 
 
