@@ -290,8 +290,8 @@ class ImageCodec(NetworkCodec):
             "crop": self.crop,
             "zero_point": self.zero_point,
             "clip": None if self.clip is None else list(self.clip),
-            "softening": None if self.softening is None else list(self.softening),
             "compat": self.compat,
+            **({} if self.softening is None else {"softening": list(self.softening)}),
         }
 
     @classmethod
@@ -448,7 +448,7 @@ class _Deviance(torch.autograd.Function):
         return torch.where(ivar > 0, (grown - 2 * b * turned) / soft**2, 0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """Of the prediction alone."""
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None, None
@@ -459,7 +459,7 @@ def deviance(predicted: Tensor, flux: Tensor, ivar: Tensor, soft: float) -> Tens
 
     2 * integral from flux to predicted of (t - flux) / (1 / ivar + (soft * t)^2) dt. At soft 0, chi square.
     """
-    found: Tensor = _Deviance.apply(predicted, flux, ivar, soft)
+    found: Tensor = _Deviance.apply(predicted, flux, ivar, soft)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -71,7 +71,7 @@ class NetworkCodec(Codec):
         """
 
     def shown(self, measurement: Measurement, window: int, rng: np.random.Generator) -> Tensors:
-        """`tensors` of what a step of training is shown of a measurement: of images a window, here all."""
+        """`tensors` of what a step of training is shown of a measurement: a window, where the codec knows any."""
         return self.tensors(measurement)
 
     @abstractmethod

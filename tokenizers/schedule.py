@@ -31,7 +31,8 @@ class Schedule:
     "steps between looks at the held-out sky, each with a checkpoint"
     seed: int = 0
     window: int = 0
-    "side of the square of each image that a step is shown, at random, turned and mirrored; 0: all of it, as it is"
+    """Pixels that a step is shown of each, at a random place: the side of a square of an image, turned and mirrored;
+    or a piece of the latent line of a spectrum. 0: all."""
     most_seconds: float = 0.0
     "stop after these, wherever it is: no part of what a run is, and 0 is no limit"
 
@@ -78,7 +79,9 @@ spectra, AdamW with averaged weights for segmentation maps. Clipping and Adam's 
 codec saw 20 images of the Legacy Survey for one of HSC, which here is by the number that there is of each."""
 QUICK = {
     "image": Schedule(2_000, 16, 3e-3, warm_up=100, betas=(0.9, 0.99), ema=0.99, check_every=500, window=48),
-    "spectrum": Schedule(800, 16, 2e-3, warm_up=40, weight_decay=0.01, ema=0.99, check_every=200),
+    "spectrum": Schedule(
+        1_500, 8, 4e-3, warm_up=40, betas=(0.9, 0.99), weight_decay=0.01, ema=0.99, check_every=500, window=2_176
+    ),
     "segmap": Schedule(400, 32, 2e-3, warm_up=20, ema=0.99, check_every=100),
 }
 """For the `tiny` sizes on two CPU cores: minutes."""

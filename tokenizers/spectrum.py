@@ -218,6 +218,20 @@ class SpectrumCodec(NetworkCodec):
             found["wavelength"] = given["wavelength"]
         return {k: torch.from_numpy(v.astype(np.float32)) for k, v in found.items()}
 
+    def shown(self, measurement: Measurement, window: int, rng: np.random.Generator) -> Tensors:
+        """As `tensors`; the loss is of `window` latent pixels alone, whole tokens at a random place; 0: of all."""
+        found = self.tensors(measurement)
+        if window:
+            token, n = int(np.prod(STRIDES)), self.network.settings.num_pixels
+            if window % token or window > n:
+                raise ValueError(
+                    f"spectrum codec: a window of {window} latent pixels, wanted whole tokens of {token} and no more "
+                    f"than {n}"
+                )
+            start = token * int(rng.integers(0, (n - window) // token + 1))
+            found["window"] = torch.tensor([start, start + window])
+        return found
+
     def _binned(self, n: NDArray[np.float64]) -> NDArray[np.int64]:
         low, high = self.network.settings.normalization_range
         place = (np.log10(np.maximum(n, 1e-300)) - low) / (high - low) * self.vocabulary
@@ -312,9 +326,27 @@ class SpectrumCodec(NetworkCodec):
         found = {"flux": flux * self._scale(indices[:, 0])}
         return found if logit is None else found | {"mask": logit > 0}
 
-    def _light(self, signs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
-        """Flux in amplitudes and the mask's logit (n, pixel), on the spectrum's own wavelengths if there are any."""
+    def _asked(self, tensors: Tensors, first: int, last: int) -> Tensor:
+        """Which pixels of the loss hang on latent pixels `first` to `last` alone, bool, (pixel,) or (n, pixel)."""
+        n = self.network.settings.num_pixels
+        if self.grid is not None or "wavelength" in tensors:
+            onto = self._to_observed(tensors)
+            if (first, last) == (0, n):
+                return torch.ones_like(onto.inside)
+            return onto.inside & (onto.index >= first) & (onto.index + 1 < last)
+        place = torch.arange(n, device=self.device)
+        return (place >= first) & (place < last)
+
+    def _light(self, signs: Tensor, tensors: Tensors, first: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Flux in amplitudes and the mask's logit (n, pixel), on the spectrum's own wavelengths if there are any.
+
+        The first place is that of latent pixel `first`; there is no light where there are no places.
+        """
         flux, logit = self.network.light(signs)
+        around = (first, self.network.settings.num_pixels - first - flux.shape[1])
+        if any(around):
+            flux = functional.pad(flux, around)
+            logit = None if logit is None else functional.pad(logit, around)
         if self.grid is not None or "wavelength" in tensors:
             onto = self._to_observed(tensors)
             flux = onto.take(flux)
@@ -343,9 +375,12 @@ class SpectrumCodec(NetworkCodec):
         if weights.recorrupt and self.network.training:
             noise = torch.where(good, torch.randn_like(flux) * ivar.clamp(min=1e-30).rsqrt(), 0.0)
             shown, asked = flux + weights.recorrupt * noise, flux - noise / weights.recorrupt
-        z = self.network.channels(self._latent(tensors, shown, error))
+        first, last = (int(v) for v in tensors.get("window", torch.tensor([0, self.network.settings.num_pixels])))
+        z = self.network.channels(self._latent(tensors, shown, error)[:, first:last])
         quantizer = self.network.quantizer
-        light, logit = self._light(quantizer(z), tensors)
+        light, logit = self._light(quantizer(z), tensors, first)
+        asking = self._asked(tensors, first, last)
+        good = good & asking
         counts = good.sum(dim=1).clamp(min=1)
         square = torch.where(good, light - asked, 0.0).square()
         row = good.any(dim=1)
@@ -357,6 +392,7 @@ class SpectrumCodec(NetworkCodec):
         with torch.no_grad():
             parts["chi2"] = ((square * ivar).sum(dim=1) / counts)[row].median() if row.any() else nll * 0
         if logit is not None:
-            parts["mask"] = functional.binary_cross_entropy_with_logits(logit, (bad > 0).float())
+            miss = functional.binary_cross_entropy_with_logits(logit, (bad > 0).float(), reduction="none")
+            parts["mask"] = (miss * asking).sum() / (asking.expand_as(miss).sum().clamp(min=1))
             total = total + weights.mask * parts["mask"]
         return Loss(total, {k: v.detach() for k, v in parts.items()}, quantizer.indices(z.detach()))

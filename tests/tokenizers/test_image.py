@@ -485,14 +485,16 @@ def test_softening_is_a_bands_own():
         one.to_aion(Path("nowhere"))
 
 
-def test_a_fresh_tiny_codec_shows_the_image_already():
-    """Before any training it is nearer to a bright galaxy than no light is, in every band."""
-    y, x = np.mgrid[:96, :96] - 48.0
-    light = np.exp(-np.hypot(y, x) / 6)[None, None] * np.array([1.0, 2.0, 3.0, 4.0])[:, None, None]
+def test_a_fresh_tiny_codec_tells_how_bright_a_patch_is():
+    """Before any training: the first number of a token grows with the light, of any colour, and nothing else does."""
     codec = ImageCodec.fresh("tiny", softening=(0.02, 0.04, 0.06, 0.08))
-    found = codec.decode(codec.encode({"flux": light.astype("f4"), "ivar": np.full(light.shape, 1e4, "f4")}))["flux"]
-    for band in range(4):
-        assert np.abs(found - light)[0, band].sum() < 0.8 * np.abs(light)[0, band].sum()
+    bright = np.geomspace(1e-4, 1, 24)[:, None, None]
+    blue = np.geomspace(1, 10, 24)[None, :, None] ** np.array([1, 0.5, 0, -0.5])
+    light = (bright * blue).transpose(2, 0, 1).repeat(4, 1).repeat(4, 2)[None].astype("f4")
+    tokens = codec.encode({"flux": light, "ivar": np.full(light.shape, 1e4, "f4")}).reshape(24, 24).astype(int)
+    first = tokens % 7
+    assert (np.diff(first, axis=0) >= 0).all()
+    assert (first[-1] - first[0] >= 2).all()
 
 
 def test_images_without_ivar_are_weighed_by_their_scatter():

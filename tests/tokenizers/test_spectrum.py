@@ -393,7 +393,33 @@ def test_learns_and_half_precision_is_near(preprocessing: str) -> None:
     assert (codec.to("cpu", "bf16").encode(spectra(SHORT, 16)) == tokens).mean() > 0.5
 
 
-@pytest.mark.parametrize("copy", [False, True])
+def test_the_loss_of_a_window_is_that_of_its_pixels() -> None:
+    """What lies outside does not matter, and the loss is the mean over what lies inside."""
+    codec = short()
+    m = spectra(SHORT)
+    whole = codec.tensors(m)
+    shown = codec.shown(m, 96, np.random.default_rng(1))
+    first, last = (int(v) for v in shown["window"])
+    assert (last - first, first % 32) == (96, 0) and all(torch.equal(shown[k], whole[k]) for k in whole)
+    wave = SHORT.wavelength()
+    inside = (wave >= 3500 + 0.8 * first - 1e-6) & (wave <= 3500 + 0.8 * (last - 1) + 1e-6)
+    with torch.no_grad():
+        loss = codec.loss(shown)
+        other = dict(shown)
+        for name in ("flux", "error"):
+            other[name] = shown[name].clone()
+            other[name][:, ~inside] = 0.5
+        assert float(codec.loss(other).total) == float(loss.total)
+        every = codec.loss(whole | {"window": torch.tensor([0, 320])})
+        assert float(every.total) == float(codec.loss(whole).total)
+    assert loss.codes.shape == (5, 3)
+    places = {int(codec.shown(m, 96, np.random.default_rng(i))["window"][0]) for i in range(50)}
+    assert places == set(range(0, 225, 32))
+    with pytest.raises(ValueError, match="window of 100 latent pixels"):
+        codec.shown(m, 100, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("copy", [True, False])
 def test_noise_that_training_adds_makes_a_copy_of_the_noise_worse(monkeypatch: pytest.MonkeyPatch, copy: bool) -> None:
     codec = short()
     codec.objective = Objective(floor=0.0, recorrupt=0.5)
@@ -406,7 +432,7 @@ def test_noise_that_training_adds_makes_a_copy_of_the_noise_worse(monkeypatch: p
         return torch.zeros(64, 320, 2)
 
     monkeypatch.setattr(codec, "_latent", latent)
-    monkeypatch.setattr(codec, "_light", lambda signs, tensors: (shown[-1] * copy, None))
+    monkeypatch.setattr(codec, "_light", lambda *_: (shown[-1] * copy, None))
     torch.manual_seed(1)
     # half of chi squared. As given, a copy is perfect; in training its noise, 1.25, comes on top of the target's, 5
     for training, wanted in ((False, 0.0 if copy else 0.5), (True, 3.125 if copy else 2.5)):
