@@ -59,6 +59,8 @@ AION_CONFIG: dict[str, Any] = {
 }
 """What AION-1's `config.json` of the image codec may hold, with the defaults of its class."""
 
+LACKING = 4
+"one source in so many lacks bands as it is learned from"
 STEEPEST = 20.0
 "|asinh(flux / range_compression)| beyond which nothing decodes: 2 million nanomaggies at 0.01, where light ends"
 
@@ -178,7 +180,11 @@ class ImageCodec(NetworkCodec):
         return self._tensors(*self._cropped(measurement), first_row)
 
     def shown(self, measurement: Measurement, window: int, rng: np.random.Generator) -> Tensors:
-        """A window of this side at random within the crop, turned and mirrored at random; 0: all, as it is."""
+        """A window of this side at random within the crop, turned and mirrored at random; 0: all, as it is.
+
+        With a window, some bands of one source in `LACKING` are hidden from the network, which is asked for them all
+        the same: real sources lack bands, and a network that never saw that decodes them to anything.
+        """
         arrays = self._cropped(measurement)
         if window:
             if window > self.crop or window % self.network.form.reduction:
@@ -193,7 +199,13 @@ class ImageCodec(NetworkCodec):
             flux, ivar, mask = (None if a is None else np.rot90(a, turns, (2, 3)) for a in cut)
             assert flux is not None
             arrays = flux, ivar, mask
-        return self._tensors(*arrays, 0)
+        found = self._tensors(*arrays, 0)
+        if window:
+            n, bands = found["good"].shape[:2]
+            hidden = (rng.random((n, 1)) * LACKING < 1) & (rng.random((n, bands)) < 0.5)
+            hidden[hidden.all(axis=1)] = False
+            found["good"] = found["good"] & ~torch.from_numpy(hidden)[:, :, None, None]
+        return found
 
     def _tensors(
         self, flux: NDArray[Any], ivar: NDArray[Any] | None, mask: NDArray[Any] | None, first_row: int
@@ -231,7 +243,9 @@ class ImageCodec(NetworkCodec):
         present = good.flatten(2).any(-1) if self.compat is None else torch.ones_like(good[:, :, 0, 0])
         # float32 whatever the precision: asinh of bfloat16 has steps of a few per cent of the flux
         with torch.autocast(flux.device.type, enabled=False):
-            x = _asinh(flux.float() / self._softening(flux)) * (form.range_compression * form.mult)
+            x = _asinh(torch.where(good, flux.float(), 0) / self._softening(flux)) * (
+                form.range_compression * form.mult
+            )
         return self.network.latent(x, self.places, present)
 
     def codes(self, tensors: Tensors) -> Tensor:

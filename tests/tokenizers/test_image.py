@@ -466,6 +466,25 @@ def test_a_window_is_a_turned_piece_of_the_image():
         codec.shown(m, 30, np.random.default_rng(0))
 
 
+def test_training_hides_bands_and_asks_for_them():
+    codec = ImageCodec.fresh("tiny")
+    m = sky(8)
+    hidden = []
+    for i in range(40):
+        shown = codec.shown(m, 48, np.random.default_rng(i))
+        present = shown["good"].flatten(2).any(-1)
+        assert present.any(dim=1).all() and (shown["ivar"].flatten(2) > 0).any(-1).all()
+        hidden.append(~present)
+    share = torch.cat(hidden).any(dim=1).float().mean()
+    assert 0.15 < float(share) < 0.3
+    with torch.no_grad():
+        lacking = {**shown, "good": shown["good"] & torch.tensor([True, True, False, True])[:, None, None]}
+        other = {**lacking, "flux": lacking["flux"].clone()}
+        other["flux"][:, 2] = 7.0
+        assert torch.equal(codec.latent(other), codec.latent(lacking)), "the network does not see it"
+        assert not torch.equal(codec.loss(other).total, codec.loss(lacking).total), "but is judged by it"
+
+
 def test_softening_is_a_bands_own():
     """Twice the light at twice the softening is the same to the network."""
     m = sky(2)
