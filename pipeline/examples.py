@@ -24,7 +24,7 @@ from skycairn.pipeline.encode import payload_arrays, source_hash
 from skycairn.pipeline.recipe import SurveyChoice
 from skycairn.pipeline.task import int64
 from skycairn.tokenizers.codec import Measurement
-from skycairn.tokenizers.patches import scatter, typical_noise
+from skycairn.tokenizers.patches import band_scatter, typical_noise
 
 TRAIN, HELD = "train", "validation"
 MOST, MOST_HELD = 20_000, 512
@@ -105,7 +105,7 @@ class PayloadExamples:
         mask = found.get("mask", np.zeros(found["flux"].shape, bool))
         if "ivar" not in found:
             return np.array(
-                [scatter(band[~bad]) for band, bad in zip(*map(_by_band, (found["flux"], mask)), strict=True)]
+                [band_scatter(band[~bad]) for band, bad in zip(*map(_by_band, (found["flux"], mask)), strict=True)]
             )
         return typical_noise((found["flux"], found["ivar"], mask))
 

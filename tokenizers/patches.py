@@ -137,7 +137,7 @@ class UniformImageCodec(PatchImageCodec):
         """Fit to images in any order. `codes`: at most so many. ValueError where no band has pixels that differ."""
         flux, mask = cls._without_ivar(measurement)
         flat = _cropped({"flux": flux, "ivar": mask, "mask": mask}, tuple(bands), crop)
-        scatter = np.array([scatter(flat[0][:, b][~flat[2][:, b]]) for b in range(len(bands))])
+        scatter = np.array([band_scatter(flat[0][:, b][~flat[2][:, b]]) for b in range(len(bands))])
         if not np.isfinite(scatter).any():
             raise ValueError(f"image codec: {len(flux)} images whose good pixels, if any, are all alike; wanted others")
         scatter = np.where(np.isfinite(scatter), scatter, np.nanmedian(scatter))
@@ -176,7 +176,7 @@ class UniformImageCodec(PatchImageCodec):
         return super().restore(rest, arrays)
 
 
-def scatter(values: NDArray[Any]) -> float:
+def band_scatter(values: NDArray[Any]) -> float:
     """1.4826 times the median absolute difference from the median; NaN where there are no values, or all are alike."""
     if not len(values):
         return np.nan
