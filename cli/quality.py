@@ -17,6 +17,7 @@ from skycairn.cli.failing import errors
 from skycairn.cli.qualitytables import DARK, Reconstruction, Table, tables_of, use_of_codes
 from skycairn.pile.store import Pile
 from skycairn.pipeline import heldout
+from skycairn.pipeline.loaded import is_network
 from skycairn.tokenizers import quality as numbers
 from skycairn.tokenizers import spectralquality
 from skycairn.tokenizers.codec import Codec
@@ -178,8 +179,14 @@ def report(
     check_noise_free(truth)
     pile = Pile.open(root)
     codecs = contestants(pile, root, locks)
-    for name, lock in locks.items():
-        for modality in heldout.other_sky(lock, pile.snapshot(), {m: c[name] for m, c in codecs.items() if name in c}):
+    for name, lock in {"pile": root / "codecs.lock", **locks}.items():
+        networks = {m: c for m, c in read_lock(lock).items() if m in codecs and is_network(c)}
+        if untold := heldout.untold(lock, networks):
+            say(
+                f"{', '.join(untold)}: which sky {name} was trained on is not recorded beside {lock}; where it was not "
+                "this pile's training sky, its errors are too small"
+            )
+        for modality in heldout.other_sky(lock, pile.snapshot(), networks):
             say(
                 f"{modality}: {name} was trained on a sky that was split otherwise (salt or fractions): what is held "
                 "out here may be what it has learned, and its errors too small"

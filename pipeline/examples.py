@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skycairn.catalogs.survey import Modality
+from skycairn.pile.processes import alive
 from skycairn.pile.store import Entry, Pile, Snapshot
 from skycairn.pipeline.encode import payload_arrays, source_hash
 from skycairn.pipeline.recipe import SurveyChoice
@@ -104,9 +105,9 @@ class PayloadExamples:
         found = stored.at(stored.rows[:NOISE_FROM])
         mask = found.get("mask", np.zeros(found["flux"].shape, bool))
         if "ivar" not in found:
-            return np.array(
-                [band_scatter(band[~bad]) for band, bad in zip(*map(_by_band, (found["flux"], mask)), strict=True)]
-            )
+            each = zip(*map(_by_band, (found["flux"], mask)), strict=True)
+            sigma = np.array([band_scatter(band[~bad]) for band, bad in each])
+            return np.where(np.isnan(sigma), np.nanmedian(sigma), sigma)
         return typical_noise((found["flux"], found["ivar"], mask))
 
     def draw(self, modality: str, n: int, rng: np.random.Generator) -> Measurement:
@@ -253,18 +254,8 @@ def _sweep(cache: Path) -> None:
     """Remove what processes that were killed have left half written."""
     for path in cache.glob(".*.*"):
         pid = path.name.rpartition(".")[2]
-        if pid.isdecimal() and path.is_dir() and not _alive(int(pid)):
+        if pid.isdecimal() and path.is_dir() and not alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def _array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -118,17 +118,27 @@ def weighted(pile: Pile, m: Modality) -> bool:
 
 def record_sky(lock: Path, snapshot: Snapshot, codecs: Mapping[str, Codec]) -> None:
     """Write beside a lock that these of its codecs were trained on the training sky of a snapshot."""
-    path = lock.with_name(TRAINED)
-    told = json.loads(path.read_text()) if path.is_file() else {}
+    path, told = lock.with_name(TRAINED), _told(lock)
     sky = {"split": snapshot.recipe.get("split"), "snapshot": snapshot.content_id}
     told |= {m: {"codec": c.content_id, **sky} for m, c in codecs.items()}
     path.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
+def _told(lock: Path) -> dict[str, Any]:
+    path = lock.with_name(TRAINED)
+    told: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return told
+
+
+def untold(lock: Path, codecs: Mapping[str, Codec]) -> list[str]:
+    """Modalities of a lock's codecs of which nothing beside it says what sky they were trained on."""
+    told = _told(lock)
+    return sorted(m for m, c in codecs.items() if told.get(m, {}).get("codec") != c.content_id)
+
+
 def other_sky(lock: Path, snapshot: Snapshot, codecs: Mapping[str, Codec]) -> list[str]:
     """Modalities of a lock's codecs that were trained on sky which another salt or other fractions have chosen."""
-    path = lock.with_name(TRAINED)
-    told = json.loads(path.read_text()) if path.is_file() else {}
+    told = _told(lock)
     names = ("salt", "fractions")
 
     def chosen(split: Mapping[str, Any] | None) -> list[Any]:

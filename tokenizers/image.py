@@ -119,9 +119,7 @@ class ImageCodec(NetworkCodec):
             raise ValueError(f"image codec: a crop of {crop} pixels is no whole number of tokens of {form.reduction}")
         if compat not in (None, "aion"):
             raise ValueError(f"image codec: compat {compat!r}, wanted None or 'aion'")
-        if softening is not None and (
-            len(softening) != len(bands) or not 0 < min(softening) <= max(softening) < np.inf
-        ):
+        if softening is not None and (len(softening) != len(bands) or not all(0 < s < np.inf for s in softening)):
             raise ValueError(f"image codec: softening {tuple(softening)}, wanted a number above 0 for each band")
         if clip is not None and not min(clip) > 0:
             raise ValueError(f"image codec: clip {tuple(clip)}, wanted numbers above 0")
@@ -200,10 +198,12 @@ class ImageCodec(NetworkCodec):
             assert flux is not None
             arrays = flux, ivar, mask
         found = self._tensors(*arrays, 0)
-        if window:
+        if window and self.compat is None:
             n, bands = found["good"].shape[:2]
             hidden = (rng.random((n, 1)) * LACKING < 1) & (rng.random((n, bands)) < 0.5)
-            hidden[hidden.all(axis=1)] = False
+            present = found["good"].flatten(2).any(-1).numpy()
+            hidden[(hidden | ~present).all(axis=1)] = False
+            found["asked"] = found["good"]
             found["good"] = found["good"] & ~torch.from_numpy(hidden)[:, :, None, None]
         return found
 
@@ -276,7 +276,7 @@ class ImageCodec(NetworkCodec):
         the share of all light that is too much.
         """
         quantized, codes = self.network.quantizer(self.latent(tensors))
-        flux, good = tensors["flux"].float(), tensors["good"]
+        flux, good = tensors["flux"].float(), tensors.get("asked", tensors["good"])
         predicted = self._opened(quantized)
         with torch.autocast(flux.device.type, enabled=False):
             weight = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good) * good

@@ -228,7 +228,8 @@ class SpectrumCodec(NetworkCodec):
                     f"spectrum codec: a window of {window} latent pixels, wanted whole tokens of {token} and no more "
                     f"than {n}"
                 )
-            start = token * int(rng.integers(0, (n - window) // token + 1))
+            # drawn beyond the ends too and moved back from there, else the ends would hardly ever be seen
+            start = int(np.clip(token * int(rng.integers(1 - window // token, n // token)), 0, n - window))
             found["window"] = torch.tensor([start, start + window])
         return found
 

@@ -43,6 +43,14 @@ def test_redshifts_are_read_where_tokens_tell_them(probe):
     assert found.nmad > 0.7 * mean.nmad and found.outliers > 0.2
 
 
+def test_piles_of_another_split_are_not_compared(probe):
+    t = sources(probe, np.random.default_rng(2), True)
+    probe.check_alike("desi.spectrum", {"one": t, "two": t._replace(tokens=t.tokens + 1)})
+    for other in (t._replace(held=~t.held), t._replace(z=t.z + 0.1)):
+        with pytest.raises(ValueError, match="one and two hold out other sources"):
+            probe.check_alike("desi.spectrum", {"one": t, "two": other})
+
+
 def test_held_out_redshifts_are_not_looked_at(probe):
     t = sources(probe, np.random.default_rng(1), True)
     found, _ = probe.probe(t)

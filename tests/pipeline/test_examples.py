@@ -158,7 +158,7 @@ def test_an_interrupted_cache_is_made_anew(pile, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
-    monkeypatch.setattr(ex, "_alive", lambda pid: pid == 7)
+    monkeypatch.setattr(ex, "alive", lambda pid: pid == 7)
     for name in (".legacysurvey.image-0.6", ".legacysurvey.image-0.7", ".own", ".own.d"):  # killed; at it; others'
         (tmp_path / "cache" / name).mkdir()
     found = PayloadExamples(pile, pile.snapshot(), {IMAGE.name: IMAGE}, tmp_path / "cache")

@@ -452,7 +452,7 @@ def test_a_window_is_a_turned_piece_of_the_image():
     same = codec.shown(m, 0, np.random.default_rng(0))
     assert all(torch.equal(same[k], whole[k]) for k in whole)
     for piece in pieces:
-        assert {k: v.shape for k, v in piece.items()} == dict.fromkeys(whole, (3, 4, 32, 32))
+        assert {k: v.shape for k, v in piece.items()} == dict.fromkeys([*whole, "asked"], (3, 4, 32, 32))
         both = torch.stack([piece["flux"], piece["ivar"]], -1)
         brightest = int(piece["flux"][1, 2].argmax())
         found = both[1, 2].flatten(0, 1)[brightest]
@@ -485,6 +485,29 @@ def test_training_hides_bands_and_asks_for_them():
         assert not torch.equal(codec.loss(other).total, codec.loss(lacking).total), "but is judged by it"
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_bands_that_are_lacking_count_as_hidden(weighted):
+    """No source with light is shown as none, and without ivar hidden bands are asked for too."""
+    codec = ImageCodec.fresh("tiny")
+    m = sky(8)
+    m["mask"][:, 1:3] = True
+    if not weighted:
+        del m["ivar"]
+    n_hidden = 0
+    for i in range(60):
+        shown = codec.shown(m, 48, np.random.default_rng(i))
+        present = shown["good"].flatten(2).any(-1)
+        assert present.any(dim=1).all() and not present[:, 1:3].any()
+        if not present[:, [0, 3]].all():
+            n_hidden += 1
+            row, band = (int(v[0]) for v in torch.where(~present[:, [0, 3]]))
+            other = {**shown, "flux": shown["flux"].clone()}
+            other["flux"][row, 3 * band] += 100 * shown["flux"][row, 3 * band].std()
+            with torch.no_grad():
+                assert not torch.equal(codec.loss(other).total, codec.loss(shown).total)
+    assert n_hidden > 20
+
+
 def test_softening_is_a_bands_own():
     """Twice the light at twice the softening is the same to the network."""
     m = sky(2)
@@ -501,11 +524,13 @@ def test_softening_is_a_bands_own():
     with pytest.raises(ValueError, match="softening"):
         ImageCodec.fresh("tiny", softening=(0.01, 0.02, 0.0, 0.04))
     with pytest.raises(ValueError, match="softening"):
+        ImageCodec.fresh("tiny", softening=(0.01, np.nan, 0.02, 0.04))
+    with pytest.raises(ValueError, match="softening"):
         one.to_aion(Path("nowhere"))
 
 
 def test_a_fresh_tiny_codec_tells_how_bright_a_patch_is():
-    """Before any training: the first number of a token grows with the light, of any colour, and nothing else does."""
+    """Before any training: the first number of a token grows with the light, of any colour."""
     codec = ImageCodec.fresh("tiny", softening=(0.02, 0.04, 0.06, 0.08))
     bright = np.geomspace(1e-4, 1, 24)[:, None, None]
     blue = np.geomspace(1, 10, 24)[None, :, None] ** np.array([1, 0.5, 0, -0.5])

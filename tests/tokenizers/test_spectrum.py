@@ -415,6 +415,9 @@ def test_the_loss_of_a_window_is_that_of_its_pixels() -> None:
     assert loss.codes.shape == (5, 3)
     places = {int(codec.shown(m, 96, np.random.default_rng(i))["window"][0]) for i in range(50)}
     assert places == set(range(0, 225, 32))
+    starts = np.array([int(codec.shown(m, 96, np.random.default_rng(i))["window"][0]) for i in range(600)]) // 32
+    seen = [((starts <= k) & (k < starts + 3)).mean() for k in range(10)]
+    assert min(seen) > 0.8 * seen[5], "the ends are seen as often as the middle"
     with pytest.raises(ValueError, match="window of 100 latent pixels"):
         codec.shown(m, 100, np.random.default_rng(0))
 
