@@ -180,8 +180,8 @@ class ImageCodec(NetworkCodec):
     def shown(self, measurement: Measurement, window: int, rng: np.random.Generator) -> Tensors:
         """A window of this side at random within the crop, turned and mirrored at random; 0: all, as it is.
 
-        With a window, some bands of one source in `LACKING` are hidden from the network, which is asked for them all
-        the same: real sources lack bands, and a network that never saw that decodes them to anything.
+        With a window, one source in `LACKING` loses some bands, as if they had not been observed: real sources lack
+        bands, and a network that never saw that decodes the others to anything.
         """
         arrays = self._cropped(measurement)
         if window:
@@ -203,8 +203,8 @@ class ImageCodec(NetworkCodec):
             hidden = (rng.random((n, 1)) * LACKING < 1) & (rng.random((n, bands)) < 0.5)
             present = found["good"].flatten(2).any(-1).numpy()
             hidden[(hidden | ~present).all(axis=1)] = False
-            found["asked"] = found["good"]
-            found["good"] = found["good"] & ~torch.from_numpy(hidden)[:, :, None, None]
+            left = ~torch.from_numpy(hidden)[:, :, None, None]
+            found = {k: v & left if v.dtype == torch.bool else v * left for k, v in found.items()}
         return found
 
     def _tensors(
@@ -243,9 +243,7 @@ class ImageCodec(NetworkCodec):
         present = good.flatten(2).any(-1) if self.compat is None else torch.ones_like(good[:, :, 0, 0])
         # float32 whatever the precision: asinh of bfloat16 has steps of a few per cent of the flux
         with torch.autocast(flux.device.type, enabled=False):
-            x = _asinh(torch.where(good, flux.float(), 0) / self._softening(flux)) * (
-                form.range_compression * form.mult
-            )
+            x = _asinh(flux.float() / self._softening(flux)) * (form.range_compression * form.mult)
         return self.network.latent(x, self.places, present)
 
     def codes(self, tensors: Tensors) -> Tensor:
@@ -276,7 +274,7 @@ class ImageCodec(NetworkCodec):
         the share of all light that is too much.
         """
         quantized, codes = self.network.quantizer(self.latent(tensors))
-        flux, good = tensors["flux"].float(), tensors.get("asked", tensors["good"])
+        flux, good = tensors["flux"].float(), tensors["good"]
         predicted = self._opened(quantized)
         with torch.autocast(flux.device.type, enabled=False):
             weight = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good) * good

@@ -452,7 +452,7 @@ def test_a_window_is_a_turned_piece_of_the_image():
     same = codec.shown(m, 0, np.random.default_rng(0))
     assert all(torch.equal(same[k], whole[k]) for k in whole)
     for piece in pieces:
-        assert {k: v.shape for k, v in piece.items()} == dict.fromkeys([*whole, "asked"], (3, 4, 32, 32))
+        assert {k: v.shape for k, v in piece.items()} == dict.fromkeys(whole, (3, 4, 32, 32))
         both = torch.stack([piece["flux"], piece["ivar"]], -1)
         brightest = int(piece["flux"][1, 2].argmax())
         found = both[1, 2].flatten(0, 1)[brightest]
@@ -466,46 +466,23 @@ def test_a_window_is_a_turned_piece_of_the_image():
         codec.shown(m, 30, np.random.default_rng(0))
 
 
-def test_training_hides_bands_and_asks_for_them():
+def test_training_hides_bands_as_if_they_were_not_observed():
+    """Of a source that lacks bands already one of the others stays."""
     codec = ImageCodec.fresh("tiny")
     m = sky(8)
+    m["mask"][4:, 1:3] = True
     hidden = []
-    for i in range(40):
+    for i in range(80):
         shown = codec.shown(m, 48, np.random.default_rng(i))
         present = shown["good"].flatten(2).any(-1)
-        assert present.any(dim=1).all() and (shown["ivar"].flatten(2) > 0).any(-1).all()
-        hidden.append(~present)
+        assert present.any(dim=1).all() and not present[4:, 1:3].any()
+        lost = ~present[:, :, None, None].expand_as(shown["flux"])
+        assert not shown["flux"][lost].any() and not shown["ivar"][lost].any()
+        hidden.append(~present[:4])
     share = torch.cat(hidden).any(dim=1).float().mean()
     assert 0.15 < float(share) < 0.3
     with torch.no_grad():
-        lacking = {**shown, "good": shown["good"] & torch.tensor([True, True, False, True])[:, None, None]}
-        other = {**lacking, "flux": lacking["flux"].clone()}
-        other["flux"][:, 2] = 7.0
-        assert torch.equal(codec.latent(other), codec.latent(lacking)), "the network does not see it"
-        assert not torch.equal(codec.loss(other).total, codec.loss(lacking).total), "but is judged by it"
-
-
-@pytest.mark.parametrize("weighted", [True, False])
-def test_bands_that_are_lacking_count_as_hidden(weighted):
-    """No source with light is shown as none, and without ivar hidden bands are asked for too."""
-    codec = ImageCodec.fresh("tiny")
-    m = sky(8)
-    m["mask"][:, 1:3] = True
-    if not weighted:
-        del m["ivar"]
-    n_hidden = 0
-    for i in range(60):
-        shown = codec.shown(m, 48, np.random.default_rng(i))
-        present = shown["good"].flatten(2).any(-1)
-        assert present.any(dim=1).all() and not present[:, 1:3].any()
-        if not present[:, [0, 3]].all():
-            n_hidden += 1
-            row, band = (int(v[0]) for v in torch.where(~present[:, [0, 3]]))
-            other = {**shown, "flux": shown["flux"].clone()}
-            other["flux"][row, 3 * band] += 100 * shown["flux"][row, 3 * band].std()
-            with torch.no_grad():
-                assert not torch.equal(codec.loss(other).total, codec.loss(shown).total)
-    assert n_hidden > 20
+        assert torch.isfinite(codec.loss(shown).total)
 
 
 def test_softening_is_a_bands_own():
