@@ -78,12 +78,16 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised features."""
-        for down, stage in zip(self.downsample_layers, self.stages, strict=True):
+        normed: Tensor = self.norm(self.stages[-1](self.shortened(x)))
+        return normed
+
+    def shortened(self, x: Tensor) -> Tensor:
+        """What enters the last stage."""
+        for i, down in enumerate(self.downsample_layers):
+            x = self.stages[i - 1](x) if i else x
             for layer in cast(nn.Sequential, down):
                 x = _shortened(layer, x) if isinstance(layer, nn.Conv1d) else layer(x)
-            x = stage(x)
-        normed: Tensor = self.norm(x)
-        return normed
+        return x
 
 
 class Decoder(nn.Module):

@@ -22,6 +22,7 @@ from skycairn.tokenizers.convnext import STRIDES, initialise
 from skycairn.tokenizers.network import Loss, NetworkCodec, Tensors
 from skycairn.tokenizers.spectralgrid import Places, SpectralGrid, amplitude, bridged, checked, good_pixels, recorded
 from skycairn.tokenizers.spectrumnetwork import SIZES, SpectrumNetwork, SpectrumSettings
+from skycairn.tokenizers.spectrumstart import begin, can_begin
 
 PREPROCESSINGS = ("skycairn", "aion")
 PADDINGS = ("none", "upstream")
@@ -118,12 +119,17 @@ class SpectrumCodec(NetworkCodec):
         preprocessing: str = "skycairn",
         **settings: Any,
     ) -> Self:
-        """An untrained codec of one of `SIZES`, or of `settings` that differ from it (see `SpectrumSettings`)."""
+        """An untrained codec of one of `SIZES`, or of `settings` that differ from it (see `SpectrumSettings`).
+
+        Where the network allows it, its weights begin as spectrumstart.py says; else they are random.
+        """
         if size not in SIZES:
             raise ValueError(f"spectrum codec: there is no size {size!r}; choose one of {', '.join(SIZES)}")
         own = OWN if preprocessing == "skycairn" else {}
         network = SpectrumNetwork(replace(SIZES[size], **(own | settings)))
         initialise(network, torch.Generator().manual_seed(seed))
+        if preprocessing == "skycairn" and can_begin(network):
+            begin(network)
         return cls(network, grid, preprocessing)
 
     def on(self, grid: SpectralGrid | None) -> Self:
