@@ -80,7 +80,7 @@ codec saw 20 images of the Legacy Survey for one of HSC, which here is by the nu
 QUICK = {
     "image": Schedule(2_000, 16, 3e-3, warm_up=100, betas=(0.9, 0.99), ema=0.99, check_every=500, window=48),
     "spectrum": Schedule(
-        1_500, 8, 4e-3, warm_up=40, betas=(0.9, 0.99), weight_decay=0.01, ema=0.99, check_every=500, window=2_176
+        4_000, 8, 3e-3, warm_up=40, betas=(0.9, 0.99), weight_decay=0.01, ema=0.99, check_every=1_000, window=2_176
     ),
     "segmap": Schedule(400, 32, 2e-3, warm_up=20, ema=0.99, check_every=100),
 }

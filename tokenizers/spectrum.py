@@ -47,6 +47,8 @@ class Objective:
     floor: float = 0.03
     """The variance of a pixel is sigma ** 2 + (floor * amplitude) ** 2, so that beyond a signal to noise of 1 / floor a
     spectrum counts no more for being brighter; else a few stars own the gradient. 0: the likelihood as it is."""
+    share: float = 0.1
+    """And (share * the pixel's own flux) ** 2, above its noise, or the brightest lines own it. 0: not so."""
     recorrupt: float = 0.0
     """Where not 0, training adds noise to what it shows, and noise that is independent of that to what it asks for:
     x + r * sigma * e and x - sigma * e / r, so that a copy of the noise is never rewarded and the best answer is the
@@ -392,7 +394,10 @@ class SpectrumCodec(NetworkCodec):
         square = torch.where(good, light - asked, 0.0).square()
         row = good.any(dim=1)
         share = row.float() / row.sum().clamp(min=1)
-        nll = 0.5 * ((square * ivar / (1 + weights.floor**2 * ivar)).sum(dim=1) / counts * share).sum()
+        with torch.no_grad():
+            bright = (flux.square() - 1 / ivar.clamp(min=1e-30)).clamp(min=0)
+            slack = 1 + (weights.floor**2 + weights.share**2 * bright) * ivar
+        nll = 0.5 * ((square * ivar / slack).sum(dim=1) / counts * share).sum()
         lfq = quantizer.loss(z, weights.inverse_temperature)
         total = nll + lfq.total(weights.commitment, weights.entropy, weights.diversity)
         parts = {"nll": nll, "commitment": lfq.commitment, "entropy": lfq.sure, "spread": lfq.spread}
