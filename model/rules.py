@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -164,7 +164,7 @@ def _component(value: Mapping[str, Any]) -> Component:
     if rule not in COMPONENTS:
         raise ValueError(f"masking: a component's rule is {rule!r}; wanted one of {_rules()}")
     kind = COMPONENTS[rule]
-    known = kind.__dataclass_fields__
+    known = [f.name for f in fields(kind)]
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"masking: a {rule} has no {', '.join(unknown)}; it has {', '.join(known)}")
     return kind(**given)
@@ -272,22 +272,19 @@ class Masker:
             rows = np.flatnonzero(taken[:, m])
             if not len(rows):
                 continue
-            # a random key that carries its place in the low bits: one sort gives a random order of the places
+            # a random key that carries its place, so that no two are alike: the smallest ones are taken
             bits = (size - 1).bit_length()
             kind = np.uint32 if bits <= 12 else np.uint64
-            key = rng.integers(0, 1 << (8 * kind().itemsize - bits), (len(rows), size), dtype=kind)
-            key <<= kind(bits)
+            raw = rng.bit_generator.random_raw(-(-len(rows) * size * kind().itemsize // 8))
+            key: NDArray[Any] = raw.view(kind)[: len(rows) * size].reshape(len(rows), size)
+            absent = kind(np.iinfo(kind).max)
+            key &= kind((absent >> kind(1)) - kind((1 << bits) - 1))
             key |= np.arange(size).astype(kind)
             if int(length[rows, m].min()) < size:
-                key[np.arange(size) >= length[rows, m, None]] = np.iinfo(kind).max
-            key.sort(axis=1)
-            width = int(taken[rows, m].max())
-            place = (key[:, :width] & kind((1 << bits) - 1)).astype(np.int64)
-            rank = np.arange(width)
-            label = (rank < taken[rows, m, None]).astype(np.uint8) * np.uint8(2) - (rank < shown[rows, m, None])
-            part = np.zeros((len(rows), size), np.uint8)
-            np.put_along_axis(part, np.minimum(place, size - 1), label, axis=1)
-            state[rows, first : first + size] = part
+                key[np.arange(size) >= length[rows, m, None]] = absent
+            ranked = np.concatenate([np.sort(key, axis=1), np.full((len(rows), 1), absent)], axis=1)
+            first_end, last_end = (ranked[np.arange(len(rows)), n[rows, m], None] for n in (shown, taken))
+            state[rows, first : first + size] = 2 * (key < last_end).view(np.uint8) - (key < first_end).view(np.uint8)
         return state
 
 
@@ -314,8 +311,9 @@ def _exact(component: Component, alpha: F64, room: I64, budget: I64, rng: np.ran
     budget = np.minimum(budget, room.sum(axis=1))
     if isinstance(component, Uniform):
         return of_all_alike(room, budget, rng)
-    share = np.maximum(rng.standard_gamma(np.where(alpha > 0, alpha, 1.0), room.shape), LEAST_SHARE)
-    return in_proportion(np.where(room > 0, share, 0.0), room, budget, rng)
+    share, there = np.zeros(room.shape), room > 0
+    share[there] = np.maximum(rng.standard_gamma(np.broadcast_to(alpha, room.shape)[there]), LEAST_SHARE)
+    return in_proportion(share, room, budget, rng)
 
 
 def in_random_order(wanted: I64, room: I64, budget: I64, rng: np.random.Generator) -> I64:
@@ -340,14 +338,14 @@ def in_proportion(share: F64, room: I64, budget: I64, rng: np.random.Generator) 
     its mean is that.
     """
     full = np.divide(room, share, out=np.full(share.shape, np.inf), where=share > 0)
-    order = np.argsort(full, axis=1)
-    rooms, some = np.take_along_axis(room, order, axis=1), np.take_along_axis(share, order, axis=1)
-    left = budget[:, None] - (np.cumsum(rooms, axis=1) - rooms)
-    rest = np.cumsum(some[:, ::-1], axis=1)[:, ::-1]
-    # were the first k full, the level would be left/rest; too few or too many taken for full make it too low
+    order = np.argsort(full, axis=1) + np.arange(len(room))[:, None] * room.shape[1]
+    rooms, some = room.reshape(-1)[order], share.reshape(-1)[order]
+    left = budget[:, None] - (rooms.cumsum(axis=1) - rooms)
+    rest = some[:, ::-1].cumsum(axis=1)[:, ::-1]
+    # were the first k full, the level would be left/rest; to take too few or too many for full makes it too low
     level = np.divide(left, rest, out=np.zeros(share.shape), where=rest > 0).max(axis=1, keepdims=True)
-    upto = np.cumsum(np.minimum(room, level * share), axis=1)
-    ends = np.minimum(np.floor(upto + rng.random((len(room), 1))).astype(np.int64), budget[:, None])
+    upto = np.minimum(room, level * share).cumsum(axis=1) + rng.random((len(room), 1))
+    ends = np.minimum(upto.astype(np.int64), budget[:, None])
     ends[:, -1] = budget
     out = np.minimum(np.diff(ends, axis=1, prepend=0), room)
     for i in np.flatnonzero(out.sum(axis=1) != budget):  # the last bits of floats, once in 10^11 objects
@@ -361,8 +359,15 @@ def of_all_alike(room: I64, budget: I64, rng: np.random.Generator) -> I64:
     """How many fall to each modality, (n, modality), when so many of all their tokens are drawn without return."""
     out = np.zeros_like(room)
     left, rest = budget.copy(), room.sum(axis=1)
-    for m in np.flatnonzero(room.any(axis=0)):
+    most = room.max(axis=0)
+    for m in np.flatnonzero(most > 1):
         rest -= room[:, m]
         out[:, m] = rng.hypergeometric(room[:, m], rest, left)
         left -= out[:, m]
+    # of single tokens those with the smallest random keys: what is left
+    single = np.flatnonzero(most == 1)
+    rank = np.argsort(
+        np.argsort(np.where(room[:, single] > 0, rng.random((len(room), len(single))), 2.0), axis=1), axis=1
+    )
+    out[:, single] = rank < left[:, None]
     return out
