@@ -156,17 +156,14 @@ class Loader:
         if (held := self._groups.get(key)) is not None:
             self._groups.move_to_end(key)
             return held
-        n = int(stratum.size[g])
+        n, names, first = int(stratum.size[g]), self.vocabulary.names, self.vocabulary.first_slot
         tokens = np.zeros((n, self.vocabulary.n_slots), self._dtype)
         length = np.zeros((n, len(self.vocabulary.columns)), np.int32)
         with open_shard(stratum.source.path(part), part.sha256) as shard:
-            known = [m for m, name in enumerate(self.vocabulary.names) if name in shard.columns]
-            found = shard.tokens(group, [self.vocabulary.names[m] for m in known])
-        first = self.vocabulary.first_slot
-        for m in known:
-            values, _, count = found[self.vocabulary.names[m]]
-            tokens[:, first[m] : first[m + 1]] = values
-            length[:, m] = count
+            known = [m for m, name in enumerate(names) if name in shard.columns]
+            into = {names[m]: tokens[:, first[m] : first[m + 1]] for m in known}
+            for m, (_, _, count) in zip(known, shard.tokens(group, list(into), into).values(), strict=True):
+                length[:, m] = count
         read = Rows(tokens, length)
         self.decoded += n
         self._groups[key] = read
