@@ -1,6 +1,6 @@
 """How fast shards become masked microbatches, beside other formats and rules: one run, one thread, files in memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py [number of objects, 200000 unless given] [--per-microbatch 64]
+    OMP_NUM_THREADS=1 python benchmarks/loader.py [number of objects, 200000 unless given] [--per-microbatch 128]
 
 Objects are those of read_shards.py: image 576 tokens, spectrum 273, XP 55 and 55, 30 scalars, each missing with
 p = 0.6. Reading means batches of 256 objects, tokens as dense uint16 (256, 989) and lengths (256, 34); every reader
@@ -310,7 +310,7 @@ def row(name: str, found: tuple[float, float], ratio: str = "") -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Objects a second from shards to masked microbatches.")
     parser.add_argument("objects", type=int, nargs="?", default=200_000)
-    parser.add_argument("--per-microbatch", type=int, default=64)
+    parser.add_argument("--per-microbatch", type=int, default=128)
     parser.add_argument("--passes", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)

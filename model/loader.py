@@ -12,6 +12,7 @@ without a token are left out, so that a microbatch may hold fewer objects than i
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 import time
@@ -28,6 +29,7 @@ from skycairn.model.packed import Packed
 from skycairn.model.rules import Masker, Masking
 from skycairn.model.strata import Source, Stratum, Weights, find
 from skycairn.model.vocabulary import Vocabulary
+from skycairn.pile.content import canonical_json
 from skycairn.pile.hdf5shards import open_shard
 
 AHEAD = 64
@@ -65,7 +67,10 @@ class Loader:
         pool: int = POOL,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """`objects` of a microbatch, `lanes` microbatches of a step; the rest as in `strata.find` and `order.Order`."""
+        """`objects` of a microbatch, `lanes` microbatches of a step; the rest as in `strata.find` and `order.Order`.
+
+        Memory: `pool` objects for each lane that is asked for, two bytes a slot of the vocabulary, and `cache_bytes`.
+        """
         strata, self.vocabulary = find(sources, split, vocabulary)
         self.order = Order(strata, weights, objects, lanes, pool, seed)
         self.masker = Masker(self.vocabulary, masking)
@@ -82,6 +87,17 @@ class Loader:
         self._groups: OrderedDict[tuple[str, int, int], Rows] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What microbatches hang on beside their number, for a checkpoint: two loaders that say the same give the same.
+
+        numpy is named because its Beta, Gamma and hypergeometric draws may change with its version; the order of the
+        objects hangs on none.
+        """
+        about = {"vocabulary": self.vocabulary.as_json(), "masking": self.masker.masking.as_json()}
+        digests = {what: hashlib.sha256(canonical_json(value)).hexdigest() for what, value in about.items()}
+        return {"order": self.order.identity, **digests, "numpy": np.__version__}
 
     def microbatch(self, i: int) -> Packed:
         """Microbatch i, which is number i % lanes of step i // lanes. `Damaged` names a shard that is."""

@@ -40,7 +40,7 @@ Alphas = Mapping[str, float]
 """By modality (`gaia.parallax`) or by survey (`gaia`), the modality's own first; 0 never takes it."""
 
 LEAST_SHARE = 1e-290
-"""A Gamma draw of a small alpha may be 0; all of an object's cannot be."""
+"""A Gamma draw of a small alpha may be 0, and what has room must have a share."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ def _exact(component: Component, alpha: F64, room: I64, budget: I64, rng: np.ran
     if isinstance(component, Uniform):
         return of_all_alike(room, budget, rng)
     share, there = np.zeros(room.shape), room > 0
-    share[there] = np.maximum(rng.standard_gamma(np.broadcast_to(alpha, room.shape)[there]), LEAST_SHARE)
+    share[there] = rng.standard_gamma(np.broadcast_to(alpha, room.shape)[there])
     return in_proportion(share, room, budget, rng)
 
 
@@ -333,21 +333,23 @@ def in_random_order(wanted: I64, room: I64, budget: I64, rng: np.random.Generato
 def in_proportion(share: F64, room: I64, budget: I64, rng: np.random.Generator) -> I64:
     """Whole numbers that add up to the budget, (n,), in proportion to the shares, (n, modality), none above its room.
 
-    The budget is no more than all rooms; shares are above 0 where there is room, and 0 elsewhere. Before rounding a
+    The budget is no more than all rooms; where there is room shares are above 0. Before rounding a
     modality gets min(room, level x share), the level such that they add up; it is rounded up or down at random so that
     its mean is that.
     """
-    full = np.divide(room, share, out=np.full(share.shape, np.inf), where=share > 0)
-    order = np.argsort(full, axis=1) + np.arange(len(room))[:, None] * room.shape[1]
+    share = np.maximum(share, LEAST_SHARE)
+    order = np.argsort(room / share, axis=1) + np.arange(len(room))[:, None] * room.shape[1]
     rooms, some = room.reshape(-1)[order], share.reshape(-1)[order]
     left = budget[:, None] - (rooms.cumsum(axis=1) - rooms)
     rest = some[:, ::-1].cumsum(axis=1)[:, ::-1]
     # were the first k full, the level would be left/rest; to take too few or too many for full makes it too low
-    level = np.divide(left, rest, out=np.zeros(share.shape), where=rest > 0).max(axis=1, keepdims=True)
-    upto = np.minimum(room, level * share).cumsum(axis=1) + rng.random((len(room), 1))
+    level = (left / rest).max(axis=1, keepdims=True)
+    upto = np.minimum(room, level * share).cumsum(axis=1)
+    upto += rng.random((len(room), 1))
     ends = np.minimum(upto.astype(np.int64), budget[:, None])
     ends[:, -1] = budget
-    out = np.minimum(np.diff(ends, axis=1, prepend=0), room)
+    ends[:, 1:] -= ends[:, :-1].copy()
+    out = np.minimum(ends, room)
     for i in np.flatnonzero(out.sum(axis=1) != budget):  # the last bits of floats, once in 10^11 objects
         while (missing := int(budget[i] - out[i].sum())) > 0:
             m = int(np.argmax(room[i] - out[i]))

@@ -145,6 +145,18 @@ def test_a_run_goes_on_from_any_step(pile: Pile) -> None:
             assert [told(next(stream)) for _ in range(2)] == whole[2 * step : 2 * step + 2]
 
 
+def test_what_microbatches_hang_on_is_told(pile: Pile) -> None:
+    one = loader(pile).identity
+    assert one == loader(pile, cache_bytes=1).identity and one["numpy"] == np.__version__
+
+    def unlike(**options) -> list[str]:
+        return [k for k, v in loader(pile, **options).identity.items() if v != one[k]]
+
+    assert unlike(seed=1) == unlike(objects=6) == unlike(weights=Weights(power=0.5)) == ["order"]
+    assert unlike(masking=Masking(8, 5)) == ["masking"]
+    assert unlike(vocabulary=Vocabulary(COLUMNS[2:])) == ["vocabulary"]
+
+
 def test_the_cache_changes_nothing_and_saves_decoding(pile: Pile) -> None:
     large, none = loader(pile), loader(pile, cache_bytes=1)
     for i in range(96):
