@@ -7,7 +7,8 @@
 
 Every shard's SHA-256 is verified when the process first opens it, its pages whenever they are read. A row group is
 decoded once for the lanes that draw from it one after another: those used last are kept, in `cache_bytes`. Objects
-without a token are left out, so that a microbatch may hold fewer objects than it draws, or none.
+without a token of the vocabulary are never drawn. One whose only sequences have length 0 is left out of its microbatch,
+which may then hold fewer objects than it draws.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from numpy.typing import NDArray
 from skycairn.model.order import LANES, POOL, Order, philox
 from skycairn.model.packed import Packed
 from skycairn.model.rules import Masker, Masking
-from skycairn.model.strata import Source, Stratum, Weights, find
+from skycairn.model.strata import Source, Stratum, Weights, find, with_token
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.pile.content import canonical_json
+from skycairn.pile.files import Damaged
 from skycairn.pile.hdf5shards import open_shard
 
 AHEAD = 64
@@ -80,7 +82,7 @@ class Loader:
         self.drawn = 0
         "objects handed out so far"
         self.empty = 0
-        "of these, left out because they have no token"
+        "of these, left out: all that they have is sequences of length 0"
         wide = any(c.dtype.itemsize > 2 for c in self.vocabulary.columns)
         self._dtype = np.dtype(np.uint32 if wide else np.uint16)
         self._pools: dict[tuple[int, int], tuple[int, Rows]] = {}
@@ -120,8 +122,11 @@ class Loader:
         for s, g, row in self.order.samples(i).tolist():
             stratum = self.order.strata[s]
             part = stratum.parts[int(stratum.part[g])]
+            group = int(stratum.group[g])
             with open_shard(stratum.source.path(part), part.sha256) as shard:
-                out.append(str(shard.objects(int(stratum.group[g]), ["object_id"]).column(0)[row]))
+                known = [m for m in shard.columns if m in self.vocabulary.names]
+                at = np.flatnonzero(with_token(shard, group, known))[row]
+                out.append(str(shard.objects(group, ["object_id"]).column(0)[int(at)]))
         return out
 
     def ahead(self, step: int = 0, rank: int = 0, world: int = 1, n: int = AHEAD) -> Ahead:
@@ -172,14 +177,24 @@ class Loader:
         if (held := self._groups.get(key)) is not None:
             self._groups.move_to_end(key)
             return held
-        n, names, first = int(stratum.size[g]), self.vocabulary.names, self.vocabulary.first_slot
-        tokens = np.zeros((n, self.vocabulary.n_slots), self._dtype)
-        length = np.zeros((n, len(self.vocabulary.columns)), np.int32)
+        names, first = self.vocabulary.names, self.vocabulary.first_slot
         with open_shard(stratum.source.path(part), part.sha256) as shard:
+            n = shard.row_groups[group]
+            tokens = np.zeros((n, self.vocabulary.n_slots), self._dtype)
+            length = np.zeros((n, len(self.vocabulary.columns)), np.int32)
+            there = np.zeros(n, bool)
             known = [m for m, name in enumerate(names) if name in shard.columns]
             into = {names[m]: tokens[:, first[m] : first[m + 1]] for m in known}
-            for m, (_, _, count) in zip(known, shard.tokens(group, list(into), into).values(), strict=True):
+            for m, (_, present, count) in zip(known, shard.tokens(group, list(into), into).values(), strict=True):
                 length[:, m] = count
+                there |= present
+            if int(there.sum()) != stratum.size[g]:
+                raise Damaged(
+                    f"{shard.path}: {int(there.sum())} objects of row group {group} have tokens, by their statuses "
+                    f"{stratum.size[g]}; the shard was not written by skycairn, or is damaged: build it again"
+                )
+            if not there.all():
+                tokens, length = tokens[there], length[there]
         read = Rows(tokens, length)
         self.decoded += n
         self._groups[key] = read

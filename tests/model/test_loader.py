@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from skycairn.model import loader as loader_module
+from skycairn.model import strata as strata_module
 from skycairn.model.loader import Loader
 from skycairn.model.rules import Beta, Dirichlet, Masking, Uniform
 from skycairn.model.strata import Source, Weights, find
@@ -154,7 +155,7 @@ def test_what_microbatches_hang_on_is_told(pile: Pile) -> None:
 
     assert unlike(seed=1) == unlike(objects=6) == unlike(weights=Weights(power=0.5)) == ["order"]
     assert unlike(masking=Masking(8, 5)) == ["masking"]
-    assert unlike(vocabulary=Vocabulary(COLUMNS[2:])) == ["vocabulary"]
+    assert unlike(vocabulary=Vocabulary(COLUMNS[2:])) == ["order", "vocabulary"], "fewer objects have tokens"
 
 
 def test_the_cache_changes_nothing_and_saves_decoding(pile: Pile) -> None:
@@ -167,7 +168,7 @@ def test_the_cache_changes_nothing_and_saves_decoding(pile: Pile) -> None:
 
 def test_a_pass_reads_row_groups_once_with_a_small_cache(tmp_path: Path) -> None:
     """Lanes come to their next pools one after another, so a few decoded row groups are enough."""
-    pile = write_pile(tmp_path / "pile", {"gaia": [4800]}, group_rows=100)
+    pile = write_pile(tmp_path / "pile", {"gaia": [4800]}, group_rows=100, present=1.0)
     ours = loader(pile, objects=4, pool=50, lanes=48)
     ours.cache_bytes = 6 * 100 * (30 * 2 + 5 * 4)
     steps = 4800 // (4 * 48)
@@ -199,14 +200,35 @@ def test_a_microbatch_of_one_survey_only(pile: Pile) -> None:
     assert names == {"gaia.parallax"} and not len(packed.input_slot), "one token an object: asked for, nothing shown"
 
 
-def test_objects_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_objects_without_a_token_are_never_drawn(tmp_path: Path) -> None:
     pile = write_pile(tmp_path / "pile", {"gaia": [40]}, present=0.5)
+    ours, held = loader(pile), tokens_of(pile)
+    some = {name for name, row in held.items() if row[-5:].any()}
+    assert [s.rows for s in ours.order.strata] == [len(some)] and 10 < len(some) < 30
+    assert {name for i in range(96) for name in ours.ids(i)} == some
+    assert all(ours.microbatch(i).n_objects == 5 for i in range(96)) and ours.empty == 0
+    nothing = write_pile(tmp_path / "none", {"gaia": [40]}, present=0.0)
+    with pytest.raises(ValueError, match="split 'train' has no object with a token"):
+        loader(nothing)
+    few = Vocabulary(COLUMNS[:1])
+    with pytest.raises(ValueError, match="no object with a token"):
+        loader(pile, vocabulary=few)
+
+
+def test_sequences_of_length_0_are_left_out_and_counted(tmp_path: Path) -> None:
+    pile = write_pile(tmp_path / "pile", {"legacysurvey": [400]}, columns=COLUMNS[3:4], present=1.0)
     ours = loader(pile)
     sizes = [ours.microbatch(i).n_objects for i in range(96)]
-    assert ours.empty == 96 * 5 - sum(sizes) and 150 < ours.empty < 330 and ours.drawn == 96 * 5
-    nothing = loader(write_pile(tmp_path / "none", {"gaia": [40]}, present=0.0))
-    packed = nothing.microbatch(0)
-    assert packed.n_objects == 0 and packed.input_start.tolist() == [0] == packed.target_start.tolist()
+    assert ours.empty == 96 * 5 - sum(sizes) and 0.05 < ours.empty / (96 * 5) < 0.2, "an eighth of them have length 0"
+
+
+def test_statuses_that_belie_the_tokens_are_refused(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = strata_module.with_token
+    monkeypatch.setattr(strata_module, "with_token", lambda shard, group, names: real(shard, group, names[:1]))
+    with pytest.raises(Damaged, match=r"objects of row group \d have tokens, by their statuses"):
+        ours = loader(pile)
+        for i in range(48):
+            ours.microbatch(i)
 
 
 def test_two_piles_and_their_weights(pile: Pile, tmp_path: Path) -> None:
