@@ -68,9 +68,10 @@ def aion_vocabulary(keys: Sequence[str]) -> Vocabulary:
     columns = []
     for key in sorted(keys):
         m = aion_modality(key)
-        side = round(m.tokens**0.5)
+        layout: Literal["scalar", "grid", "line", "sequence"]
+        shape: tuple[int, ...]
         if m.codec in ("image", "scalar_field"):
-            layout, shape = "grid", (side, side)
+            layout, shape = "grid", (round(m.tokens**0.5),) * 2
         elif m.codec == "catalog":
             layout, shape = "sequence", (m.tokens,)
         else:
@@ -99,7 +100,7 @@ def read_aion(source: str | Path, compat: Compat | None = None) -> Imported:
         raise ValueError(f"{folder / CONFIG}: has {'; '.join(told)}; only models built as AION-1's are read")
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: it is no mapping
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ValueError(
@@ -116,10 +117,8 @@ def read_aion(source: str | Path, compat: Compat | None = None) -> Imported:
     sequences = [c.modality for c in vocabulary.columns if c.layout == "sequence"] if compat == "aion" else []
     network = Network(vocabulary, form, learned_slots=False, sequences=sequences)
     _fill(network, tensors, metadata, str(folder / WEIGHTS))
-    used = {k for keys in _sources(network).values() for k in keys} | {
-        _tied(k) for k in tensors if k.endswith("mod_emb")
-    }
-    kept = {k: t for k, t in tensors.items() if k not in used}
+    used = {k for keys in _sources(network).values() for k in keys}
+    kept = {k: t for k, t in tensors.items() if k not in used and _tied(k) not in used}
     return Imported(network, config, kept, {k: t.dtype for k, t in tensors.items()}, metadata)
 
 
@@ -131,7 +130,7 @@ def aion_tensors(imported: Imported) -> dict[str, Tensor]:
     out = dict(imported.kept)
     for name, keys in _sources(network).items():
         rows = [int(np.prod(shapes[k])) // int(np.prod(state[name].shape[1:])) for k in keys]
-        for key, part in zip(keys, state[name].split(rows), strict=True):
+        for key, part in zip(keys, torch.split(state[name], rows), strict=True):
             for twin in (key, _tied(key)):
                 if twin in imported.types:
                     out[twin] = part.reshape(shapes[key]).to(imported.types[twin]).contiguous().clone()

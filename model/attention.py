@@ -122,7 +122,7 @@ Plan: TypeAlias = Buckets | Varlen
 
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `varlen_attn` has a kernel for this: half precision, on an NVIDIA GPU of the Ampere generation or later."""
+    """Whether `varlen_attn` has a kernel for this: half precision, on an NVIDIA GPU from Ampere on."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     try:
@@ -157,12 +157,11 @@ def planned(segments: Segments, device: torch.device, varlen: bool, waste: int =
         length = [part[span.first : span.last] for part in segments[:2]]
         pad = None
         if not span.even:
-            query, query_place = padding(length[0], span.query)
-            key, key_place = (query, query_place) if length[0] is length[1] else padding(length[1], span.key)
+            padded = (*padding(length[0], span.query), *padding(length[1], span.key))
             seen = (np.arange(span.key) < length[1][:, None])[:, None, None, :]
             if span.causal:
                 seen = seen & np.tri(span.query, span.key, dtype=bool)
-            pad = Padding(*(to_device(a, device) for a in (query, query_place, key, key_place, seen)))
+            pad = Padding(*(to_device(a, device) for a in (*padded, seen)))
         buckets.append(Bucket(span.last - span.first, span.query, span.key, span.causal, pad))
         queries.append(int(length[0].sum()))
         keys.append(int(length[1].sum()))
@@ -194,7 +193,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan) -> Tensor:
 
 def take(x: Tensor, index: Tensor, place: Tensor) -> Tensor:
     """x[index], where x[i] comes to `place[i]`; its gradient is a gather too, and what is there twice counts once."""
-    out: Tensor = _Take.apply(x, index, place)
+    out: Tensor = _Take.apply(x, index, place)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -204,7 +203,7 @@ def scatter(x: Tensor, place: Tensor, n: int) -> Tensor:
 
 
 def _split(x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
-    return (x,) if len(sizes) == 1 else x.split(sizes)
+    return (x,) if len(sizes) == 1 else torch.split(x, sizes)
 
 
 def _bucket(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket) -> Tensor:
@@ -222,7 +221,10 @@ def _bucket(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket) -> Tensor
     k, v = (x.view(bucket.n, bucket.key, heads, width).transpose(1, 2) for x in (key, value))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=bucket.causal and seen is None)
     out = out.transpose(1, 2).reshape(-1, heads, width)
-    return out if pad is None else _Pick.apply(out, pad.query_place)
+    if pad is None:
+        return out
+    picked: Tensor = _Pick.apply(out, pad.query_place)  # type: ignore[no-untyped-call]
+    return picked
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, plan: Varlen) -> Tensor:

@@ -57,8 +57,8 @@ def lay_out(
 
     `by_length` sorts objects and segments by length, for kernels that take segments of one length at a time; else the
     microbatch's own order stays, but that objects that show nothing come first. Modalities in `sequences` are read from
-    left to right in the decoder. Where `across`, its segments are objects, else each object's modalities. ValueError where
-    the microbatch breaks its contract, or is of another vocabulary.
+    left to right in the decoder. Where `across`, its segments are objects, else each object's modalities.
+    ValueError where the microbatch breaks its contract, or is of another vocabulary.
     """
     checked(packed, vocabulary)
     n, m = np.diff(packed.input_start), np.diff(packed.target_start)

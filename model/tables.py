@@ -86,9 +86,9 @@ class TokenTable(nn.Module):
     def tables(self) -> list[Tensor]:
         """The vectors of each modality, (vocabulary, width)."""
         # split once: each slice's gradient would be a whole table
-        pieces = list(self.weight.split(self.sizes))
+        pieces = list(torch.split(self.weight, self.sizes))
         if self.waves is not None:
-            of = self.get_buffer("cosines").split(self.sizes)
+            of = torch.split(self.get_buffer("cosines"), self.sizes)
             for m, i in self.ordered.items():
                 piece = self.pieces[m]
                 pieces[piece] = pieces[piece] + of[piece] @ self.waves[i]

@@ -1,10 +1,10 @@
 """A masked any-to-any transformer over packed microbatches: an encoder of what is shown, a decoder of what is asked.
 
-After 4M (https://arxiv.org/abs/2312.06647) and AION-1 (https://arxiv.org/abs/2510.17960): self-attention within an object
-in the encoder and within each of an object's modalities in the decoder, cross-attention to the object's context,
-norms of queries and keys, SwiGLU, norms before each branch, no biases but the context's. Tokens of all objects lie on one
-axis; only attention knows where an object ends (`model/layout.py`, `model/attention.py`). An object that shows nothing
-is foretold from its slots alone: what it sees in cross-attention is 0.
+After 4M (https://arxiv.org/abs/2312.06647) and AION-1 (https://arxiv.org/abs/2510.17960): self-attention within an
+object in the encoder and within each of an object's modalities in the decoder, cross-attention to the object's context,
+norms of queries and keys, SwiGLU, norms before each branch, no biases but the context's. Tokens of all objects lie on
+one axis; only attention knows where an object ends (`model/layout.py`, `model/attention.py`). An object that shows
+nothing is foretold from its slots alone: what it sees in cross-attention is 0.
 
 Axes: T shown tokens, M asked ones, D width, H heads, E = D / H.
 """
@@ -332,7 +332,7 @@ class Network(nn.Module):
         batch = packed if isinstance(packed, Prepared) else self.prepared(packed)
         counts = batch.layout.counts
         sums = [torch.zeros((), device=self.device)] * len(counts)
-        answers = batch.answer.split(counts.tolist())
+        answers = torch.split(batch.answer, counts.tolist())
         for m, logits in self._logits(batch, None):
             sums[m] = F.cross_entropy(logits.float(), answers[m], reduction="sum")
         return Losses(torch.stack(sums), counts)
@@ -361,7 +361,7 @@ class Network(nn.Module):
     def _logits(self, batch: Prepared, compat: Compat | None) -> list[tuple[int, Tensor]]:
         counts = batch.layout.counts.tolist()
         tables = self.head.tables()
-        features, positions = self.features(batch, compat).split(counts), batch.position.split(counts)
+        features, positions = (torch.split(x, counts) for x in (self.features(batch, compat), batch.position))
         out = []
         for m, count in enumerate(counts):
             if count:
@@ -384,8 +384,8 @@ def token_weights(counts: Ints) -> NDArray[np.float64]:
 def objective(losses: Losses, counts: Ints, weights: NDArray[np.float64]) -> Tensor:
     """This microbatch's part of the loss: the sum over modalities of weight x sum of cross-entropy / count.
 
-    `counts` are those of the whole step, of all its microbatches on all devices: then the parts add up to the same loss,
-    and their gradients to the same gradient, however the step is dealt out.
+    `counts` are those of the whole step, of all its microbatches on all devices: then the parts add up to the same
+    loss, and their gradients to the same gradient, however the step is dealt out.
     """
     scale = np.divide(weights, counts, out=np.zeros(len(counts)), where=counts > 0)
     return (losses.sums * to_device(scale.astype(np.float32), losses.sums.device)).sum()
