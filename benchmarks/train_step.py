@@ -4,10 +4,10 @@
 
 The same weights, tokens, threads and type, in turns, in one run; the losses of the first step are printed. AION-1's 40
 modalities, 256 tokens shown and 128 asked for of an object at most. *Full*: objects that have all of them. *Mix*: a
-third are stars that Gaia alone has seen, the rest lack each modality with a chance of 60 %; of an object with fewer than
-384 tokens two thirds are shown. The peer pads to its budgets, and its inputs are made before the clock runs; ours are
-laid out while it runs. *Products*: square matrix products, as in `benchmarks/codec_throughput.py`. GFLOP/s are of what
-the tokens need, without padding (`model/forms.py`).
+third are stars that Gaia alone has seen, the rest lack each modality with a chance of 60 %; of an object with fewer
+than 384 tokens two thirds are shown. The peer pads to its budgets, and its inputs are made before the clock runs; ours
+are laid out while it runs. *Products*: square matrix products, as in `benchmarks/codec_throughput.py`. GFLOP/s are of
+what the tokens need, without padding (`model/forms.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from skycairn.model.aion import aion_objective, read_aion
-from skycairn.model.forms import FORMS, flops
+from skycairn.model.forms import FORMS, Form, flops
 from skycairn.model.packed import Packed
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.tokenizers.modalities import AION
@@ -37,11 +37,10 @@ HEAD = (
 )
 
 
-def peer_model(size: str, seed: int = 0) -> Any:
-    """The peer's model, of one of our sizes; what it starts as 0 or 1 is a little off, so that it counts."""
+def peer_model(form: Form, seed: int = 0) -> Any:
+    """The peer's model; what it starts as 0 or 1 is a little off, so that it counts."""
     from aion.model import AION as Peer
 
-    form = FORMS[size]
     torch.manual_seed(seed)
     model = Peer(
         {
@@ -83,14 +82,12 @@ def peer_batch(packed: Packed, vocabulary: Vocabulary) -> dict[str, dict[str, to
     return out
 
 
-def peer_loss(
-    model: Any, batch: dict[str, dict[str, torch.Tensor]], kind: str = "mod", budget: int = 0
-) -> torch.Tensor:
-    """The loss of 4M's own forward pass, which AION's class hides."""
+def peer_loss(model: Any, batch: dict[str, dict[str, torch.Tensor]], kind: str = "mod", most: int = 0) -> torch.Tensor:
+    """The loss of 4M's own forward pass, which AION's class hides; `most` tokens on either side, if not the budgets."""
     from aion.fourm.fm import FourM
 
     given = {k: dict(v) for k, v in batch.items()}  # it writes into what it is given
-    loss, _ = FourM.forward(model, given, budget or INPUTS, budget or TARGETS, kind)
+    loss, _ = FourM.forward(model, given, most or INPUTS, most or TARGETS, kind)
     return loss
 
 
@@ -154,7 +151,7 @@ def main() -> None:
     parser.add_argument("--ours-only", action="store_true", help="for a profile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    peer = peer_model(args.size)
+    peer = peer_model(FORMS[args.size])
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         network = read_aion(Path(folder)).network
@@ -163,8 +160,8 @@ def main() -> None:
     peer.to(args.device)
     vocabulary = network.vocabulary
     limit = products(args.dtype, args.device, 2.0)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.dtype}, {args.size}, {args.objects} "
-          f"objects a step; products {limit:,.0f} GFLOP/s\n\n{HEAD}")  # fmt: skip
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.dtype}, {args.size}")
+    print(f"{args.objects} objects a step; products {limit:,.0f} GFLOP/s\n\n{HEAD}")
     optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-5, fused=True) for m in (network, peer)]
     for kind, packed in objects(vocabulary, args.objects, np.random.default_rng(0)).items():
         if kind not in args.kinds.split(","):

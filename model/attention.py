@@ -150,7 +150,7 @@ def planned(segments: Segments, device: torch.device, varlen: bool, waste: int =
     """What `attend` takes, on the device; nothing is waited for."""
     if varlen and not segments.causal.any():
         blind, query, key = cumulative(segments)
-        most = [int(part.max(initial=0)) for part in segments[:2]]
+        most = [int(np.diff(start).max(initial=0)) for start in (query, key)]
         return Varlen(blind, to_device(query, device), to_device(key, device), most[0], most[1])
     buckets, queries, keys = [], [], []
     for span in spans(segments, waste):

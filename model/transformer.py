@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D)."""
-        gate, up = self.gate_up(x_TD).chunk(2, dim=1)
+        gate, up = self.gate_up(x_TD).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 
