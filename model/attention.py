@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skycairn.model.layout import Ints, Segments
 
-WASTE = 4096
+WASTE = 2048
 """Pairs of tokens that one length more may add to a bucket as padding, before another bucket is begun."""
 
 
