@@ -123,17 +123,17 @@ def objects(vocabulary: Vocabulary, n: int, rng: np.random.Generator) -> dict[st
     return {"full": draw(vocabulary, full, rng), "mix": draw(vocabulary, mix, rng)}
 
 
-def times(steps: Sequence[Callable[[], None]], n: int, device: str) -> list[float]:
+def times(steps: Sequence[Callable[[], None]], n: int, device: str, clock: Callable[[], float]) -> list[float]:
     """Seconds of each, in turns: the median of n, after one for warming up."""
     took: list[list[float]] = [[] for _ in steps]
     for i in range(n + 1):
         for step, own in zip(steps, took, strict=True):
-            start = time.perf_counter()
+            start = clock()
             step()
             if device != "cpu":
                 torch.cuda.synchronize()
             if i:
-                own.append(time.perf_counter() - start)
+                own.append(clock() - start)
     return [statistics.median(own) for own in took]
 
 
@@ -149,7 +149,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: the peer by autocast")
     parser.add_argument("--kinds", default="full,mix")
     parser.add_argument("--ours-only", action="store_true", help="for a profile")
+    parser.add_argument(
+        "--clock", default="wall", choices=["wall", "cpu"], help="cpu: of one thread, if others work here"
+    )
     args = parser.parse_args()
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
     torch.set_num_threads(args.threads)
     peer = peer_model(FORMS[args.size])
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +188,7 @@ def main() -> None:
             optimizers[1].zero_grad()
             losses[1].append(loss.detach())
 
-        took = times([ours] if args.ours_only else [peers, ours], args.steps, args.device)
+        took = times([ours] if args.ours_only else [peers, ours], args.steps, args.device, clock)
         useful = flops(network.form, vocabulary, network.prepared(packed).layout).training / 1e9
         for who, seconds, loss in zip(["peer", "ours"][-len(took) :], took, losses[::-1][-len(took) :], strict=True):
             share, ratio = useful / seconds / limit, f"{took[0] / seconds:.2f}" if who == "ours" else ""
