@@ -42,7 +42,7 @@ def philox(*what: object) -> np.random.Philox:
 
 def permutation(n: int, *what: object) -> I64:
     """A random order of 0 .. n - 1."""
-    return np.argsort(philox(*what).random_raw(n), kind="stable")
+    return np.argsort(philox(*what).random_raw(n), kind="stable") if n > 1 else np.zeros(n, np.int64)
 
 
 class Draws(NamedTuple):
