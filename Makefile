@@ -87,7 +87,9 @@ bench: install-test build-pile ## the same work done by us, by a peer, and held 
 	$(BIN)/python benchmarks/photometry_pile.py $(WORK)/all $(WORK)/mocksky
 	$(BIN)/python benchmarks/codec_errors.py $(WORK)/pile
 	$(BIN)/python benchmarks/codec_throughput.py --threads $(WORKERS)
+	$(BIN)/python benchmarks/train_step.py --size small --threads $(WORKERS)
 	$(BIN)/python benchmarks/read_shards.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/match_truth.py
 	$(BIN)/python benchmarks/match_reliability.py
 	$(BIN)/python benchmarks/fetch.py --folder $(WORK)/fetch

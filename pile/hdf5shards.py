@@ -15,7 +15,7 @@ Nothing is of variable length, which HDF5 would keep outside the checksums. Flet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -228,21 +228,26 @@ class Hdf5ShardReader:
             arrays = [_read_column(self._file["objects"][f.name], f.type, start, stop) for f in fields]
             return pa.Table.from_arrays(arrays, schema=pa.schema(fields, self.schema.metadata))
 
-    def tokens(self, group: int, modalities: Sequence[str] | None = None) -> dict[str, TokenArray]:
-        """The tokens of one row group, by modality. `Damaged` where one is outside its vocabulary."""
+    def tokens(
+        self, group: int, modalities: Sequence[str] | None = None, into: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, TokenArray]:
+        """The tokens of one row group, by modality. `Damaged` where one is outside its vocabulary.
+
+        The values are written into the arrays of `into`, (objects, n_tokens) and full of 0, where it is given.
+        """
         names = list(self.columns) if modalities is None else list(modalities)
         if unknown := [n for n in names if n not in self.columns]:
             raise ValueError(f"{self.path} has no modality {', '.join(unknown)}; it has {', '.join(self.columns)}")
         check_group(self.path, group, len(self.row_groups))
         with _damage(self.path):
-            return {name: self._dense(self.columns[name], group) for name in names}
+            return {n: self._dense(self.columns[n], group, into[n] if into else None) for n in names}
 
     def __iter__(self) -> Iterator[dict[str, TokenArray]]:
         """All modalities, row group by row group."""
         for group in range(len(self.row_groups)):
             yield self.tokens(group)
 
-    def _dense(self, column: TokenColumn, group: int) -> TokenArray:
+    def _dense(self, column: TokenColumn, group: int, into: NDArray[Any] | None) -> TokenArray:
         where = f"{self.path}: {column.modality}, row group {group}"
         stored = self._file[column.modality]
         first, n = self._first[group], self.row_groups[group]
@@ -259,7 +264,7 @@ class Hdf5ShardReader:
                 f"{where} has the token {most}, its vocabulary ends at {column.vocabulary - 1}; the shard was "
                 f"written with another codec, or is damaged"
             )
-        values = np.zeros((n, column.n_tokens), column.dtype)
+        values = np.zeros((n, column.n_tokens), column.dtype) if into is None else into
         values[present] = there
         if column.layout != "sequence":
             return TokenArray(values, present, np.where(present, column.n_tokens, 0))

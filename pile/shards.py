@@ -227,13 +227,19 @@ class ShardReader:
         names = [n for n in self._file.schema_arrow.names if n not in tokens]
         return self._read(group, names if columns is None else list(columns))
 
-    def tokens(self, group: int, modalities: Sequence[str] | None = None) -> dict[str, TokenArray]:
-        """The tokens of one row group, by modality. `Damaged` where one is outside its vocabulary."""
+    def tokens(
+        self, group: int, modalities: Sequence[str] | None = None, into: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, TokenArray]:
+        """The tokens of one row group, by modality. `Damaged` where one is outside its vocabulary.
+
+        The values are written into the arrays of `into`, (objects, n_tokens) and full of 0, where it is given.
+        """
         names = list(self.columns) if modalities is None else list(modalities)
         if unknown := [n for n in names if n not in self.columns]:
             raise ValueError(f"{self.path} has no modality {', '.join(unknown)}; it has {', '.join(self.columns)}")
         table = self._read(group, names)
-        return {name: self._dense(self.columns[name], table.column(name).combine_chunks(), group) for name in names}
+        arrays = {name: table.column(name).combine_chunks() for name in names}
+        return {n: self._dense(self.columns[n], arrays[n], group, into[n] if into else None) for n in names}
 
     def __iter__(self) -> Iterator[dict[str, TokenArray]]:
         """All modalities, row group by row group."""
@@ -245,7 +251,7 @@ class ShardReader:
         with parquet.damage(self.path):
             return self._file.read_row_group(group, columns=names, use_threads=False).select(names)
 
-    def _dense(self, column: TokenColumn, array: pa.Array, group: int) -> TokenArray:
+    def _dense(self, column: TokenColumn, array: pa.Array, group: int, into: NDArray[Any] | None) -> TokenArray:
         n = len(array)
         present = np.ones(n, bool)
         if array.null_count:
@@ -262,7 +268,7 @@ class ShardReader:
                 f"{self.path}: {column.modality} has the token {int(flat.max())} in row group {group}, its vocabulary "
                 f"ends at {column.vocabulary - 1}; the shard was written with another codec, or is damaged"
             )
-        values = np.zeros((n, column.n_tokens), column.dtype)
+        values = np.zeros((n, column.n_tokens), column.dtype) if into is None else into
         if column.layout == "sequence":
             if n and int(length.max()) > column.n_tokens:
                 raise self._wrong_length(column, int(length.max()), group)

@@ -28,7 +28,7 @@ def read_published(source: str | Path, name: str) -> tuple[dict[str, Any], dict[
     ("polymathic-ai/aion-base"), which needs `skycairn[hub]` and, the first time, the internet. ValueError where a
     file is missing or is not what its name says.
     """
-    folder = _folder(source, name)
+    folder = folder_of(source, f"codecs/{name}", f"codec {name!r}")
     config = read_json(folder / CONFIG)
     try:
         arrays = load_file(folder / WEIGHTS)
@@ -65,28 +65,31 @@ def matched(name: str, config: Mapping[str, Any], known: Mapping[str, Any]) -> d
     return {**known, **config}
 
 
-def _folder(source: str | Path, name: str) -> Path:
+def folder_of(source: str | Path, inside: str, what: str) -> Path:
+    """The folder with `config.json` and `model.safetensors` of what is at `inside` of a source, "" for its root.
+
+    The source is as of `read_published`. ValueError where either file is missing or cannot be had.
+    """
     here = Path(source)
+    place_named = f"{inside}/" if inside else ""
     if here.is_dir():
-        for place in (here / "codecs" / name, here):
+        for place in (here / inside, here):
             found = [(place / f).is_file() for f in (CONFIG, WEIGHTS)]
             if all(found):
                 return place
             if any(found) and place != here:
                 break
-        raise ValueError(
-            f"{here}: holds no whole codec {name!r}, wanted {CONFIG} and {WEIGHTS} in codecs/{name}/ or in the folder "
-            "itself; fetch it again"
-        )
+        where = f"in {place_named} or in the folder itself" if inside else "in it"
+        raise ValueError(f"{here}: holds no whole {what}, wanted {CONFIG} and {WEIGHTS} {where}; fetch it again")
     if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise ValueError(
-            f"{source}: is no folder, wanted one with codecs/{name}/ in it, or a repository of the Hub such as "
-            "polymathic-ai/aion-base"
+            f"{source}: is no folder, wanted one with {place_named or f'{CONFIG} and {WEIGHTS}'} in it, or a "
+            "repository of the Hub such as polymathic-ai/aion-base"
         )
-    return _fetched(source, name)
+    return _fetched(source, inside)
 
 
-def _fetched(repository: str, name: str) -> Path:
+def _fetched(repository: str, inside: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
@@ -94,11 +97,12 @@ def _fetched(repository: str, name: str) -> Path:
             f"{repository}: is no folder here, and reading from the Hugging Face Hub needs huggingface_hub; "
             "pip install 'skycairn[hub]', or name a folder that holds the files"
         ) from error
+    names = [f"{inside}/{f}" if inside else f for f in (CONFIG, WEIGHTS)]
     try:
-        files = [Path(hf_hub_download(repository, f"codecs/{name}/{f}")) for f in (CONFIG, WEIGHTS)]
+        files = [Path(hf_hub_download(repository, name)) for name in names]
     except (OSError, ValueError) as error:  # its own errors derive from these
         raise ValueError(
-            f"{repository}: codecs/{name} could not be fetched from the Hugging Face Hub ({error}); is the name "
+            f"{repository}: {inside or WEIGHTS} could not be fetched from the Hugging Face Hub ({error}); is the name "
             "right, and is the Hub reachable?"
         ) from error
     return files[0].parent

@@ -27,8 +27,10 @@ FREE = 0.3
 "of the random weights of channels that hold neither light nor a constant"
 LEVELS: tuple[tuple[float, ...], ...] = (
     # of the mean, amplitudes: close around 1, where most bright spectra lie; negative ones for noise
-    (-0.25, -0.05, 0.1, 0.22, 0.33, 0.42, 0.5, 0.57, 0.63, 0.69, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-    + (1.05, 1.1, 1.15, 1.2, 1.26, 1.33, 1.41, 1.5, 1.62, 1.77, 1.97, 2.25, 2.7, 3.5, 5.0, 8.0),
+    (
+        *(-0.25, -0.05, 0.1, 0.22, 0.33, 0.42, 0.5, 0.57, 0.63, 0.69, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0),
+        *(1.05, 1.1, 1.15, 1.2, 1.26, 1.33, 1.41, 1.5, 1.62, 1.77, 1.97, 2.25, 2.7, 3.5, 5.0, 8.0),
+    ),
     # of the first cosine, a slope, and of the second, an arc
     (-1.0, -0.28, -0.09, -0.03, 0.03, 0.09, 0.28, 1.0),
     (-0.5, 0.0, 0.18, 0.7),
@@ -170,15 +172,15 @@ def _decoder(network: SpectrumNetwork) -> None:
     middle = [len(v) // 2 for v in LEVELS]
     for wave, levels in enumerate(LEVELS):
         for level, value in enumerate(levels):
-            for half in (0, 1) if wave else (0.5,):
+            for half in (0, 1) if wave else (0,):
                 bits = [0.0] * used
                 at = sum(COUNTS[:wave])
                 bits[at : at + COUNTS[wave]] = _gray(level, COUNTS[wave])
-                bits[BITS] = 2.0 * half - 1.0
+                bits[BITS] = 2.0 * half - 1.0 if wave else 0.0  # a mean is the same of both halves
                 # the slope of asinh at the amplitude, near which bright spectra are
-                out = value * (math.sqrt(2.0) * halves[int(half)][:cosines, wave] if wave else torch.eye(cosines)[0])
+                out = value * (math.sqrt(2.0) * halves[half][:cosines, wave] if wave else torch.eye(cosines)[0])
                 units.append((bits, sum(map(abs, bits)) - 1, out.tolist()))
-    typical = [b for level, count in zip(middle, COUNTS, strict=True) for b in _gray(level, count)] + [0.0]
+    typical = [*(b for level, count in zip(middle, COUNTS, strict=True) for b in _gray(level, count)), 0.0]
     n = len(units)
     block.pwconv1.weight[:n] = 0
     for i, (bits, least, _) in enumerate(units):
@@ -187,8 +189,7 @@ def _decoder(network: SpectrumNetwork) -> None:
     for i, (bits, _, out) in enumerate(units):
         # how high it is where its bits are met hangs on what the norms leave of them
         code = torch.tensor([b or rest for b, rest in zip(bits, typical, strict=True)])
-        h = first.weight[:, :, 0] @ code[:BITS] + first.bias
-        h = norm(torch.einsum("i,iok->ko", h, conv.weight) + conv.bias)[int(bits[BITS] > 0)]
+        h = norm(conv(first(code[None, :BITS, None]))[0].T)[int(bits[BITS] > 0)]
         height = functional.gelu(block.pwconv1(block.norm(h)))[i]
         block.pwconv2.weight[used:held, i] = torch.tensor(out) / height
     keeps, at = cosines, used

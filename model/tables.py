@@ -1,0 +1,131 @@
+"""Tables of a transformer, each a small module that another may take the place of: tokens, slots, heads, starts.
+
+A *row* is a token's place in the one table of all vocabularies; modalities of one codec share their rows, as the same
+token means the same value in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skycairn.model.layout import Ints
+from skycairn.model.network import cosines, places, starting_logits, together
+from skycairn.model.vocabulary import Vocabulary
+
+Counts = Sequence[NDArray[np.int64]]
+
+
+def first_rows(vocabulary: Vocabulary) -> Ints:
+    """Row of each modality's token 0, (modality + 1,), the last the number of rows.
+
+    `Vocabulary.first_token`, where no two modalities are of one codec.
+    """
+    out, n = np.zeros(len(vocabulary.columns) + 1, np.int64), 0
+    for m, twin in enumerate(vocabulary.twin):
+        out[m] = n if twin == m else out[twin]
+        n += vocabulary.columns[m].vocabulary if twin == m else 0
+    out[-1] = n
+    return out
+
+
+class TokenTable(nn.Module):
+    """A vector for each token of each codec: embeddings, or the rows of heads.
+
+    Where `smooth`, ordered codecs start smooth in value, as in `model/network.py`: low cosines of a token's place in
+    its vocabulary times a matrix, plus free rows that start at 0.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, width: int, scale: float, smooth: bool = False, counts: Counts | None = None
+    ) -> None:
+        """`scale` is the standard deviation at the start; `counts`, as of `slot_counts`, place the cosines finer."""
+        super().__init__()
+        first, own = first_rows(vocabulary), [m for m, twin in enumerate(vocabulary.twin) if twin == m]
+        sizes = [vocabulary.columns[m].vocabulary for m in own]
+        self.pieces = [own.index(twin) for twin in vocabulary.twin]
+        "of each modality, which of the sizes it has"
+        self.sizes = sizes
+        self.weight = nn.Parameter(scale * torch.randn(int(first[-1]), width))
+        ordered = [m for m in own if vocabulary.columns[m].ordered] if smooth else []
+        self.waves = None
+        if ordered:
+            found = [
+                torch.from_numpy(
+                    cosines(vocabulary.columns[m].vocabulary, together(counts, vocabulary.twin, m) if counts else None)
+                )
+                for m in ordered
+            ]
+            terms = max(w.shape[1] for w in found)
+            waves, block = torch.zeros(int(first[-1]), terms), torch.zeros(int(first[-1]), dtype=torch.long)
+            for i, (m, wave) in enumerate(zip(ordered, found, strict=True)):
+                rows = slice(int(first[m]), int(first[m]) + len(wave))
+                waves[rows, : wave.shape[1]], block[rows] = wave, i
+                self.weight.data[rows] = 0
+            self.waves = nn.Parameter(scale * torch.randn(len(ordered), terms, width))
+            self.register_buffer("cosines", waves)
+            self.register_buffer("block", block, persistent=False)
+        self.ordered = {m: i for i, m in enumerate(ordered)}
+
+    def forward(self, row: Tensor) -> Tensor:
+        """The vectors of rows (token,), (token, width)."""
+        free = F.embedding(row, self.weight)
+        if self.waves is None:
+            return free
+        n, terms, width = self.waves.shape
+        wave = self.get_buffer("cosines")[row]
+        at = self.get_buffer("block")[row, None] * terms + torch.arange(terms, device=row.device)
+        spread = wave.new_zeros(len(row), n * terms).scatter(1, at, wave)
+        return free + spread @ self.waves.view(-1, width)
+
+    def tables(self) -> list[Tensor]:
+        """The vectors of each modality, (vocabulary, width)."""
+        # split once: each slice's gradient would be a whole table
+        pieces = list(torch.split(self.weight, self.sizes))
+        if self.waves is not None:
+            of = torch.split(self.get_buffer("cosines"), self.sizes)
+            for m, i in self.ordered.items():
+                piece = self.pieces[m]
+                pieces[piece] = pieces[piece] + of[piece] @ self.waves[i]
+        return [pieces[piece] for piece in self.pieces]
+
+
+class SlotTable(nn.Module):
+    """A vector for each slot: sines and cosines of its place, its modality's vector, and, if wanted, one of its own."""
+
+    def __init__(self, vocabulary: Vocabulary, width: int, learned: bool = True) -> None:
+        super().__init__()
+        self.modality = nn.Parameter(0.1 * torch.randn(len(vocabulary.columns), width))
+        self.slot = nn.Parameter(torch.zeros(vocabulary.n_slots, width)) if learned else None
+        self.register_buffer("place", 0.1 * torch.from_numpy(places(vocabulary, width)))
+
+    def forward(self, slot: Tensor, kind: Tensor) -> Tensor:
+        """(token, width) of slots and their modalities, both (token,)."""
+        out = self.get_buffer("place").index_select(0, slot) + F.embedding(kind, self.modality)
+        return out if self.slot is None else out + F.embedding(slot, self.slot)
+
+
+class Starts(nn.Module):
+    """Logits that each slot starts from: how often its tokens stand there in training."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        for m, column in enumerate(vocabulary.columns):
+            self.register_buffer(f"start{m}", torch.zeros(column.n_tokens, column.vocabulary))
+
+    def start_from(self, counts: Counts) -> None:
+        """Let them be those of these `slot_counts`."""
+        for m, column in enumerate(self.vocabulary.columns):
+            pooled = together(counts, self.vocabulary.twin, m)
+            found = starting_logits(counts[m], column.ordered, pooled)
+            self.get_buffer(f"start{m}").copy_(torch.from_numpy(found))
+
+    def forward(self, m: int, position: Tensor) -> Tensor:
+        """(asked, vocabulary) of positions in modality m."""
+        return self.get_buffer(f"start{m}").index_select(0, position)
