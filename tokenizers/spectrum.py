@@ -44,7 +44,7 @@ OWN: dict[str, Any] = {"clip_ivar": None, "input_scaling": 1.0, "normalization_r
 class Objective:
     """Weights of the loss; no part of what a codec is. Defaults: those of AION-1's paper where it gives them."""
 
-    floor: float = 0.03
+    floor: float = 0.01
     """The variance of a pixel is sigma ** 2 + (floor * amplitude) ** 2, so that beyond a signal to noise of 1 / floor a
     spectrum counts no more for being brighter; else a few stars own the gradient. 0: the likelihood as it is."""
     share: float = 0.1

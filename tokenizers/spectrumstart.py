@@ -32,7 +32,7 @@ LEVELS: tuple[tuple[float, ...], ...] = (
         *(1.05, 1.1, 1.15, 1.2, 1.26, 1.33, 1.41, 1.5, 1.62, 1.77, 1.97, 2.25, 2.7, 3.5, 5.0, 8.0),
     ),
     # of the first cosine, a slope, and of the second, an arc
-    (-1.0, -0.28, -0.09, -0.03, 0.03, 0.09, 0.28, 1.0),
+    (-0.9, -0.22, -0.06, 0.0, 0.05, 0.14, 0.4, 1.2),
     (-0.5, 0.0, 0.18, 0.7),
 )
 """What the bits of a token tell apart, of each of its lowest cosines: powers of two, ascending. Those that
@@ -183,15 +183,15 @@ def _decoder(network: SpectrumNetwork) -> None:
     typical = [*(b for level, count in zip(middle, COUNTS, strict=True) for b in _gray(level, count)), 0.0]
     n = len(units)
     block.pwconv1.weight[:n] = 0
-    for i, (bits, least, _) in enumerate(units):
-        _read(block.pwconv1.weight[i : i + 1], CORNER * torch.tensor(bits)[None], held)
+    for i, (own, least, _) in enumerate(units):
+        _read(block.pwconv1.weight[i : i + 1], CORNER * torch.tensor(own)[None], held)
         block.pwconv1.bias[i] = -CORNER * least
-    for i, (bits, _, out) in enumerate(units):
+    for i, (own, _, light) in enumerate(units):
         # how high it is where its bits are met hangs on what the norms leave of them
-        code = torch.tensor([b or rest for b, rest in zip(bits, typical, strict=True)])
-        h = norm(conv(first(code[None, :BITS, None]))[0].T)[int(bits[BITS] > 0)]
+        code = torch.tensor([b or rest for b, rest in zip(own, typical, strict=True)])
+        h = norm(conv(first(code[None, :BITS, None]))[0].T)[int(own[BITS] > 0)]
         height = functional.gelu(block.pwconv1(block.norm(h)))[i]
-        block.pwconv2.weight[used:held, i] = torch.tensor(out) / height
+        block.pwconv2.weight[used:held, i] = torch.tensor(light) / height
     keeps, at = cosines, used
     for stage in range(1, len(STRIDES)):
         norm, conv = steps[stage][0], steps[stage][1]  # type: ignore[index]

@@ -447,10 +447,22 @@ def test_a_bright_spectrum_does_not_own_the_gradient() -> None:
     codec = short()
     tensors = codec.tensors(spectra(SHORT, 5))
     tensors["error"][4] = 1e5
-    codec.objective = Objective(floor=0.03)
+    codec.objective = Objective(floor=0.03, share=0.0)
     assert codec.loss(tensors).parts["nll"] < 1e4
-    codec.objective = Objective(floor=0.0)
+    codec.objective = Objective(floor=0.0, share=0.0)
     assert codec.loss(tensors).parts["nll"] > 1e6
+
+
+def test_a_bright_line_does_not_own_the_gradient() -> None:
+    codec = short()
+    tensors = codec.tensors(spectra(SHORT, 5))
+    tensors["flux"][4, 100:103] = 300.0
+    tensors["error"][4] = 100.0
+    codec.objective = Objective(floor=0.03, share=0.1)
+    # three pixels of 300, each at most half of (1 / share) ** 2, beside all others
+    assert codec.loss(tensors).parts["nll"] < 2 * 5 * (1 / 0.03) ** 2
+    codec.objective = Objective(floor=0.03, share=0.0)
+    assert codec.loss(tensors).parts["nll"] > 1e4
 
 
 @pytest.mark.parametrize(
