@@ -10,16 +10,18 @@ import errno
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import resource_tracker
 from typing import Any, Literal
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from skycairn.archives.errors import Changed, FetchError
 from skycairn.catalogs.survey import MissingColumn
@@ -144,9 +146,15 @@ def stoppable() -> Iterator[None]:
         stop.at_once = False
 
 
+@lru_cache(maxsize=1)
+def _threadpools(n_modules: int) -> ThreadpoolController:
+    """The libraries that have threads of their own: looked for, which takes long, where there are other modules."""
+    return ThreadpoolController()
+
+
 def run_one(pile: str, recipe: str, task: Task) -> dict[str, Any]:
     """Do one task; its receipt, or its error in words, so that no exception has to travel."""
-    with threadpool_limits(1):
+    with _threadpools(len(sys.modules)).limit(limits=1):
         try:
             if task_key(task.step, VERSIONS[task.step], task.settings, task.inputs) != task.key:
                 raise EngineError(

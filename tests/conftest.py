@@ -2,17 +2,21 @@
 
 import fcntl
 import importlib
+import json
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 # before torch is imported: test processes share the cores, and threads that wait for each other spin
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from skycairn.mocksky.build import Summary
 from skycairn.mocksky.build import build as build_mock
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
@@ -20,7 +24,7 @@ from skycairn.pipeline.run import build
 
 HERE = Path(__file__).resolve()
 
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "region": {"kind": "cone", "ra": 0.0, "dec": -1.2, "radius_deg": 0.5},
     "surveys": {
@@ -34,6 +38,8 @@ TINY = {
     "codecs": {"fit_on": "any"},
 }
 """All of the tiny sky, which lies in too few cells of the split to spare any for a test."""
+LEAN = ("legacysurvey", "desi", "gaia", "sdss")
+"""All of its surveys but HSC, whose pixels take nearly half the time of a build."""
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +67,7 @@ def real_data() -> Path:
     pytest.skip("no real survey files here; set SKYCAIRN_REAL_DATA to a folder that holds them")
 
 
-def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that all processes of this test run share; the first that asks makes it."""
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -77,28 +83,67 @@ def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obj
 @pytest.fixture(scope="session")
 def tiny_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny mock sky: a folder per survey, and `truth`. Not to be changed; copy what a test would damage."""
-    return _once(tmp_path_factory, "sky", lambda out: build_mock("tiny", out, workers=1))
+    return once(tmp_path_factory, "sky", lambda out: build_mock("tiny", out, workers=1))
+
+
+class Mock(NamedTuple):
+    """A mock sky that was made once, what its making returned, and what it said meanwhile."""
+
+    root: Path
+    summary: Summary
+    said: list[str]
+
+
+def mock_once(factory: pytest.TempPathFactory, name: str, **settings: Any) -> Mock:
+    """The tiny mock sky of these settings, shared as by `once`."""
+
+    def make(out: Path) -> None:
+        said: list[str] = []
+        summary = build_mock("tiny", out / "tiny", workers=1, progress=said.append, **settings)
+        (out / "told.json").write_text(json.dumps([asdict(summary), said]))
+
+    out = once(factory, name, make)
+    summary, said = json.loads((out / "told.json").read_text())
+    return Mock(out / "tiny", Summary(**summary), said)
+
+
+@pytest.fixture(scope="session")
+def tiny_fifth(tmp_path_factory: pytest.TempPathFactory) -> Mock:
+    """The tiny mock sky of seed 5. Not to be changed."""
+    return mock_once(tmp_path_factory, "fifth", seed=5)
 
 
 @pytest.fixture(scope="session")
 def tiny_second(tmp_path_factory: pytest.TempPathFactory, tiny_sky: Path) -> Path:
     """The second release of the tiny mock sky. Not to be changed."""
-    return _once(tmp_path_factory, "second", lambda out: build_mock("tiny", out, workers=1, release=2, first=tiny_sky))
+    return once(tmp_path_factory, "second", lambda out: build_mock("tiny", out, workers=1, release=2, first=tiny_sky))
 
 
 @pytest.fixture(scope="session")
 def tiny_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny mock sky without noise: the truth of `tiny_sky`, pixel for pixel. Not to be changed."""
-    return _once(tmp_path_factory, "free", lambda out: build_mock("tiny", out, workers=1, noise=False))
+    return once(tmp_path_factory, "free", lambda out: build_mock("tiny", out, workers=1, noise=False))
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tiny_sky: Path) -> Recipe:
-    """All of the tiny sky, three surveys."""
+    """All of the tiny sky."""
     return recipes.parse(TINY, "tiny").at(tiny_sky)
 
 
 @pytest.fixture(scope="session")
 def tiny_pile(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Recipe) -> Path:
     """The pile of `tiny_recipe`, built in one process. Not to be changed; copy it to build on."""
-    return _once(tmp_path_factory, "pile", lambda out: build(tiny_recipe, out))
+    return once(tmp_path_factory, "pile", lambda out: build(tiny_recipe, out))
+
+
+@pytest.fixture(scope="session")
+def lean_recipe(tiny_recipe: Recipe) -> Recipe:
+    """All of the tiny sky in the surveys `LEAN`."""
+    return replace(tiny_recipe, surveys=tuple(c for c in tiny_recipe.surveys if c.name in LEAN))
+
+
+@pytest.fixture(scope="session")
+def lean_pile(tmp_path_factory: pytest.TempPathFactory, lean_recipe: Recipe) -> Path:
+    """The pile of `lean_recipe`, built in one process. Not to be changed; copy it to build on."""
+    return once(tmp_path_factory, "lean", lambda out: build(lean_recipe, out))

@@ -17,12 +17,9 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    out = tmp_path_factory.mktemp("mock") / "tiny"
-    said = []
-    summary = build("tiny", out, seed=5, workers=1, progress=said.append)
-    return out, summary, said
+@pytest.fixture
+def tiny(tiny_fifth):
+    return tiny_fifth
 
 
 def test_tiny_holds_all_surveys_and_says_so(tiny):

@@ -18,6 +18,7 @@ from skycairn.mocksky.fitsfile import TableColumn, write_checksums, write_table
 from skycairn.mocksky.patches import TIERS
 from skycairn.mocksky.releasetables import Edition, read_fits, read_gaia
 from skycairn.mocksky.secondrelease import EDITIONS, rewrite
+from tests.conftest import mock_once
 
 RELEASES = {"legacysurvey": "dr10", "gaia": "dr3", "desi": "dr1", "hsc": "pdr3-wide", "sdss": "dr17"}
 FILES = {
@@ -43,11 +44,9 @@ def separation(a, b):
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory):
-    work = tmp_path_factory.mktemp("mock")
-    first, second = work / "first", work / "second"
-    build("tiny", first, seed=5, workers=1)
-    return first, second, build("tiny", second, seed=5, workers=1, release=2, first=first)
+def releases(tmp_path_factory, tiny_fifth):
+    second = mock_once(tmp_path_factory, "fifth-second", seed=5, release=2, first=tiny_fifth.root)
+    return tiny_fifth.root, second.root, second.summary
 
 
 def rows(out, name):

@@ -177,9 +177,9 @@ def test_the_layout_of_shards_is_no_content(tiny_recipe: Recipe, copy: Path) -> 
 
 
 @pytest.mark.parametrize("after", [pytest.param(8, marks=pytest.mark.slow), 45])
-def test_a_killed_build_goes_on(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, after: int) -> None:
+def test_a_killed_build_goes_on(lean_recipe: Recipe, lean_pile: Path, tmp_path: Path, after: int) -> None:
     pile = tmp_path / "pile"
-    command = [sys.executable, "-c", RUN, canonical(tiny_recipe.settings()), str(pile), "0"]
+    command = [sys.executable, "-c", RUN, canonical(lean_recipe.settings()), str(pile), "0"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + 120
     while len(list(pile.glob("receipts/*/*.json"))) < after:
@@ -192,8 +192,8 @@ def test_a_killed_build_goes_on(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: 
     running.stderr.close()
     assert Pile.open(pile).head() is None
     done = len(list(pile.glob("receipts/*/*.json")))
-    built = build(tiny_recipe, pile)
-    assert built.snapshot.content_id == content(tiny_pile)
+    built = build(lean_recipe, pile)
+    assert built.snapshot.content_id == content(lean_pile)
     # what was done before the kill was not done again
     assert built.n_tasks == len(list(pile.glob("receipts/*/*.json"))) - done
     assert Pile.open(pile).verify(deep=True).sound
@@ -263,16 +263,16 @@ def payload_rows(pile: Path, name: str) -> int:
 
 @pytest.mark.parametrize(("keep", "n"), [pytest.param("none", 0, marks=pytest.mark.slow), ("sample", 3)])
 def test_payload_kept_or_not_the_codecs_and_tokens_are_the_same(
-    tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, keep: str, n: int
+    lean_recipe: Recipe, lean_pile: Path, tmp_path: Path, keep: str, n: int
 ) -> None:
-    recipe = replace(tiny_recipe, payload=replace(tiny_recipe.payload, keep=keep, sample=n))
+    recipe = replace(lean_recipe, payload=replace(lean_recipe.payload, keep=keep, sample=n))
     built = build(recipe, tmp_path / "pile")
-    assert built.snapshot.stats["codecs"] == Pile.open(tiny_pile).head().stats["codecs"]
-    assert tokens(tmp_path / "pile") == tokens(tiny_pile)
-    assert built.snapshot.content_id == content(tiny_pile)
+    assert built.snapshot.stats["codecs"] == Pile.open(lean_pile).head().stats["codecs"]
+    assert tokens(tmp_path / "pile") == tokens(lean_pile)
+    assert built.snapshot.content_id == content(lean_pile)
     for name in ("payload.legacysurvey.image", "payload.desi.spectrum"):
         assert payload_rows(tmp_path / "pile", name) == n
-        assert payload_rows(tiny_pile, name) > 3
+        assert payload_rows(lean_pile, name) > 3
     assert build(recipe, tmp_path / "pile").n_tasks == 0
 
 
@@ -287,12 +287,12 @@ def test_payload_dropped_later_can_be_had_again(tiny_recipe: Recipe, copy: Path)
 
 
 @pytest.mark.parametrize("named", ["", pytest.param("codecs.lock", marks=pytest.mark.slow)])
-def test_codecs_of_another_pile(tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, named: str) -> None:
-    recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(tiny_pile / named)))
+def test_codecs_of_another_pile(lean_recipe: Recipe, lean_pile: Path, tmp_path: Path, named: str) -> None:
+    recipe = replace(lean_recipe, codecs=replace(lean_recipe.codecs, lock=str(lean_pile / named)))
     steps = fresh_pile(recipe, tmp_path / "pile")
     assert "fit" not in steps
-    assert contents(tmp_path / "pile") == contents(tiny_pile)
-    assert (tmp_path / "pile" / "codecs.lock").read_bytes() == (tiny_pile / "codecs.lock").read_bytes()
+    assert contents(tmp_path / "pile") == contents(lean_pile)
+    assert (tmp_path / "pile" / "codecs.lock").read_bytes() == (lean_pile / "codecs.lock").read_bytes()
 
 
 def fresh_pile(recipe: Recipe, pile: Path) -> set[str]:
@@ -356,9 +356,9 @@ def test_where_shards_are_cut_is_no_content(tiny_recipe: Recipe, copy: Path) -> 
     assert content(copy) == before
 
 
-def test_codecs_from_another_pile_and_a_survey_more_is_done_once(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    build(only(tiny_recipe, "gaia"), tmp_path / "gaia")
-    recipe = replace(tiny_recipe, codecs=replace(tiny_recipe.codecs, lock=str(tmp_path / "gaia")))
+def test_codecs_from_another_pile_and_a_survey_more_is_done_once(lean_recipe: Recipe, tmp_path: Path) -> None:
+    build(only(lean_recipe, "gaia"), tmp_path / "gaia")
+    recipe = replace(lean_recipe, codecs=replace(lean_recipe.codecs, lock=str(tmp_path / "gaia")))
     first = build(recipe, tmp_path / "pile")
     second = build(recipe, tmp_path / "pile")
     assert second.n_tasks == 0

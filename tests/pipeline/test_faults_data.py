@@ -20,7 +20,6 @@ from astropy.wcs import WCS
 
 from skycairn.catalogs.registry import SURVEYS, survey
 from skycairn.catalogs.survey import first_failed
-from skycairn.mocksky.build import build as build_mock
 from skycairn.pile.store import Pile
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
@@ -160,13 +159,6 @@ def content(built: Built) -> str:
 # --- 37: schema drift -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def second(tiny_sky: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("second") / "sky"
-    build_mock("tiny", out, release=2, first=tiny_sky)
-    return out
-
-
 @pytest.mark.parametrize(
     ("name", "drifted"),
     [
@@ -178,15 +170,15 @@ def second(tiny_sky: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_fault_37_schema_drift_that_loses_nothing_changes_no_value(
-    tiny_sky: Path, second: Path, name: str, drifted: tuple[str, ...]
+    tiny_sky: Path, tiny_second: Path, name: str, drifted: tuple[str, ...]
 ) -> None:
     """A column more, another case, a wider type: the second release of the mock has all three in each survey."""
     made = survey(name, "dr1" if name == "desi" else SURVEYS[name].releases[0])
-    lineage = pq.read_table(second / f"truth/lineage-{name}.parquet").to_pylist()
+    lineage = pq.read_table(tiny_second / f"truth/lineage-{name}.parquet").to_pylist()
     same = {r["key_1"] for r in lineage if r["what"] == "same"}
     wanted = ["key", "ra", "dec", *drifted]
     values = []
-    for root in (tiny_sky, second):
+    for root in (tiny_sky, tiny_second):
         read = made.read(root / name / FILES[name])
         assert read.schema.names[12:] == [c.name for c in made.columns]
         values.append({r["key"]: r for r in read.select(wanted).to_pylist() if r["key"] in same})

@@ -165,11 +165,11 @@ def test_control_c_while_workers_start_prints_one_line(gaia: Recipe, tmp_path: P
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_fault_06_told_to_stop_it_drains_and_goes_on_later(
-    tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, number: signal.Signals, code: int
+    lean_recipe: Recipe, lean_pile: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     pile = tmp_path / "pile"
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(canonical(tiny_recipe.settings()))
+    recipe.write_text(canonical(lean_recipe.settings()))
     (tmp_path / "cli.py").write_text(PROGRAM)
     arguments = [sys.executable, str(tmp_path / "cli.py"), str(recipe), str(pile)]
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -180,9 +180,9 @@ def test_fault_06_told_to_stop_it_drains_and_goes_on_later(
     assert "run the same command again and it goes on where it was" in said and "Traceback" not in said
     assert Pile.open(pile).head() is None and not list((pile / "tmp").iterdir())
     n = receipts(pile)
-    built = build(tiny_recipe, pile)
+    built = build(lean_recipe, pile)
     assert built.n_tasks == receipts(pile) - n > 0
-    assert content(pile) == content(tiny_pile)
+    assert content(pile) == content(lean_pile)
 
 
 def test_fault_07_a_worker_killed_once(gaia: Recipe, whole: Path, tmp_path: Path, sabotage: Sabotage) -> None:
@@ -210,7 +210,7 @@ def test_fault_08_a_task_that_always_kills_its_worker(
     )
     assert there == all_cells - {number}
     mended()
-    again = build(gaia, tmp_path / "pile", workers=1)
+    again = build(gaia, tmp_path / "pile")
     assert not again.partial and again.snapshot.content_id == content(whole)
     assert not {"fetch", "read", "gather"} & set(again.done), "what was done is not done again"
 

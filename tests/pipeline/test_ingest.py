@@ -27,6 +27,7 @@ from skycairn.pipeline.recipe import Recipe, with_survey
 from skycairn.pipeline.region import Cone
 from skycairn.pipeline.run import BuildError, build, dry_run
 from skycairn.pipeline.task import Context
+from tests.conftest import once
 
 EXPENSIVE = ("match", "extract", "encode", "encode payload")
 
@@ -75,10 +76,12 @@ def copy(tiny_pile: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def grown(tiny_pile: Path, tiny_recipe: Recipe, tiny_second: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pile with the second release ingested into it."""
-    pile = tmp_path_factory.mktemp("grown") / "pile"
-    shutil.copytree(tiny_pile, pile)
-    build(at(tiny_recipe, tiny_second), pile)
-    return pile
+
+    def make(out: Path) -> None:
+        shutil.copytree(tiny_pile, out)
+        build(at(tiny_recipe, tiny_second), out)
+
+    return once(tmp_path_factory, "grown", make)
 
 
 ORDERS = [

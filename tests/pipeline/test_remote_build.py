@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +26,7 @@ from skycairn.pipeline import downloads
 from skycairn.pipeline import recipe as recipes
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import BuildError, build
-from tests.conftest import TINY
+from tests.conftest import LEAN, TINY, once
 
 HSC = "hsc-release.mtk.nao.ac.jp"
 
@@ -42,8 +43,15 @@ def mirror(sky: Path, faults: Faults | None = None) -> Iterator[SkyMirror]:
         yield served
 
 
-def recipe_of(served: SkyMirror, cache: Path, source: str = "archive", **settings: Any) -> Recipe:
+def recipe_of(
+    served: SkyMirror,
+    cache: Path,
+    source: str = "archive",
+    names: Iterable[str] = tuple(TINY["surveys"]),
+    **settings: Any,
+) -> Recipe:
     told: dict[str, Any] = deepcopy(TINY)
+    told["surveys"] = {name: told["surveys"][name] for name in names}
     for chosen in told["surveys"].values():
         chosen["source"] = source
     told["download"] = {"cache": str(cache), "mirror": served.url, **settings}
@@ -58,23 +66,45 @@ def digests_below(folder: Path) -> set[str]:
     return {hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_build_over_http_is_the_same(tiny_sky: Path, tiny_pile: Path, tmp_path: Path) -> None:
-    whole = Pile.open(tiny_pile).snapshot()
-    with mirror(tiny_sky) as served:
-        recipe = recipe_of(served, tmp_path / "cache")
-        built = build(recipe, tmp_path / "pile")
-        assert built.snapshot.content_id == whole.content_id
-        assert not built.partial and len(built.lost) == 3
-        asked = built.asked["requests"]
-        assert 0 < asked == served.requests.total
-        # what the archive lists and has not is asked for in each build; the rest was had
-        again = build(recipe, tmp_path / "pile")
-        assert again.n_tasks == 0 and again.snapshot == built.snapshot
-        assert served.requests.total - asked == len(again.lost) == 3
-        # with the cache another pile asks for nothing more
-        other = build(recipe, tmp_path / "other")
-        assert other.snapshot.content_id == whole.content_id and served.requests.total - asked == 6
-        assert {host for host, n in served.requests.by_host.items() if n} == {*map(host_of, served.archives.values())}
+@pytest.fixture
+def honest(tiny_sky: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache and the pile of a build from an honest mirror, a pile built from that cache, what was asked for."""
+
+    def make(out: Path) -> None:
+        with mirror(tiny_sky) as served:
+            recipe = recipe_of(served, out / "cache")
+            built = build(recipe, out / "pile")
+            first = served.requests.total
+            again = build(recipe, out / "pile")
+            second = served.requests.total
+            other = build(recipe, out / "other")
+            told = {
+                "ids": [b.snapshot.content_id for b in (built, other)],
+                "partial": built.partial,
+                "lost": [len(b.lost) for b in (built, again)],
+                "asked": built.asked["requests"],
+                "again": [again.n_tasks, again.snapshot == built.snapshot],
+                "total": [first, second, served.requests.total],
+                "hosts": sorted(host for host, n in served.requests.by_host.items() if n),
+                "archives": sorted(set(map(host_of, served.archives.values()))),
+            }
+            (out / "told.json").write_text(json.dumps(told))
+
+    return once(tmp_path_factory, "honest", make)
+
+
+def test_a_build_over_http_is_the_same(tiny_pile: Path, honest: Path) -> None:
+    told = json.loads((honest / "told.json").read_text())
+    whole = Pile.open(tiny_pile).snapshot().content_id
+    # with the cache another pile asks for nothing more
+    assert told["ids"] == [whole, whole]
+    assert not told["partial"]
+    first, second, third = told["total"]
+    assert 0 < told["asked"] == first
+    # what the archive lists and has not is asked for in each build; the rest was had
+    assert told["again"] == [0, True] and told["lost"] == [3, 3]
+    assert second - first == third - second == 3
+    assert told["hosts"] == told["archives"]
 
 
 def host_of(url: str) -> str:
@@ -82,12 +112,10 @@ def host_of(url: str) -> str:
 
 
 def test_a_mirror_that_errs_on_a_fifth_of_its_requests(
-    tiny_sky: Path, tiny_pile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_sky: Path, tiny_pile: Path, honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = Pile.open(tiny_pile).snapshot()
-    with mirror(tiny_sky) as served:
-        build(recipe_of(served, tmp_path / "honest"), tmp_path / "first")
-        needed = served.requests.total
+    needed = json.loads((honest / "told.json").read_text())["total"][0]
     with mirror(tiny_sky, Faults(0.2, seed=7, slow_s=0.2)) as served:
         built = build(recipe_of(served, tmp_path / "cache"), tmp_path / "pile")
         assert built.snapshot.content_id == whole.content_id and not built.partial
@@ -103,7 +131,7 @@ def test_a_mirror_that_errs_on_a_fifth_of_its_requests(
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         assert content == path.parent.name
         assert content in good or path.name.startswith("forced-")
-    assert len(held) == len(objects_in(tmp_path / "honest"))
+    assert len(held) == len(objects_in(honest / "cache"))
 
 
 def test_one_field_by_query(tiny_sky: Path, tiny_pile: Path, tmp_path: Path) -> None:
@@ -147,7 +175,7 @@ def test_fault_34_a_wrong_password_stops_its_survey_and_no_other(
 
 
 def test_fault_34_no_secret_leaves_the_process(tiny_sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A right password, two workers, every log turned on: nothing that a task is told or that is written holds it."""
+    """A right password, a worker, every log turned on: nothing that a task is told or that is written holds it."""
     monkeypatch.setenv("SSP_PDR_PWD", SECRET)
     services = services_of(tiny_sky)
     services[HSC][0].password = SECRET
@@ -160,7 +188,7 @@ def test_fault_34_no_secret_leaves_the_process(tiny_sky: Path, tmp_path: Path, m
     )
     (tmp_path / "run.py").write_text(script)
     with mirror_of(tiny_sky, services=services, accounts={HSC: (HSC_ACCOUNT[0], SECRET)}) as served:
-        told = recipes.canonical(recipe_of(served, tmp_path / "cache").settings())
+        told = recipes.canonical(recipe_of(served, tmp_path / "cache", names=["hsc"]).settings())
         done = subprocess.run(
             [sys.executable, str(tmp_path / "run.py"), told, str(tmp_path / "pile")],
             capture_output=True,
@@ -207,24 +235,24 @@ def busy(sky: Path, *ends: str) -> Iterator[SkyMirror]:
 
 @pytest.mark.parametrize("ends", ["0000m011-image-r.fits.fz", "zall-pix-iron.fits", "redux_iron_zcatalog_v1.sha256sum"])
 def test_what_is_busy_is_never_a_null(
-    tiny_sky: Path, tiny_pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+    tiny_sky: Path, lean_pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     """Pixels, a catalogue, a list: their cells, here all of the sky, are held back, and the next build has them."""
     impatient(monkeypatch)
     with busy(tiny_sky, ends) as served, pytest.raises(BuildError, match=r"held back.*HTTP 503|503"):
-        build(recipe_of(served, tmp_path / "cache"), tmp_path / "pile")
+        build(recipe_of(served, tmp_path / "cache", names=LEAN), tmp_path / "pile")
     assert Pile.open(tmp_path / "pile").head() is None
     with mirror(tiny_sky) as served:
-        built = build(recipe_of(served, tmp_path / "cache"), tmp_path / "pile")
-    assert built.snapshot.content_id == Pile.open(tiny_pile).snapshot().content_id and not built.partial
+        built = build(recipe_of(served, tmp_path / "cache", names=LEAN), tmp_path / "pile")
+    assert built.snapshot.content_id == Pile.open(lean_pile).snapshot().content_id and not built.partial
 
 
 def test_a_damaged_file_of_the_cache_is_brought_again(
-    tiny_sky: Path, tiny_pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_sky: Path, tiny_pile: Path, honest: Path, tmp_path: Path
 ) -> None:
+    shutil.copytree(honest / "cache", tmp_path / "cache")
     with mirror(tiny_sky) as served:
         recipe = recipe_of(served, tmp_path / "cache")
-        build(recipe, tmp_path / "first")
         for path in objects_in(tmp_path / "cache"):
             if path.name.startswith(("zall-", "forced-")):
                 data = bytearray(path.read_bytes())
