@@ -31,13 +31,23 @@ def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], about: Mappin
     for name, tensors in files.items():
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / name)
     # safetensors notices no flipped bit by itself
-    whole = {**about, "files": {path.name: _sha256(path) for path in sorted(aside.iterdir())}}
+    whole = {**about, "files": {path.name: sha256_of(path) for path in sorted(aside.iterdir())}}
     whole = json.loads(json.dumps(whole))
-    whole["sha256"] = _own_sha256(whole)
+    whole["sha256"] = own_sha256(whole)
     (aside / "about.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
     for path in aside.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        on_disk(path)
+    into_place(aside, folder)
+
+
+def on_disk(path: Path) -> None:
+    """Wait until a file is."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def into_place(aside: Path, folder: Path) -> None:
+    """Let the folder `aside` take the place of `folder`, whose old content goes only then."""
     gone = folder.with_name(folder.name + ".old")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():
@@ -63,13 +73,13 @@ def read_about(folder: Path, form: int, *files: str) -> dict[str, Any]:
     about = read_json(path)
     if about.get("format") != form:
         raise ValueError(f"{path}: format {about.get('format')!r}; this version reads {form}: train again")
-    if about.get("sha256") != _own_sha256(about):
+    if about.get("sha256") != own_sha256(about):
         raise ValueError(f"{path}: is not what was written (its own sha256 is another); copy the checkpoint again")
     for name in files:
         listed = about["files"].get(name)
         if listed is None or not (folder / name).is_file():
             raise ValueError(f"{folder}: {name} is not there; copy the checkpoint again")
-        if (is_now := _sha256(folder / name)) != listed:
+        if (is_now := sha256_of(folder / name)) != listed:
             raise ValueError(
                 f"{folder / name}: its sha256 is {is_now[:12]}.., about.json says {listed[:12]}..; it is damaged: copy "
                 "the checkpoint again"
@@ -112,11 +122,13 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _own_sha256(about: Mapping[str, Any]) -> str:
+def own_sha256(about: Mapping[str, Any]) -> str:
+    """Of what a checkpoint says of itself, the digest itself apart."""
     plain = {k: v for k, v in about.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
