@@ -85,8 +85,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
         except OSError as error:
             raise ValueError(f"{path}: is no FITS file ({error}); fetch it again") from error
         with hdus:
-            if path.suffix == ".gz":
-                refuse_many_columns((hdu.header for hdu in hdus), str(path))
+            refuse_many_columns((hdu.header for hdu in hdus), str(path))
             yield hdus
     except (EOFError, zlib.error, fits.VerifyError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read as FITS ({error}); fetch it again") from error

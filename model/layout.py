@@ -71,7 +71,7 @@ def lay_out(
     new[starts[m[order] > 0]] = True
     first = np.flatnonzero(new)
     length = np.diff(np.append(first, len(kind)))
-    causal = np.isin(kind[first], list(sequences))
+    causal = np.isin(kind[first], list(sequences)) & (not across)
     crossing = None
     asked = crossing_first
     if by_length:

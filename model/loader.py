@@ -230,7 +230,7 @@ class Ahead:
         if not self._finish.alive:
             raise ValueError("loader: this stream was closed; ask the loader for another (`ahead`)")
         began = time.perf_counter()
-        found = self._ready.get()
+        found = self._next()
         now = time.perf_counter()
         if self._began is None:
             self._began = now  # the first one fills pools and opens files; a run tells of it apart
@@ -240,6 +240,14 @@ class Ahead:
             self.close()
             raise found
         return found
+
+    def _next(self) -> Packed | BaseException:
+        while True:
+            try:
+                return self._ready.get(timeout=0.5)
+            except queue.Empty:
+                if not self._finish.alive:
+                    raise ValueError("loader: this stream was closed while it was asked for more") from None
 
     @property
     def waiting(self) -> float:

@@ -1,9 +1,9 @@
 """Which tokens of an object are shown and which are asked for, a whole microbatch at once; missing data are no tokens.
 
 Whatever the rule: what is shown and what is asked for are apart and are there; at most `inputs` and `targets` of an
-object; at most `most_shown` of its tokens are shown, so that small objects have something left to ask for; an object
-with a token is asked for one or more. One that has a single token is asked for it and shown nothing; one that has none
-is left out.
+object; at most `most_shown` of its tokens are shown, so that small objects have something left to ask for, but for
+objects masked across surveys; an object with a token is asked for one or more. One that has a single token is asked for
+it and shown nothing; one that has none is left out.
 
 Rules are mixed by the object, with weights:
 
@@ -15,9 +15,10 @@ dirichlet  4M's: the budget is shared out by a Dirichlet draw over the modalitie
            the share. The budget is met exactly.
 uniform    all tokens of an object alike. The budget is met exactly.
 
-A share of the objects is masked *across surveys*: one survey that the object has is shown and another asked for, a coin
-is thrown over each of the rest, and none is both. As much is then shown as the budget allows. Modalities of one codec
-(`Vocabulary.twin`) are like any others here: a redshift may be shown where another is asked for; evaluation withholds.
+A share of the objects is masked *across surveys*: one survey that the object has is shown and another asked for, of
+those that its rule shows and asks for at all; a coin is thrown over each of the rest, and none is both. As much is
+then shown as the budget allows. Modalities of one codec (`Vocabulary.twin`) are like any others here: a redshift may be
+shown where another is asked for; evaluation withholds.
 """
 
 from __future__ import annotations
@@ -208,13 +209,14 @@ class Masker:
     def counts(self, length: I64, rng: np.random.Generator) -> tuple[I64, I64]:
         """How many tokens of each modality are shown and asked for, each (n, modality); each object has a token."""
         n = len(length)
-        can_show, can_ask, across = self._across(length, rng)
+        which = np.searchsorted(self._upto, rng.random(n), side="right") if len(self._upto) else np.zeros(n, np.int64)
+        takes = [np.stack([a > 0 for a in pair]) for pair in zip(*self._alphas, strict=True)]
+        can_show, can_ask, across = self._across(length, takes[0][which], takes[1][which], rng)
         total = length.sum(axis=1)
         most = np.floor(self.masking.most_shown * total + 1e-9).astype(np.int64)
         budget = np.where(across, total, np.where(total > 1, np.maximum(most, 1), 0))
         budget = np.minimum(budget, self.masking.inputs)
         shown, asked = np.zeros_like(length), np.zeros_like(length)
-        which = np.searchsorted(self._upto, rng.random(n), side="right") if len(self._upto) else np.zeros(n, np.int64)
         for number, component in enumerate(self.masking.components):
             rows = np.flatnonzero(which == number) if len(self._upto) else np.arange(n)
             if not len(rows):
@@ -239,24 +241,30 @@ class Masker:
                 asked[rows] = _exact(component, take_out, room, left, rng)
             for i in rows[np.flatnonzero(asked[rows].sum(axis=1) == 0)]:
                 # all that may be asked for is shown, or it has nothing that may be: one token is asked for all the same
-                fit = np.flatnonzero((can_ask[i] > 0) & (take_out > 0))
-                m = rng.choice(fit if len(fit) else np.flatnonzero(length[i]))
+                fits = (np.flatnonzero((left[i] > 0) & (take_out > 0)) for left in (can_ask, length))
+                m = rng.choice(next((fit for fit in fits if len(fit)), np.flatnonzero(length[i])))
                 shown[i, m], asked[i, m] = min(shown[i, m], length[i, m] - 1), 1
         return shown, asked
 
-    def _across(self, length: I64, rng: np.random.Generator) -> tuple[I64, I64, Flags]:
-        """Tokens that may be shown, and asked for, of each modality; and which objects are masked across surveys."""
+    def _across(self, length: I64, take_in: Flags, take_out: Flags, rng: np.random.Generator) -> tuple[I64, I64, Flags]:
+        """Tokens that may be shown, and asked for, of each modality; and which objects are masked across surveys.
+
+        Of an object so masked one survey that may be shown is, and another that may be asked for is asked for.
+        """
         across = np.zeros(len(length), bool)
         if not self.masking.across_surveys:
             return length, length, across
-        held = length @ self._survey > 0
-        across = (rng.random(len(length)) < self.masking.across_surveys) & (held.sum(axis=1) > 1)
+        to_show, to_ask = (np.asarray((length * take) @ self._survey > 0) for take in (take_in, take_out))
+        to_show &= to_ask.sum(axis=1, keepdims=True) - to_ask > 0  # another one is left to be asked for
+        across = (rng.random(len(length)) < self.masking.across_surveys) & to_show.any(axis=1)
         rows = np.flatnonzero(across)
-        some = held[rows]
-        # ranks of the surveys that it has, at random: the first is shown, the second asked for, a coin for the rest
-        key = np.where(some, rng.random(some.shape), 2.0)
-        rank = np.argsort(np.argsort(key, axis=1), axis=1)
-        show = np.where(rank < 2, rank == 0, rng.random(some.shape) < rng.random((len(rows), 1)))
+        keys = rng.random((2, len(rows), to_show.shape[1]))
+        first = np.argmin(np.where(to_show[rows], keys[0], 2.0), axis=1)
+        keys[1, np.arange(len(rows)), first] = 2.0
+        second = np.argmin(np.where(to_ask[rows], keys[1], 3.0), axis=1)
+        # a coin for the rest
+        show = rng.random((len(rows), to_show.shape[1])) < rng.random((len(rows), 1))
+        show[np.arange(len(rows)), first], show[np.arange(len(rows)), second] = True, False
         can_show, can_ask = length.copy(), length.copy()
         show = show[:, self.vocabulary.survey]
         can_show[rows], can_ask[rows] = length[rows] * show, length[rows] * ~show

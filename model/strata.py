@@ -132,7 +132,7 @@ def find(
         content = hashlib.sha256("".join(f"{e.name} {e.part.content_id}\n" for e in entries).encode()).hexdigest()
         groups: dict[str, list[tuple[int, int, int]]] = {}
         for i, entry in enumerate(entries):
-            with open_shard(pile.path(entry.part)) as shard:
+            with open_shard(pile.path(entry.part), entry.part.sha256) as shard:
                 label = str(entry.labels.get("stratum", shard.stratum))
                 held = vocabulary or Vocabulary(tuple(columns.values()))
                 held.refuse_other_codecs(shard.columns.values(), f"pile {name}, {shard.path}")
@@ -141,6 +141,11 @@ def find(
                 sizes = [int(with_token(shard, g, names).sum()) for g in range(len(shard.row_groups))]
                 groups.setdefault(label, []).extend((i, g, n) for g, n in enumerate(sizes) if n)
         parts = tuple(e.part for e in entries)
+        if vocabulary is not None and not any(groups.values()):
+            raise ValueError(
+                f"pile {name}: none of its objects in split {split!r} has a token of the vocabulary, which is that of "
+                f"{', '.join(vocabulary.names)}; leave the pile out, or train with another vocabulary"
+            )
         for label in sorted(groups):
             if groups[label]:
                 part, group, size = np.array(groups[label], np.int64).T

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from skycairn.model.attention import Plan, attend, planned, scatter, take, takes_varlen, to_device
 from skycairn.model.forms import Form
-from skycairn.model.layout import Ints, Layout, lay_out
+from skycairn.model.layout import Ints, Layout, checked, lay_out
 from skycairn.model.packed import Packed
 from skycairn.model.sequence import sequenced
 from skycairn.model.tables import Counts, SlotTable, Starts, TokenTable, first_rows
@@ -285,9 +285,8 @@ class Network(nn.Module):
         device, vocabulary = self.device, self.vocabulary
         varlen = takes_varlen(device, self.dtype)
         before: NDArray[np.int32] | None = None
-        layout = None
         if self.sequences:
-            lay_out(packed, vocabulary, varlen)  # checked as it came
+            checked(packed, vocabulary)
             packed, before = sequenced(packed, vocabulary, self.sequences)
         layout = lay_out(packed, vocabulary, not varlen, self.sequences, across=compat == "aion")
         slot, asked_slot = packed.input_slot[layout.shown], packed.target_slot[layout.asked]
@@ -357,7 +356,10 @@ class Network(nn.Module):
         answers = torch.split(batch.answer, counts.tolist())
         for m, logits in self._logits(batch, None):
             sums[m] = F.cross_entropy(logits.float(), answers[m], reduction="sum")
-        return Losses(torch.stack(sums), counts)
+        # a microbatch that shows nothing, or asks one token alone, has a gradient for every weight all the same: Adam
+        # counts steps, and processes that share weights wait for each other's gradients
+        nothing = 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+        return Losses(torch.stack(sums) + nothing, counts)
 
     def logits(self, packed: Packed, compat: Compat | None = None) -> dict[str, Tensor]:
         """Logits of what is asked for, (asked, vocabulary) a modality, in the order of the microbatch.

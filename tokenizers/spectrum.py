@@ -48,7 +48,7 @@ class Objective:
     """The variance of a pixel is sigma ** 2 + (floor * amplitude) ** 2, so that beyond a signal to noise of 1 / floor a
     spectrum counts no more for being brighter; else a few stars own the gradient. 0: the likelihood as it is."""
     share: float = 0.1
-    """And (share * the pixel's own flux) ** 2, above its noise, or the brightest lines own it. 0: not so."""
+    """And (share * flux) ** 2, the flux by both neighbours of the pixel, or the brightest lines own it. 0: not so."""
     recorrupt: float = 0.0
     """Where not 0, training adds noise to what it shows, and noise that is independent of that to what it asks for:
     x + r * sigma * e and x - sigma * e / r, so that a copy of the noise is never rewarded and the best answer is the
@@ -103,6 +103,7 @@ class SpectrumCodec(NetworkCodec):
         if padding != "none" and preprocessing != "aion":
             raise ValueError(f"spectrum codec: padding {padding!r} is AION-1's, wanted preprocessing 'aion' with it")
         self.grid, self.preprocessing, self.padding = grid, preprocessing, padding
+        network.made = preprocessing == "skycairn" and can_begin(network)
         self.compat = "aion" if preprocessing == "aion" else None
         self.objective = Objective()
         s = network.settings
@@ -395,7 +396,8 @@ class SpectrumCodec(NetworkCodec):
         row = good.any(dim=1)
         share = row.float() / row.sum().clamp(min=1)
         with torch.no_grad():
-            bright = (flux.square() - 1 / ivar.clamp(min=1e-30)).clamp(min=0)
+            # by its neighbours: a pixel's own noise would have a say in its own weight, and make light too faint
+            bright = functional.pad(flux[:, :-2] * flux[:, 2:], (1, 1), mode="replicate").clamp(min=0)
             slack = 1 + (weights.floor**2 + weights.share**2 * bright) * ivar
         nll = 0.5 * ((square * ivar / slack).sum(dim=1) / counts * share).sum()
         lfq = quantizer.loss(z, weights.inverse_temperature)

@@ -105,6 +105,8 @@ class SpectrumNetwork(nn.Module):
     def __init__(self, settings: SpectrumSettings) -> None:
         super().__init__()
         s = self.settings = settings
+        self.made = False
+        "whether spectrumstart.py makes its encoder, whose weights cancel each other to more digits than bf16 holds"
         self._quantizer = nn.ModuleDict({"_quantizer": LookupFreeQuantizer(s.embedding_dim)})
         self.encoder = Encoder(2, s.encoder_depths, s.encoder_dims)
         self.decoder = Decoder(s.latent_channels, s.decoder_depths, s.decoder_dims)
@@ -120,9 +122,10 @@ class SpectrumNetwork(nn.Module):
         return cast(LookupFreeQuantizer, self._quantizer["_quantizer"])
 
     def channels(self, x: Tensor) -> Tensor:
-        """Before their signs are taken, (n, place, bits), of (n, latent pixel, 2)."""
-        h = self.pre_quant_norm(self.encoder(x))
-        return functional.linear(h, self.quant_conv.weight[:, :, 0], self.quant_conv.bias)
+        """Before their signs are taken, (n, place, bits), of (n, latent pixel, 2); fp32 where the encoder is made."""
+        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not self.made):
+            h = self.pre_quant_norm(self.encoder(x))
+            return functional.linear(h, self.quant_conv.weight[:, :, 0], self.quant_conv.bias)
 
     def light(self, signs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Flux, and logit of the mask where there is one, float32 (n, latent pixel), of (n, place, bits)."""

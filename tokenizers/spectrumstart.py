@@ -44,15 +44,16 @@ KEPT = (4, 8, 12, 16)
 
 
 def can_begin(network: SpectrumNetwork) -> bool:
-    """Whether the network has its blocks where `begin` needs them, and width enough."""
+    """Whether the network has its blocks where `begin` needs them, width enough, and flux in amplitudes."""
     s = network.settings
     wide = min(*s.encoder_dims[2:], *s.decoder_dims[:2]) >= 48 and s.encoder_dims[0] >= 16 and s.encoder_dims[1] >= 24
     blocks = s.encoder_depths[:3] == s.decoder_depths[1:] == (0, 0, 0) and s.encoder_depths[3] and s.decoder_depths[0]
-    return bool(blocks) and wide and s.decoder_dims[2] >= 16 and s.embedding_dim == BITS
+    return bool(blocks) and wide and s.decoder_dims[2] >= 16 and s.embedding_dim == BITS and s.input_scaling == 1.0
 
 
 def begin(network: SpectrumNetwork) -> None:
-    """Set the weights of a network that was just initialised; those up to the signs learn no more."""
+    """Set the weights of a network that was just initialised; those up to the signs learn no more, as long as the
+    network lives: one that is read from a file learns all."""
     with torch.no_grad():
         for block in network.modules():
             if isinstance(block, Block):

@@ -85,7 +85,7 @@ def train(
     SIGTERM, after a checkpoint.
     """
     run = _Run(codecs, examples, schedule, out, device, progress, weights)
-    with _Signals() as stop:
+    with Signals() as stop:
         run.go(stop)
     return run.codecs
 
@@ -140,11 +140,11 @@ class _Run:
         }
         self.step = 0
 
-    def go(self, stop: _Signals) -> None:
+    def go(self, stop: Signals) -> None:
         """To the end, or as long as it may."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
-        n = sum(p.numel() for p in self.network.parameters())
+        n = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         told = ", ".join(f"{self.examples.count(m):,} of {m}" for m in self.codecs)
         self.progress(f"{n:,} weights learn from {told} on {self.device}")
         began = spoke = time.monotonic()
@@ -289,7 +289,7 @@ class _Run:
             self.averaged[name].copy_(value)
         checkpoint.load_optimizer(self.optimizer, checkpoint.tensors_of(last / OPTIMIZER))
         self.step = int(about["step"])
-        _forget_after(self.folder / "metrics.jsonl", self.step)
+        forget_after(self.folder / "metrics.jsonl", self.step)
         self.progress(f"going on from step {self.step} in {last}")
 
     def _finish(self) -> None:
@@ -341,14 +341,14 @@ class _Tally:
         return {"learned": learned, "grad_norm": self.norm, "examples_s": self.pace()}
 
 
-class _Signals:
+class Signals:
     """SIGINT and SIGTERM are heeded between two steps, so that what is saved is whole; a second one ends at once."""
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             self._before = {n: signal.signal(n, self._heed) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
@@ -404,7 +404,7 @@ def _next(ahead: ThreadPoolExecutor, batch: Callable[[int], _Batch], step: int, 
     return ahead.submit(batch, step) if step < steps else done
 
 
-def _forget_after(path: Path, step: int) -> None:
+def forget_after(path: Path, step: int) -> None:
     """Drop lines of metrics of steps that will be taken again."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]

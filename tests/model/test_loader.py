@@ -211,7 +211,7 @@ def test_objects_without_a_token_are_never_drawn(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split 'train' has no object with a token"):
         loader(nothing)
     few = Vocabulary(COLUMNS[:1])
-    with pytest.raises(ValueError, match="no object with a token"):
+    with pytest.raises(ValueError, match="none of its objects in split 'train' has a token of the vocabulary"):
         loader(pile, vocabulary=few)
 
 
@@ -282,6 +282,55 @@ def test_a_damaged_shard_is_named(tmp_path: Path, place: int) -> None:
             for _ in range(200):
                 next(stream)
     assert not any(t.name == "skycairn loader" for t in threading.enumerate())
+
+
+def test_a_flipped_bit_never_makes_objects_go_unread(tmp_path: Path) -> None:
+    pile = write_pile(tmp_path / "pile", {"gaia": [50, 50]}, group_rows=50, present=1.0)
+    path = pile.path(pile.snapshot().entries("shards")[1].part)
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 40).tolist():
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        with pytest.raises(Damaged, match=path.name):
+            loader(pile)
+
+
+def test_a_pile_that_adds_nothing_is_refused(tmp_path: Path) -> None:
+    gaia = write_pile(tmp_path / "gaia", {"gaia": [50]}, present=1.0)
+    desi = write_pile(tmp_path / "desi", {"desi": [50]}, columns=COLUMNS[:2], present=1.0)
+    vocabulary = Vocabulary(tuple(c for c in COLUMNS if c.modality.startswith("gaia")))
+    with pytest.raises(ValueError, match=r"pile pile1: none of its objects in split 'train' has a token of the voc"):
+        loader(gaia, desi, vocabulary=vocabulary)
+
+
+def test_who_waits_for_a_stream_that_is_closed_is_told(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = loader(pile)
+    stop = threading.Event()
+    draw = ours.masker.draw
+
+    def stuck(*given):
+        stop.wait(20)
+        return draw(*given)
+
+    monkeypatch.setattr(ours.masker, "draw", stuck)
+    stream, told = ours.ahead(), []
+
+    def ask():
+        try:
+            next(stream)
+        except ValueError as error:
+            told.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    closing = threading.Thread(target=stream.close)
+    closing.start()
+    stop.set()
+    asking.join(10)
+    closing.join(10)
+    assert not asking.is_alive() and (not told or "was closed" in told[0])
 
 
 def test_the_thread_is_ahead_and_its_waiting_is_told(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:

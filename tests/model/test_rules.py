@@ -249,6 +249,24 @@ def test_a_modality_of_alpha_0_is_never_taken_but_where_nothing_else_is():
     assert (asked.sum(axis=1) == 1).all(), "it has nothing else, and is asked for one token all the same"
 
 
+@pytest.mark.parametrize("component", [Beta, Dirichlet])
+def test_across_surveys_keeps_to_what_is_taken_at_all(component):
+    surveys = [SURVEY[s] for s in range(VOCABULARY.n_slots)]
+    tokens, length = filled([SIZES] * 2000)
+
+    def drawn(**alphas):
+        masking = Masking(12, 6, across_surveys=1.0, components=(component(**alphas),))
+        return split(Masker(VOCABULARY, masking).draw(tokens, length, generator(2)))
+
+    for s, _, a, _ in drawn(target_alphas={"gaia": 0}):
+        shown, asked = {surveys[i] for i in s}, {surveys[i] for i in a}
+        assert len(asked) >= 1 and not shown & asked
+        assert "gaia" not in {VOCABULARY.names[VOCABULARY.modality_of_slot[i]].split(".")[0] for i in a}
+    for s, _, a, _ in drawn(input_alphas={"gaia": 0}):
+        assert len(s) and len(a), "another survey is there to be shown"
+        assert "gaia" not in {VOCABULARY.names[VOCABULARY.modality_of_slot[i]].split(".")[0] for i in s}
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -213,9 +213,10 @@ def test_what_is_empty_is_no_trouble():
         losses = net(pack(objects(0, counts)))
         loss = objective(losses, losses.counts, equal_weights(losses.counts))
         assert torch.isfinite(loss)
-        if losses.counts.any():
-            loss.backward()
-            assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+        net.zero_grad(set_to_none=True)
+        loss.backward()
+        # processes that share weights wait for each other's gradients, and Adam counts steps
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
     assert net.logits(pack(objects(0, [(4, 0)]))) == {}
 
 

@@ -125,7 +125,9 @@ def test_killed_at_a_random_moment_of_a_lean_build(
 def test_killed_at_a_random_moment(
     tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, victim: str, after: int
 ) -> None:
-    check(tiny_recipe, tmp_path / "pile", tmp_path, victim, after, Pile.open(tiny_pile).snapshot().content_id)
+    check(
+        tiny_recipe, tmp_path / "pile", tmp_path, victim, after, Pile.open(tiny_pile).snapshot().content_id, workers=2
+    )
 
 
 @pytest.mark.slow

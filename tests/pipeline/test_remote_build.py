@@ -188,7 +188,7 @@ def test_fault_34_no_secret_leaves_the_process(tiny_sky: Path, tmp_path: Path, m
     )
     (tmp_path / "run.py").write_text(script)
     with mirror_of(tiny_sky, services=services, accounts={HSC: (HSC_ACCOUNT[0], SECRET)}) as served:
-        told = recipes.canonical(recipe_of(served, tmp_path / "cache", names=["hsc"]).settings())
+        told = recipes.canonical(recipe_of(served, tmp_path / "cache", names=["hsc", "gaia"]).settings())
         done = subprocess.run(
             [sys.executable, str(tmp_path / "run.py"), told, str(tmp_path / "pile")],
             capture_output=True,

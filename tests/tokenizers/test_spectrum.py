@@ -406,9 +406,10 @@ def test_the_loss_of_a_window_is_that_of_its_pixels() -> None:
     with torch.no_grad():
         loss = codec.loss(shown)
         other = dict(shown)
+        near = np.convolve(inside, [1, 1, 1], "same") > 0  # neighbours tell how bright a pixel is
         for name in ("flux", "error"):
             other[name] = shown[name].clone()
-            other[name][:, ~inside] = 0.5
+            other[name][:, ~near] = 0.5
         assert float(codec.loss(other).total) == float(loss.total)
         every = codec.loss(whole | {"window": torch.tensor([0, 320])})
         assert float(every.total) == float(codec.loss(whole).total)
@@ -463,6 +464,25 @@ def test_a_bright_line_does_not_own_the_gradient() -> None:
     assert codec.loss(tensors).parts["nll"] < 2 * 5 * (1 / 0.03) ** 2
     codec.objective = Objective(floor=0.03, share=0.0)
     assert codec.loss(tensors).parts["nll"] > 1e4
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.1, 0.03])
+def test_the_loss_is_least_at_the_light_itself(sigma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = short()
+    codec.objective = Objective(share=0.1)
+    n = 300
+    noisy = {"flux": 1 + sigma * np.random.default_rng(0).normal(size=(200, n)), "ivar": np.full((200, n), sigma**-2)}
+    tensors = codec.tensors(spectra(SHORT, 200) | noisy | {"mask": np.zeros((200, n), bool)})
+    amplitude = codec._amplitude(tensors["token"].numpy().astype(int)).mean()
+    tries = np.linspace(0.97, 1.03, 61)
+    found = []
+    for light in tries:
+        same = torch.full((200, n), light / amplitude)
+        monkeypatch.setattr(codec, "_light", lambda *_, same=same: (same, None))
+        with torch.no_grad():
+            found.append(float(codec.loss(tensors).parts["nll"]))
+    # the scatter of so many pixels' mean, and half a step
+    assert abs(tries[int(np.argmin(found))] - 1) < 4 * sigma / np.sqrt(200 * n) + 0.001
 
 
 @pytest.mark.parametrize(

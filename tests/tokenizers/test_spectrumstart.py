@@ -74,3 +74,20 @@ def test_the_decoder_learns_and_the_encoder_stays() -> None:
         made = name.startswith(("encoder.", "pre_quant_norm.", "quant_conv."))
         assert p.requires_grad is not made, name
         assert made or (p.grad is not None and bool(torch.isfinite(p.grad).all())), name
+
+
+def test_bf16_turns_no_token_of_a_made_encoder(codec: SpectrumCodec) -> None:
+    rng = np.random.default_rng(1)
+    flux = 1.0 + 0.5 * np.sin(WAVELENGTH / 700) + 0.1 * rng.normal(size=(4, 8704))
+    exact = codec.encode(measured(flux, 0.1))
+    codec.precision = "bf16"
+    try:
+        assert np.array_equal(codec.encode(measured(flux, 0.1)), exact)
+    finally:
+        codec.precision = "fp32"
+    again = SpectrumCodec.restore(codec.settings(), codec.arrays()).to("cpu", "bf16")
+    assert np.array_equal(again.encode(measured(flux, 0.1)), exact), "nor where it was read from a file"
+
+
+def test_flux_in_another_scale_is_not_begun_with() -> None:
+    assert not spectrumstart.can_begin(SpectrumCodec.fresh("tiny", input_scaling=0.2).network)

@@ -1,0 +1,107 @@
+"""All that decides a training run beside what it learns from: plain values, as TOML and JSON hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from skycairn.model.forms import FORMS
+from skycairn.model.rules import Masking
+from skycairn.model.strata import Weights
+
+PRECISIONS = ("fp32", "bf16")
+WEIGHINGS = ("modality", "token")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run. Two runs of equal settings on equal snapshots see the same tokens in the same order on any number of
+    processes."""
+
+    size: str = "nano"
+    "one of forms.FORMS"
+    steps: int = 1000
+    objects: int = 64
+    "of a microbatch"
+    microbatches: int = 4
+    "of a step; any number of processes that divides it may share them"
+    learning_rate: float = 2e-3
+    warm_up: int = 60
+    "steps over which the rate rises from 0"
+    least_rate: float = 0.05
+    "share of the learning rate that a cosine falls to at the last step"
+    weight_decay: float = 0.05
+    "of matrices alone"
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    "most that the norm of the gradient may be"
+    precision: str = "fp32"
+    "of products: fp32 or bf16; weights and losses are fp32"
+    weighing: str = "modality"
+    "modality: all of which something is asked count alike; token: all tokens do"
+    smooth: bool = False
+    "tables of ordered codecs start smooth in value, for piles of few objects"
+    counted: int = 0
+    "logits start from how often tokens stand in their slots among so many objects; 0: not so"
+    seed: int = 0
+    pool: int = 4096
+    "objects that are shuffled among each other"
+    check_every: int = 100
+    "steps between looks at the validation sky, each with a checkpoint"
+    checked: int = 8
+    "microbatches of the validation sky that are looked at, the same each time"
+    masking: Masking = field(default_factory=lambda: Masking(inputs=64, targets=32, across_surveys=0.35))
+    weights: Weights = field(default_factory=Weights)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+        for name, known in (("size", tuple(FORMS)), ("precision", PRECISIONS), ("weighing", WEIGHINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"settings: {name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        for name in ("steps", "objects", "microbatches", "pool", "check_every", "checked"):
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a whole number of 1 or more")
+        for name in ("warm_up", "seed", "counted"):
+            if not _whole(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a whole number of 0 or more")
+        for name in ("learning_rate", "clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a number above 0")
+        if not (0 <= self.least_rate <= 1 and self.weight_decay >= 0 and all(0 <= b < 1 for b in self.betas)):
+            raise ValueError(
+                f"settings: least_rate {self.least_rate}, weight_decay {self.weight_decay}, betas {self.betas}; wanted "
+                "0 to 1, 0 or more, and 0 to below 1"
+            )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        way = min(1.0, (step - self.warm_up) / max(1, self.steps - self.warm_up))
+        return self.learning_rate * (self.least_rate + (1 - self.least_rate) * 0.5 * (1 + math.cos(math.pi * way)))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Settings:
+        """From plain values; ValueError names a key that it does not know."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(value) - set(known)):
+            raise ValueError(f"settings: {', '.join(unknown)}: wanted some of {', '.join(known)}")
+        parts: dict[str, Any] = {"masking": Masking.from_json, "weights": Weights.from_json}
+        given: dict[str, Any] = {k: parts[k](v) if k in parts else v for k, v in value.items()}
+        return cls(**given)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, as `from_json` takes them."""
+        plain = {k: v for k, v in asdict(self).items() if k not in ("masking", "weights")}
+        return {
+            **plain,
+            "betas": list(self.betas),
+            "masking": self.masking.as_json(),
+            "weights": self.weights.as_json(),
+        }
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
