@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from skycairn.mocksky.build import Summary
 from skycairn.mocksky.build import build as build_mock
@@ -23,6 +24,10 @@ from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import build
 
 HERE = Path(__file__).resolve()
+
+# how long an example takes hangs on who else uses the machine
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 TINY: dict[str, Any] = {
     "name": "tiny",
