@@ -372,12 +372,14 @@ def test_a_forgotten_stream_ends_its_thread(pile: Pile) -> None:
 
 
 CODE = """
-import sys
+import signal, sys
 from pathlib import Path
 from skycairn.model.loader import Loader
 from skycairn.model.rules import Masking
 from skycairn.model.strata import Source
 from skycairn.pile.store import Pile
+# who was begun in the background was taught to pass over it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pile = Pile.open(Path(sys.argv[1]))
 stream = Loader([Source(pile, pile.snapshot())], "train", Masking(8, 4), objects=5, pool=20).ahead(n=2)
 next(stream)
@@ -393,10 +395,13 @@ def test_ctrl_c_ends_it(pile: Pile) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode in (1, -signal.SIGINT, 130) and said.rstrip().endswith("KeyboardInterrupt")
     assert "Fatal" not in said
 
