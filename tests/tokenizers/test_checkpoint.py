@@ -36,7 +36,7 @@ def test_a_writer_that_dies_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_sha256", dies)
+        patch.setattr(checkpoint, "sha256_of", dies)
         with pytest.raises(OSError, match="disk full"):
             write(tmp_path / "last", {"x.safetensors": TENSORS}, {**ABOUT, "step": 3})
     assert found(tmp_path / "last") and read_about(tmp_path / "last", 1, "x.safetensors")["step"] == 2
