@@ -175,6 +175,8 @@ class Masker:
     """Masks objects of one vocabulary. Nothing is remembered from one microbatch to the next."""
 
     def __init__(self, vocabulary: Vocabulary, masking: Masking) -> None:
+        if wide := [c.modality for c in vocabulary.columns if c.vocabulary > 1 << 31]:
+            raise ValueError(f"masking: {', '.join(wide)} have vocabularies above 2^31, which microbatches cannot hold")
         self.vocabulary, self.masking = vocabulary, masking
         weight = np.array([c.weight for c in masking.components], np.float64)
         self._upto = np.cumsum(weight / weight.sum())[:-1]

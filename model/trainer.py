@@ -138,6 +138,7 @@ class Run:
                 elif time.monotonic() - spoke > QUIET_SECONDS:
                     spoke = time.monotonic()
                     self.progress(f"step {self.step} of {self.settings.steps}: {tally.told()}")
+        self.network.eval()
 
     def _learn(self, microbatches: Sequence[Packed], tally: _Tally) -> None:
         settings, n = self.settings, len(self.vocabulary.columns)

@@ -239,6 +239,8 @@ class Network(nn.Module):
         super().__init__()
         if unknown := set(sequences) - set(vocabulary.names):
             raise ValueError(f"network: sequences {sorted(unknown)} are none of {', '.join(vocabulary.names)}")
+        if sequences and counts is not None:
+            raise ValueError("network: tokens of a sequence have no slot to start from; give counts, or sequences")
         self.vocabulary, self.form, self.dtype = vocabulary, form, torch.float32
         self.sequences = vocabulary.indices(sorted(sequences))
         width = form.width
@@ -356,10 +358,19 @@ class Network(nn.Module):
         answers = torch.split(batch.answer, counts.tolist())
         for m, logits in self._logits(batch, None):
             sums[m] = F.cross_entropy(logits.float(), answers[m], reduction="sum")
-        # a microbatch that shows nothing, or asks one token alone, has a gradient for every weight all the same: Adam
-        # counts steps, and processes that share weights wait for each other's gradients
-        nothing = 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
-        return Losses(torch.stack(sums) + nothing, counts)
+        found = torch.stack(sums)
+        return Losses(found + self._unasked(batch.layout) if torch.is_grad_enabled() else found, counts)
+
+    def _unasked(self, layout: Layout) -> Tensor:
+        """0, on which all weights hang that this microbatch may leave alone, so that each has a gradient.
+
+        Adam counts steps, and processes that share weights wait for each other's gradients. Where one token is alone
+        nothing is compared; where no object both shows and asks, whole layers are left out.
+        """
+        compared = ("q_norm.weight", "k_norm.weight", "query_norm.weight", "cross.q.weight", "told")
+        crossing = bool(((layout.cross_segments.query > 0) & (layout.cross_segments.key > 0)).any())
+        some = [p for n, p in self.named_parameters() if not crossing or n.endswith(compared)]
+        return 0.0 * torch.stack([p.sum() for p in some]).sum()
 
     def logits(self, packed: Packed, compat: Compat | None = None) -> dict[str, Tensor]:
         """Logits of what is asked for, (asked, vocabulary) a modality, in the order of the microbatch.

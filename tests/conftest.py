@@ -5,7 +5,7 @@ import importlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +59,17 @@ def lsdb() -> ModuleType:
             return importlib.import_module("lsdb")
     finally:
         numba.config.DISABLE_JIT = False
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread, whose sums are the same every time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

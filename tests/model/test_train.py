@@ -33,12 +33,7 @@ COLUMNS = (
 VOCABULARY = Vocabulary(COLUMNS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def objects(lengths, seed=0) -> Objects:

@@ -42,12 +42,7 @@ SETTINGS = Settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_pile(root: Path, split_rows: dict[str, int], codec: str = "b") -> Pile:

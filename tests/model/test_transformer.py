@@ -209,7 +209,7 @@ def test_microbatches_add_up_to_the_step():
 
 def test_what_is_empty_is_no_trouble():
     net = network().train()
-    for counts in ([(0, 0)], [(4, 0)], [(0, 4)], [(0, 0), (0, 3), (2, 0)]):
+    for counts in ([(0, 0)], [(4, 0)], [(0, 4)], [(1, 1)], [(1, 1), (4, 0)], [(0, 0), (0, 3), (2, 0)]):
         losses = net(pack(objects(0, counts)))
         loss = objective(losses, losses.counts, equal_weights(losses.counts))
         assert torch.isfinite(loss)

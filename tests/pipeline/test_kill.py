@@ -1,6 +1,6 @@
 """`kill -9` at random moments, of the builder, of a worker, of a scheduler: the end is the same each time.
 
-`make crash-test` runs all of them: 25 of the tiny sky, 3 of those without HSC, and 5 of the sky and pile that
+`make crash-test` runs all of them: 25 of the tiny sky, 3 of it without HSC, and 5 of the sky and pile that
 `make build-pile` left, which SKYCAIRN_SKY and SKYCAIRN_PILE name.
 """
 
@@ -121,7 +121,7 @@ def test_killed_at_a_random_moment_of_a_lean_build(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "after"), MOMENTS[3:])
+@pytest.mark.parametrize(("victim", "after"), MOMENTS)
 def test_killed_at_a_random_moment(
     tiny_recipe: Recipe, tiny_pile: Path, tmp_path: Path, victim: str, after: int
 ) -> None:

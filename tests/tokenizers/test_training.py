@@ -24,12 +24,7 @@ SHORT = Schedule(steps=12, batch=8, learning_rate=0.02, warm_up=2, ema=0.8, chec
 TWO = ("hsc.image", "legacysurvey.image")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass
