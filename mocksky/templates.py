@@ -154,7 +154,8 @@ def stars() -> Basis:
             np.geomspace(11_005.0, 70_000.0, 800),
         ]
     )
-    rows = [_star(wavelength, t, f, g) for t in TEFF for f in FEH for g in LOGG]
+    shapes = _Shapes.on(wavelength)
+    rows = [_star(wavelength, shapes, t, f, g) for t in TEFF for f in FEH for g in LOGG]
     return Basis(wavelength, np.stack(rows))
 
 
@@ -163,7 +164,37 @@ def _step(w: F64, edge: float, width: float) -> F64:
     return np.asarray(expit((edge - w) / width))
 
 
-def _star(w: F64, teff: float, feh: float, logg: float) -> F64:
+class _Shapes(NamedTuple):
+    """What all stars share: the shapes of lines, bands and edges, on the stars' wavelengths."""
+
+    blue: F64
+    bluer: F64
+    edge: F64
+    "of the Balmer jump"
+    balmer: dict[float, list[F64]]
+    "by gravity"
+    metals: list[F64]
+    tio: list[F64]
+    infrared: NDArray[np.bool_]
+
+    @classmethod
+    def on(cls, w: F64) -> _Shapes:
+        """On these wavelengths."""
+        return cls(
+            _step(w, 4550.0, 220.0),
+            1.0 + 1.2 * _step(w, 3900.0, 60.0),
+            _step(w, 3690.0, 18.0),
+            {g: [1.0 + ((w - c) / width) ** 2 for c in _BALMER] for g, width in ((1.0, 5.0), (4.5, 11.0), (8.0, 38.0))},
+            [np.exp(-0.5 * ((w - centre) / sigma) ** 2) for centre, sigma, _, _ in _METALS],
+            [
+                np.where(w >= head, np.exp(-(w - head) / length), np.exp(-0.5 * ((w - head) / 5.0) ** 2))
+                for head, length in _TIO
+            ],
+            (w > 11_000) * (w < 25_000),
+        )
+
+
+def _star(w: F64, shapes: _Shapes, teff: float, feh: float, logg: float) -> F64:
     metal = 10.0 ** (0.45 * feh)
     # the slope of an A star's Paschen continuum is that of a hotter black body
     colour = teff * (1.0 + 0.45 * np.clip((teff - 7000.0) / 2500.0, 0.0, 1.0))
@@ -173,23 +204,21 @@ def _star(w: F64, teff: float, feh: float, logg: float) -> F64:
     flux = _planck(w, colour)
     cool = np.clip((8500.0 - teff) / 3500.0, 0.0, 1.6)
     blanket = 0.18 * cool**2 * metal
-    flux = flux * np.exp(-blanket * _step(w, 4550.0, 220.0) * (1.0 + 1.2 * _step(w, 3900.0, 60.0)))
+    flux = flux * np.exp(-blanket * shapes.blue * shapes.bluer)
     hydrogen = np.exp(-0.5 * (np.log(teff / 9300.0) / 0.28) ** 2)
     jump = 0.85 * hydrogen * (0.5 if logg > 6 else 1.0)
-    flux = flux * np.exp(-jump * _step(w, 3690.0, 18.0))
-    width = {1.0: 5.0, 4.5: 11.0, 8.0: 38.0}[float(logg)]
+    flux = flux * np.exp(-jump * shapes.edge)
     depth = 0.65 * hydrogen
-    for k, centre in enumerate(_BALMER):
-        flux = flux * (1.0 - depth * (0.6 + 0.05 * k) / (1.0 + ((w - centre) / width) ** 2))
+    for k, profile in enumerate(shapes.balmer[float(logg)]):
+        flux = flux * (1.0 - depth * (0.6 + 0.05 * k) / profile)
     if logg < 6:  # a white dwarf shows hydrogen alone
-        for centre, sigma, at_solar, dwarf in _METALS:
+        for (_, _, at_solar, dwarf), profile in zip(_METALS, shapes.metals, strict=True):
             strength = at_solar * metal * np.clip((7800.0 - teff) / 2800.0, 0.03, 1.0)
             strength *= 1.0 + dwarf * (0.5 if logg > 3 else -0.3)
-            flux = flux * (1.0 - min(strength, 0.9) * np.exp(-0.5 * ((w - centre) / sigma) ** 2))
+            flux = flux * (1.0 - min(strength, 0.9) * profile)
         tio = np.clip((4150.0 - teff) / 900.0, 0.0, 1.5) * (0.7 + 0.3 * metal)
-        for head, length in _TIO:
-            band = np.where(w >= head, np.exp(-(w - head) / length), np.exp(-0.5 * ((w - head) / 5.0) ** 2))
+        for band in shapes.tio:
             flux = flux * (1.0 - 0.42 * tio / (1 + 0.5 * tio) * band)
         if teff < 4200:  # water and molecules in the near infrared carry the light away from the red
-            flux = flux * (1.0 + 0.25 * tio * (w > 11_000) * (w < 25_000))
+            flux = flux * (1.0 + 0.25 * tio * shapes.infrared)
     return np.asarray(flux * (_SIGMA * teff**4 / np.trapezoid(flux, w)))

@@ -323,8 +323,11 @@ class _Cluster:
     def _threads(self) -> int:
         """Threads of all workers, asked for anew every few seconds: workers come and go."""
         if time.monotonic() - self.asked > 5:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-            self.threads, self.asked = max(1, sum(w["nthreads"] for w in workers)), time.monotonic()
+            # a client that is just losing its scheduler knows nothing of it
+            workers = self.client.scheduler_info(n_workers=-1).get("workers")
+            if workers is None:
+                raise OSError("the client knows no scheduler")
+            self.threads, self.asked = max(1, sum(w["nthreads"] for w in workers.values())), time.monotonic()
         return self.threads
 
     def _send(self, task: Task, tries: int) -> _Flight:

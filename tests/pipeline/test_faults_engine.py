@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import pytest
 from skycairn.pile import disk
 from skycairn.pile.lock import builder_lock
 from skycairn.pile.store import Pile
-from skycairn.pipeline.engine import Engine, EngineError
+from skycairn.pipeline.engine import Engine, EngineError, _Cluster, _Stop
 from skycairn.pipeline.recipe import Recipe, canonical
 from skycairn.pipeline.run import BuildError, build
+from skycairn.pipeline.task import Task
 
 RUN = """
 import json, pathlib, sys
@@ -315,6 +316,23 @@ def test_fault_11_a_scheduler_that_dies(
     assert "scheduler is gone; start it and build again" in said
     assert Pile.open(pile).head() is None
     assert build(gaia, pile).snapshot.content_id == content(whole)
+
+
+def test_a_client_that_is_losing_its_scheduler_says_that_it_is_gone() -> None:
+    """Between losing it and giving up, Dask's client still calls itself connecting, and knows of no workers."""
+
+    class Losing:
+        status = "connecting"
+
+        def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+            return {}
+
+        def cancel(self, futures: Sequence[Any], force: bool) -> None: ...
+
+    cluster = object.__new__(_Cluster)
+    cluster.client, cluster.asked, cluster.threads = Losing(), float("-inf"), 1
+    with _Stop() as cluster.stop, pytest.raises(EngineError, match="scheduler is gone"):
+        list(cluster.run([Task("step", "label", {}, {})]))
 
 
 def test_fault_12_the_same_build_twice_at_once(gaia: Recipe, whole: Path, tmp_path: Path, script: Path) -> None:
