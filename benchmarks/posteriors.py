@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from skycairn.cli.qualitytables import Table
+from skycairn.model.asked import objects_with
 from skycairn.model.evaluate import paired
 from skycairn.model.features import evened, features, nearest
 from skycairn.model.generate import distribution, generate, shown_of
 from skycairn.model.model import Model
 from skycairn.model.scores import crps_of_samples, crps_of_weights, ranks, unevenness
-from skycairn.pile.shards import ShardReader, TokenArray
+from skycairn.pile.shards import TokenArray
 from skycairn.pile.store import Pile
 
 F64 = NDArray[np.float64]
@@ -93,50 +94,16 @@ class Objects(NamedTuple):
 
 
 def read(pile: Pile, split: str, question: Question, most: int) -> Objects:
-    """At most so many, those with the lowest ids by a fixed shuffle."""
+    """At most so many."""
     snapshot = pile.snapshot()
+    found = objects_with(pile, snapshot, split, question.shown, (), most=most)
     truth = pa.concat_tables(pile.read_table(e.part, ["object_id", *question.asked]) for e in snapshot.entries("truth"))
-    known, parts, measured = truth["object_id"].combine_chunks(), [], []
-    for entry in snapshot.entries("shards"):
-        if entry.labels["split"] != split:
-            continue
-        with ShardReader(pile.path(entry.part)) as shard:
-            shown = [m for m in question.shown if m in shard.columns]
-            if not shown:
-                continue
-            for group, n in enumerate(shard.row_groups):
-                found = shard.tokens(group, shown)
-                ids = shard.objects(group, ["object_id"]).column(0).combine_chunks()
-                at = pc.index_in(ids, known)
-                outcome = np.stack(
-                    [question.scale(truth[m].take(at).to_numpy().astype(float)) for m in question.asked], 1
-                )
-                there = np.zeros(n, bool)
-                for values in found.values():
-                    there |= values.present
-                some = np.flatnonzero(there & np.isfinite(outcome).any(axis=1))
-                blank = {
-                    m: TokenArray(np.zeros((n, width), np.uint32), np.zeros(n, bool), np.zeros(n, np.int64))
-                    for m, width in _widths(pile, question.shown).items()
-                    if m not in found
-                }
-                parts.append({m: TokenArray(*(a[some] for a in v)) for m, v in {**found, **blank}.items()})
-                measured.append(outcome[some])
-    outcome = np.concatenate(measured)
-    order = np.random.default_rng(0).permutation(len(outcome))[:most]
-    tokens = {
-        m: TokenArray(*(np.concatenate([np.asarray(p[m][i]) for p in parts])[order] for i in range(3)))
-        for m in question.shown
-    }
-    return Objects(tokens, outcome[order])
-
-
-def _widths(pile: Pile, names: tuple[str, ...]) -> dict[str, int]:
-    for entry in pile.snapshot().entries("shards"):
-        with ShardReader(pile.path(entry.part)) as shard:
-            if all(m in shard.columns for m in names):
-                return {m: shard.columns[m].n_tokens for m in names}
-    raise ValueError(f"{pile.root}: no shard holds all of {', '.join(names)}")
+    at = pc.index_in(found.about["object_id"], truth["object_id"].combine_chunks())
+    measured = truth.take(at.combine_chunks() if isinstance(at, pa.ChunkedArray) else at)
+    outcome = np.stack(
+        [question.scale(measured[m].to_numpy(zero_copy_only=False).astype(float)) for m in question.asked], axis=1
+    )
+    return Objects(found.tokens, outcome).take(np.flatnonzero(np.isfinite(outcome).any(axis=1)))
 
 
 class Answers(NamedTuple):
