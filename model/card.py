@@ -8,8 +8,8 @@ from typing import Any
 from skycairn.tokenizers.codec import Codec
 
 
-def card(config: Mapping[str, Any], codecs: Mapping[str, Codec]) -> str:
-    """As Markdown, from the configuration of an export."""
+def card(config: Mapping[str, Any], codecs: Mapping[str, Codec], scores: str = "") -> str:
+    """As Markdown, from the configuration of an export and the scores (Markdown too) that the run was given, if any."""
     columns, quantities = config["vocabulary"], config["modalities"]
     names = [c["modality"] for c in columns]
     surveys = sorted({n.split(".")[0] for n in names})
@@ -51,6 +51,7 @@ def card(config: Mapping[str, Any], codecs: Mapping[str, Codec]) -> str:
             "All settings are in `config.json`.",
             "",
             *_metrics(made["validation"]),
+            *(["## Scores", "", scores.strip(), ""] if scores.strip() else []),
             "## Limits",
             "",
             "Answers are of the sky and the cuts that it was trained on. Samples lie at what tokens decode to (middles "

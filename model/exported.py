@@ -109,7 +109,8 @@ def export(
     aside.mkdir(parents=True)
     save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
     write_lock(aside / LOCK, own)
-    (aside / CARD).write_text(card(config, own))
+    scores = run / "evaluation.md"
+    (aside / CARD).write_text(card(config, own, scores.read_text() if scores.is_file() else ""))
     (aside / LICENCE).write_text(licence)
     files = sorted(p for p in aside.rglob("*") if p.is_file())
     config["files"] = {p.relative_to(aside).as_posix(): sha256_of(p) for p in files}

@@ -107,7 +107,7 @@ def generate(
         raise ValueError(
             f"generate: {len(set(map(str, names)))} unlike ids of {len(known)} objects; wanted one of each"
         )
-    spans = {s.target.modality: number_of(vocabulary, s.target.modality) for s in steps}
+    spans = {name: _asked_of(network, name) for name in dict.fromkeys(s.target.modality for s in steps)}
     each = _rows(vocabulary, list(spans.values()), batch)
     key = keys(seed, names, range(n_samples))
     first = vocabulary.first_slot
@@ -128,9 +128,9 @@ def distribution(network: Network, shown: Shown, modality: str, batch: int | Non
     ValueError for a modality of more tokens, whose distribution is of them together, or one that an object shows.
     """
     vocabulary = network.vocabulary
-    m = number_of(vocabulary, modality)
+    m = _asked_of(network, modality)
     column = vocabulary.columns[m]
-    if column.n_tokens != 1 or column.layout == "sequence":
+    if column.n_tokens != 1:
         raise ValueError(
             f"generate: {modality} is {column.n_tokens} tokens, which have a distribution together alone; draw samples "
             "(`generate`), or ask how probable given ones are (`log_probability`)"
@@ -156,8 +156,7 @@ def log_probability(
     By the chain of conditionals in the order of slots, as `Autoregressive` draws them: a pass of one object a token.
     """
     vocabulary = network.vocabulary
-    schedule(vocabulary, [modality])  # refuses a sequence
-    m = number_of(vocabulary, modality)
+    m = _asked_of(network, modality)
     first, last = vocabulary.first_slot[m : m + 2].tolist()
     known = _known(shown, vocabulary)
     if tokens.shape != (len(known), last - first):
@@ -240,10 +239,12 @@ def _guided(network: Network, known: Ints, given: Mask, asked: Mask, span: slice
 
 def _logits(network: Network, known: Ints, asked: Mask, modality: str) -> Tensor:
     """Logits of what is asked for, row after row; rows that show and ask the same are worked out once."""
-    distinct, which = np.unique(np.concatenate([known, asked], axis=1), axis=0, return_inverse=True)
-    known, asked = distinct[:, : known.shape[1]], distinct[:, known.shape[1] :].astype(bool)
+    places: dict[bytes, int] = {}
+    both = np.concatenate([known, asked], axis=1)
+    which = np.array([places.setdefault(row.tobytes(), len(places)) for row in both])
+    distinct = np.unique(which, return_index=True)[1]
+    known, asked = known[distinct], asked[distinct]
     logits = network.logits(_packed(known, asked))[modality]
-    which = which.reshape(-1)
     length = asked.sum(axis=1)
     begin = np.cumsum(length) - length
     each = length[which]
@@ -271,6 +272,18 @@ def _known(shown: Shown, vocabulary: Vocabulary) -> Ints:
     out = np.full((shown.n_objects, vocabulary.n_slots), -1, np.int64)
     out[np.repeat(np.arange(shown.n_objects), np.diff(shown.start)), shown.slot] = shown.token
     return out
+
+
+def _asked_of(network: Network, modality: str) -> int:
+    """Number of a modality; ValueError where it cannot be asked for, slot by slot."""
+    schedule(network.vocabulary, [modality])
+    m = number_of(network.vocabulary, modality)
+    if m in getattr(network, "sequences", ()):
+        raise ValueError(
+            f"generate: this network reads {modality} from left to right, as AION-1 its catalogue; show it, and ask for "
+            "other modalities"
+        )
+    return m
 
 
 def _refuse_shown(known: Ints, asked: Mask, modality: str) -> None:

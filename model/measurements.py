@@ -110,7 +110,10 @@ def _tokens(codec: Codec, arrays: Arrays) -> TokenArray:
     if not n:
         return TokenArray(tokens, there, np.zeros(0, np.int64))
     if set(arrays) == {"value"}:
-        value = arrays["value"] if arrays["value"].dtype.kind == "f" else arrays["value"].astype(np.float64)
+        value = arrays["value"]
+        if value.dtype.kind not in "fiu":
+            raise ValueError(f"values are {value.dtype}, wanted numbers")
+        value = value if value.dtype.kind == "f" else value.astype(np.float64)
         if np.isinf(value).any():
             raise ValueError(f"row {np.argwhere(np.isinf(value))[0][0]} is infinite; wanted numbers, NaN if missing")
         there = np.asarray(~np.isnan(value).reshape(n, -1).any(axis=1))

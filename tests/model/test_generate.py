@@ -382,6 +382,14 @@ def test_requests_that_cannot_be_met_say_why(call, told):
         call()
 
 
+def test_what_a_network_reads_from_left_to_right_is_not_asked_for():
+    torch.manual_seed(0)
+    reading = Network(WIDE, FORM, sequences=["sdss.spectrum"]).eval()
+    with pytest.raises(ValueError, match=r"reads sdss.spectrum from left to right"):
+        generate(reading, nothing(), ["sdss.z", "sdss.spectrum"])
+    assert generate(reading, shows(3), ["hsc.image"])["hsc.image"].shape == (3, 1, 9)
+
+
 def test_tokens_become_what_is_shown():
     values = np.array([[1, 2, 3, 0], [4, 0, 0, 0]], np.uint16)
     tokens = {
