@@ -280,7 +280,7 @@ def _asked_of(network: Network, modality: str) -> int:
     m = number_of(network.vocabulary, modality)
     if m in getattr(network, "sequences", ()):
         raise ValueError(
-            f"generate: this network reads {modality} from left to right, as AION-1 its catalogue; show it, and ask for "
+            f"generate: the network reads {modality} from left to right, as AION-1 its catalogue; show it, ask for "
             "other modalities"
         )
     return m
