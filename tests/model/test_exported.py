@@ -245,6 +245,24 @@ def test_an_export_takes_the_place_of_an_earlier_one_and_best_goes_before_last(
     assert Model.load(tmp_path / "out").quantities["desi.z"].what == "its redshift"
 
 
+def test_an_export_that_fails_leaves_the_earlier_one(
+    run: Path, codecs: dict[str, Codec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(run / "run", codecs, tmp_path / "out")
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("skycairn.model.exported.on_disk", full)
+    with pytest.raises(OSError, match="no space left"):
+        export(run / "run", codecs, tmp_path / "out", licence="another")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")} == before
+    monkeypatch.undo()
+    export(run / "run", codecs, tmp_path / "out", licence="another")
+    assert Model.load(tmp_path / "out") and not list(tmp_path.glob("*.new"))
+
+
 def some(n: int = 5, seed: int = 1) -> dict:
     """Raw inputs of n objects, of which some lack some."""
     given = raw(n, seed)
