@@ -23,7 +23,7 @@ def card(config: Mapping[str, Any], codecs: Mapping[str, Codec], scores: str = "
             "",
             f"A masked any-to-any transformer over tokens of sky surveys, size `{made['size']}` "
             f"({form['encoder_depth']} + {form['decoder_depth']} layers, width {form['width']}, "
-            f"{made['parameters']:,} numbers). Any of its modalities may be shown, missing or asked for.",
+            f"{made['parameters']:,} weights). Any of its modalities may be shown, missing or asked for.",
             "",
             "## Modalities",
             "",

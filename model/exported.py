@@ -88,7 +88,8 @@ def export(
     given = quantities or {}
     held = {name: given.get(name) or quantity_of(c, own[name]) for name, c in _columns(vocabulary).items()}
     network, weights = shape_of(settings), _weights(checkpoint, about)
-    built(network, vocabulary).load_state_dict(weights)
+    whole = built(network, vocabulary)
+    whole.load_state_dict(weights)
     config: dict[str, Any] = {
         "format": FORMAT,
         "network": network,
@@ -99,7 +100,7 @@ def export(
             "step": about["step"],
             "snapshots": about["snapshots"],
             "settings": about["settings"],
-            "parameters": sum(t.numel() for t in weights.values()),
+            "parameters": sum(p.numel() for p in whole.parameters()),
             "validation": _validation(run / "metrics.jsonl", about["step"]),
             "versions": {n: importlib.metadata.version(n) for n in ("skycairn", "torch", "numpy", "safetensors")},
         },

@@ -98,6 +98,17 @@ def decoded(codec: Codec, tokens: NDArray[np.int64]) -> Arrays:
     return {k: v.reshape(n, samples, *v.shape[1:]) for k, v in found.items()}
 
 
+def wavelengths(codec: Codec) -> NDArray[np.float64] | None:
+    """Angstrom of each pixel of what a codec of spectra decodes to; None where a codec is of none."""
+    tells = next((c for c in (codec, getattr(codec, "grid", None)) if hasattr(c, "wavelength")), None)
+    if tells is not None:
+        return np.asarray(tells.wavelength(), np.float64)
+    latent = getattr(getattr(codec, "network", None), "settings", None)
+    if not hasattr(latent, "lambda_min"):
+        return None
+    return np.asarray(latent.lambda_min + latent.resolution * np.arange(latent.num_pixels), np.float64)
+
+
 def whole(codec: Codec, tokens: NDArray[np.integer]) -> Tokens:
     """Tokens in the codec's own type."""
     return tokens.astype(np.uint16) if codec.dtype is np.uint16 else tokens.astype(np.uint32)
@@ -135,37 +146,45 @@ def _good(arrays: Arrays) -> NDArray[np.bool_]:
 
 
 def _array(modality: str, name: str, given: Any, unit: str) -> NDArray[Any]:
-    """Plain numbers, in the modality's unit; what is masked by numpy is NaN."""
-    if getattr(given, "unit", None) is not None:
-        given = _in_unit(modality, name, given, unit)
-    if isinstance(given, np.ma.MaskedArray) and given.dtype.kind in "fiu":
-        numbers = given if given.dtype.kind == "f" else given.astype(np.float64)
-        given = np.ma.filled(numbers, np.nan)
+    """Plain numbers, in the modality's unit; what is masked, by numpy or astropy, is NaN."""
+    own, masked = getattr(given, "unit", None), None
+    if isinstance(given, np.ma.MaskedArray):
+        given, masked = np.ma.getdata(given), np.ma.getmaskarray(given)
+    elif hasattr(given, "unmasked"):
+        given, masked = given.unmasked, np.asarray(given.mask)
+    if own is not None:
+        given = _in_unit(modality, name, given, own, unit)
     try:
         array = np.asarray(given)
         # None becomes NaN
-        return array.astype(np.float64) if array.dtype == object else array
+        array = array.astype(np.float64) if array.dtype == object else array
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{modality}: {name} holds what is no number ({error}); wanted numbers, None if missing"
         ) from error
+    if masked is None or not masked.any():
+        return array
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{modality}: {name} is {array.dtype} of which some are masked; wanted all of them")
+    return np.where(masked, np.nan, array)
 
 
-def _in_unit(modality: str, name: str, given: Any, unit: str) -> NDArray[Any]:
+def _in_unit(modality: str, name: str, given: Any, own: Any, unit: str) -> NDArray[Any]:
+    """Numbers in the unit `own` brought to the modality's."""
     from astropy import units
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", units.UnitsWarning)  # of several slashes
-            own = units.Unit(unit)
+            known = units.Unit(unit)
     except ValueError as error:
         raise ValueError(
             f"{modality}: its unit is {unit!r}, which astropy does not know; give plain numbers"
         ) from error
-    wanted = {"value": own, "flux": own, "ivar": own**-2, "wavelength": units.AA}.get(name, units.Unit(""))
+    wanted = {"value": known, "flux": known, "ivar": known**-2, "wavelength": units.AA}.get(name, units.Unit(""))
     try:
-        found: NDArray[Any] = units.Quantity(given).to_value(wanted)
+        found: NDArray[Any] = units.Quantity(given, own).to_value(wanted)
     except units.UnitConversionError as error:
         told = str(wanted) or "a pure number"
-        raise ValueError(f"{modality}: {name} is in {given.unit or 'pure numbers'}, wanted {told}") from error
+        raise ValueError(f"{modality}: {name} is in {own or 'pure numbers'}, wanted {told}") from error
     return found

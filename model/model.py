@@ -20,7 +20,7 @@ from torch import Tensor
 
 from skycairn.model.exported import LOCK, read_config, read_network
 from skycairn.model.generate import distribution, generate, shown_of
-from skycairn.model.measurements import Arrays, Quantity, decoded, encoded, whole
+from skycairn.model.measurements import Arrays, Quantity, decoded, encoded, wavelengths, whole
 from skycairn.model.packed import Packed
 from skycairn.model.schemes import Target, number_of, schedule
 from skycairn.model.transformer import Embedded, Network
@@ -96,6 +96,13 @@ class Model:
     def vocabulary(self) -> Vocabulary:
         """Its modalities."""
         return self.network.vocabulary
+
+    def wavelength(self, modality: str) -> NDArray[np.float64]:
+        """Angstrom of each pixel of a spectrum that is generated; ValueError for what is no spectrum."""
+        number_of(self.vocabulary, modality)
+        if (found := wavelengths(self.codecs[modality])) is None:
+            raise ValueError(f"{modality} is no spectrum: its codec ({self.codecs[modality].kind}) has no wavelengths")
+        return found
 
     def tokens(self, inputs: Mapping[str, Any]) -> dict[str, TokenArray]:
         """Tokens of measurements, by modality."""

@@ -10,11 +10,13 @@ import pytest
 import torch
 import typer
 from astropy import units
+from astropy.table import Column, MaskedColumn
+from astropy.utils.masked import Masked
 from typer.testing import CliRunner
 
 from skycairn.cli.exporting import export as export_command
 from skycairn.model.exported import MIT, export, read_config
-from skycairn.model.measurements import Quantity
+from skycairn.model.measurements import Quantity, wavelengths
 from skycairn.model.model import Model
 from skycairn.model.packed import Packed
 from skycairn.model.rules import Masking
@@ -29,6 +31,8 @@ from skycairn.tokenizers.coefficients import CoefficientCodec
 from skycairn.tokenizers.cutout_catalog import CutoutCatalogCodec
 from skycairn.tokenizers.patches import PatchImageCodec, PatchSpectrumCodec
 from skycairn.tokenizers.scalar import GridCodec, QuantileCodec
+from skycairn.tokenizers.spectralgrid import SpectralGrid
+from skycairn.tokenizers.spectrum import SpectrumCodec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
@@ -320,6 +324,18 @@ def test_samples_are_in_the_shape_and_unit_of_what_is_measured(model: Model) -> 
     assert model.generate({"desi.z": np.zeros(0)}, ["sdss.z"])["sdss.z"].arrays["value"].shape == (0, 1)
 
 
+def test_spectra_have_wavelengths_and_nothing_else_has(model: Model) -> None:
+    np.testing.assert_allclose(model.wavelength("desi.spectrum"), 3600 + 0.8 * np.arange(40))
+    for name in ("hsc.image", "desi.z"):
+        with pytest.raises(ValueError, match=f"{name} is no spectrum"):
+            model.wavelength(name)
+    grid = SpectralGrid("linear", 3600.0, 0.8, 50)
+    for codec, pixels in ((SpectrumCodec.fresh(grid=grid), 50), (SpectrumCodec.fresh(), 8704)):
+        found = wavelengths(codec)
+        assert found is not None and len(found) == pixels
+        assert codec.decode(np.zeros((1, codec.n_tokens), codec.dtype))["flux"].shape == (1, pixels)
+
+
 def test_what_an_object_has_of_a_target_stays(model: Model) -> None:
     found = model.generate({"desi.z": [0.5, np.nan]}, ["desi.z"], n_samples=30)["desi.z"].arrays["value"]
     z = model.codecs["desi.z"]
@@ -351,8 +367,25 @@ def test_units_are_brought_to_the_modalitys_own(model: Model) -> None:
     np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match=r"desi.z: value is in km / s, wanted a pure number"):
         model.tokens({"desi.z": [3.0] * units.km / units.s})
-    masked = np.ma.masked_array(flux, [True, False])
-    assert model.tokens({"legacysurvey.flux_g": masked})["legacysurvey.flux_g"].present.tolist() == [False, True]
+
+
+def test_what_numpy_or_astropy_masks_is_missing(model: Model) -> None:
+    flux, mask = np.array([1.0, 20.0]), [True, False]
+    plain = model.tokens({"legacysurvey.flux_g": [np.nan, 20.0]})["legacysurvey.flux_g"]
+    for given in (
+        np.ma.masked_array(flux, mask),
+        np.ma.masked_array([1, 20], mask),
+        MaskedColumn(1e-9 * flux, mask=mask, unit="mgy"),
+        Masked(1e-9 * flux * units.mgy, mask=mask),
+    ):
+        found = model.tokens({"legacysurvey.flux_g": given})["legacysurvey.flux_g"]
+        assert found.present.tolist() == [False, True]
+        np.testing.assert_array_equal(found.values, plain.values)
+    assert model.tokens({"legacysurvey.flux_g": Column(flux)})["legacysurvey.flux_g"].present.all()
+    image = raw(2)["hsc.image"]
+    image["mask"] = np.ma.masked_array(image["mask"], image["flux"] > 0)
+    with pytest.raises(ValueError, match=r"hsc.image: mask is bool of which some are masked"):
+        model.tokens({"hsc.image": image})
 
 
 @pytest.mark.parametrize(
