@@ -103,7 +103,7 @@ def wavelengths(codec: Codec) -> NDArray[np.float64] | None:
     tells = next((c for c in (codec, getattr(codec, "grid", None)) if hasattr(c, "wavelength")), None)
     if tells is not None:
         return np.asarray(tells.wavelength(), np.float64)
-    latent = getattr(getattr(codec, "network", None), "settings", None)
+    latent: Any = getattr(getattr(codec, "network", None), "settings", None)
     if not hasattr(latent, "lambda_min"):
         return None
     return np.asarray(latent.lambda_min + latent.resolution * np.arange(latent.num_pixels), np.float64)
