@@ -214,7 +214,7 @@ class Embedded(NamedTuple):
         length = np.diff(self.start)
         there = np.arange(int(length.max(initial=0))) < length[:, None]
         place = to_device(np.flatnonzero(there.ravel()), self.values.device)
-        out = scatter(self.values, place, there.size).view(*there.shape, -1)
+        out = scatter(self.values, place, there.size).view(*there.shape, self.values.shape[1])
         return out, to_device(there, self.values.device)
 
 
