@@ -161,7 +161,7 @@ def write_patch(task: Task) -> int:
         mask = np.zeros(hole.shape, np.int32)
         for name, bad in layer.planes.items():
             mask |= np.where(bad, np.int32(1 << planes.index(name)), np.int32(0))
-        cards = _cards(wcs, band)
+        cards = wcs_cards(wcs)
         whole = cards.copy()
         for k, name in enumerate(planes):
             # a long name needs its own kind of card; said so, astropy does not warn
@@ -196,7 +196,8 @@ def _named(cards: fits.Header, name: str) -> fits.Header:
     return out
 
 
-def _cards(wcs: WCS, band: str) -> fits.Header:
+def wcs_cards(wcs: WCS) -> fits.Header:
+    """The cards of an image's place on the sky."""
     cards = fits.Header()
     cards["CTYPE1"], cards["CTYPE2"] = "RA---TAN", "DEC--TAN"
     cards["CRVAL1"], cards["CRVAL2"] = (float(v) for v in wcs.wcs.crval)
