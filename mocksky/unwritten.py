@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,8 @@ from skycairn.mocksky.build import brick_of_everything, source_ids
 from skycairn.mocksky.exposures import Exposures
 from skycairn.mocksky.fitsfile import TableColumn
 from skycairn.mocksky.hscskymap import OVERLAP_PIXELS, Tract, tracts
-from skycairn.mocksky.patches import Tier, in_desi, in_sdss
+from skycairn.mocksky.patches import TIERS, Tier, in_desi, in_sdss
+from skycairn.mocksky.replica import replica, seed_of
 
 I64 = NDArray[np.int64]
 Rows = Mapping[str, NDArray[Any]]
@@ -206,6 +208,17 @@ def _own(uid: NDArray[Any]) -> Shown:
 
 def _numbers(values: Iterable[int]) -> NDArray[np.int32]:
     return np.fromiter(values, np.int32)
+
+
+@lru_cache(maxsize=1)
+def replica_sky(tier: str, seed: int, number: int, centres: tuple[tuple[float, float], ...]) -> Sky:
+    """A replica of a tier with its patches near these centres, observed; the last one is kept, for its next patch."""
+    return observe(replica(TIERS[tier], number, centres), seed_of(seed, number))
+
+
+def look(tier: str, seed: int, number: int, centres: tuple[tuple[float, float], ...], patch: int) -> View:
+    """One patch, by its place among the tier's, of a replica."""
+    return View(replica_sky(tier, seed, number, centres), TIERS[tier].patches[patch].number)
 
 
 # ---------------------------------------------------------------------------------------------------- a patch
