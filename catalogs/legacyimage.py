@@ -125,7 +125,7 @@ def _one_grid(images: Mapping[str, Any], files: Mapping[str, Path]) -> fits.Head
     first = next(iter(images))
     header: fits.Header = images[first].header
     for role, hdu in images.items():
-        if not cutout.same_grid(header, hdu.header):
+        if hdu.header is not header and not cutout.same_grid(header, hdu.header):
             raise ValueError(
                 f"{files[role]}: its pixel grid (shape, WCS) is not that of {files[first]}; "
                 "wanted the coadds of one brick; fetch both again"

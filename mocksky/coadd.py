@@ -72,14 +72,17 @@ class Pixels(NamedTuple):
     scene: render.Scene
 
 
-def pixels(task: Task, masks: bool = True) -> Pixels:
-    """The brick as the survey has it, noise and defects included; without `masks` the scene's truth masks are empty."""
+def pixels(task: Task, whole: bool = True) -> Pixels:
+    """The brick as the survey has it, noise and defects included.
+
+    Not `whole`: without the truth masks and NPRIMARY, which no cut-out looks at.
+    """
     look, rows = task.look, task.rows
     brick = look.brick
     ra, dec = moved(rows["ra"], rows["dec"], rows["pmra"], rows["pmdec"], look.epoch - 2016.0)
     # a band that is missing is painted with some seeing and not written
     fwhm = np.array([look.fwhm[b] or 1.0 for b in BANDS])
-    above = look.pixel_invvar("r") ** -0.5 / np.sqrt(5) if masks else np.inf
+    above = look.pixel_invvar("r") ** -0.5 / np.sqrt(5) if whole else np.inf
     scene = render.paint(rows, ra, dec, brick.wcs, brick.width, fwhm, above)
     y, x = np.ogrid[: brick.width, : brick.width]
     rng = stream(task.seed, "legacysurvey", brick.brickid, "noise")
@@ -96,9 +99,10 @@ def pixels(task: Task, masks: bool = True) -> Pixels:
         seeing = np.where(look.exposed(band, x, y) > 0, look.fwhm[band], 0).astype(np.float32)
         bands[band] = Layer(image, invvar, seeing)
     bits = look.maskbits(x, y)
-    rows_of, columns_of = np.indices(bits.shape)
-    lon, lat = brick.wcs.wcs_pix2world(columns_of.ravel(), rows_of.ravel(), 0)
-    bits[~brick.holds(lon % 360, lat).reshape(bits.shape)] |= NPRIMARY
+    if whole:
+        rows_of, columns_of = np.indices(bits.shape)
+        lon, lat = brick.wcs.wcs_pix2world(columns_of.ravel(), rows_of.ravel(), 0)
+        bits[~brick.holds(lon % 360, lat).reshape(bits.shape)] |= NPRIMARY
     return Pixels(bands, bits, scene)
 
 

@@ -141,12 +141,22 @@ def pixels(task: Task) -> Iterator[tuple[str, Layer]]:
         set_ = {"NO_DATA": hole, "DETECTED": light[b] > 3 * pixel_sigma(band)}
         set_["SAT"], set_["BRIGHT_OBJECT"] = np.zeros_like(hole), np.zeros_like(hole)
         for k, s in enumerate(stars.tolist()):
-            around = (x - sx[k]) ** 2 + (y - sy[k]) ** 2
-            set_["SAT"] |= around < saturated_radius(task.flux[band][s : s + 1], band)[0] ** 2
+            _disk(set_["SAT"], sx[k], sy[k], float(saturated_radius(task.flux[band][s : s + 1], band)[0]))
             if task.rows["gaia_g"][s] < hsc.BRIGHT_G:
                 reach = bright_radius_arcsec(float(task.rows["gaia_g"][s])) / PIXEL_ARCSEC
-                set_["BRIGHT_OBJECT"] |= around < reach**2
+                _disk(set_["BRIGHT_OBJECT"], sx[k], sy[k], reach)
         yield band, Layer(image, variance, set_)
+
+
+def _disk(plane: NDArray[np.bool_], x: float, y: float, radius: float) -> None:
+    """Set the pixels nearer than this to a position."""
+    if not radius > 0:
+        return
+    first = [max(int(np.floor(v - radius)), 0) for v in (x, y)]
+    last = [max(int(np.ceil(v + radius)) + 1, 0) for v in (x, y)]
+    part = plane[first[1] : last[1], first[0] : last[0]]
+    rows, columns = np.ogrid[first[1] : first[1] + part.shape[0], first[0] : first[0] + part.shape[1]]
+    part |= (columns - x) ** 2 + (rows - y) ** 2 < radius**2
 
 
 def write_patch(task: Task) -> int:

@@ -271,7 +271,7 @@ class View:
                 yield Images(brick.name, header, {}, frozenset({"image-z"}))
                 continue
             around = coadd.around(self.sky.rows, look)
-            painted = coadd.pixels(coadd.Task(NOWHERE, NOWHERE, look, around, self.sky.seed, False), masks=False)
+            painted = coadd.pixels(coadd.Task(NOWHERE, NOWHERE, look, around, self.sky.seed, False), whole=False)
             layers: dict[str, NDArray[Any]] = {"maskbits": painted.bits}
             for band, layer in painted.bands.items():
                 layers |= {f"{product}-{band}": values for product, values in layer._asdict().items()}
