@@ -13,7 +13,9 @@ from skycairn.cli.failing import errors
 
 def mock_pile(
     codecs_from: Annotated[Path, typer.Option(help="a pile, or a codecs.lock, whose codecs encode it")],
-    pile: Annotated[Path, typer.Option(help="folder of the pile; an interrupted one goes on")] = Path("work/train-tier"),
+    pile: Annotated[Path, typer.Option(help="folder of the pile; an interrupted one goes on")] = Path(
+        "work/train-tier"
+    ),
     objects: Annotated[int, typer.Option(help="whole patches of sky, until they hold as many or more")] = 60_000,
     seed: Annotated[int, typer.Option(help="same seed, objects and codecs: same content")] = 0,
     workers: Annotated[int, typer.Option(help="processes")] = 1,
@@ -35,9 +37,7 @@ def mock_pile(
         if like not in TIERS or not TIERS[like].pixels:
             raise ValueError(f"there is no tier {like!r} with pixels; choose default or tiny")
         source = Source(partial(look, like, seed), len(TIERS[like].patches), {"like": like, "mock": VERSION})
-        made = build(
-            pile, codecs_from, source, objects, seed, workers, images, lambda text: typer.echo(text, err=True)
-        )
+        made = build(pile, codecs_from, source, objects, seed, workers, images, lambda text: typer.echo(text, err=True))
         strata, splits = made.stats["strata"], made.stats["splits"]
         typer.echo(f"{pile}: {sum(splits.values()):,} objects, content {made.content_id[:12]}")
         typer.echo("by split: " + ", ".join(f"{name} {n:,}" for name, n in splits.items()))

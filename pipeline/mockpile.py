@@ -4,8 +4,8 @@ No survey file is written and none is read; readers, cuts, codecs, objects and s
 patch of sky, alone in its work cell and in its cell of the split: it leaves a receipt, so that an interrupted run goes
 on where it was. Beside the tables of a build (docs/pile.md) there is
 
-    truth    a row an object: object_id, split, stratum, uid, `true.*`, and every number that has tokens as the survey
-             measured it, with its error: <modality>, <modality>.error or <modality>.ivar
+    truth    a row an object: object_id, split, stratum; sky, and uid within it; `true.*` of that thing, the brightest of a blend; and
+             every number that has tokens as the survey measured it, with its error: <modality>, <modality>.error or <modality>.ivar
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _do(root: Path, settings: dict[str, Any], source: Source, patch: Patch, key:
     pile, asked = Pile(root), recipe.parse(settings, "mock-pile")
     codecs = read_lock(root / "codecs.lock")
     view = source.look(patch.sky, patch.centres, patch.patch)
-    tables, counts = tables_of(pile, asked, view, codecs, patch.cell, patch.images)
+    tables, counts = tables_of(pile, asked, view, codecs, patch)
     parts = {name: made if isinstance(made, Part) else pile.put_table(made) for name, made in tables.items()}
     receipt = Receipt(key, "mock patch", f"cell {patch.cell}", patch._asdict(), {}, parts, counts)
     pile.put_receipt(receipt)
@@ -260,10 +260,10 @@ def _do(root: Path, settings: dict[str, Any], source: Source, patch: Patch, key:
 
 
 def tables_of(
-    pile: Pile, settings: Recipe, view: View, codecs: Mapping[str, Codec], cell: int, images: bool
+    pile: Pile, settings: Recipe, view: View, codecs: Mapping[str, Codec], patch: Patch
 ) -> tuple[dict[str, pa.Table | Part], dict[str, int]]:
     """All tables of one patch by their name in a pile, and what was counted."""
-    ctx = Held(pile, settings, view.boxes())
+    ctx, cell = Held(pile, settings, view.boxes()), patch.cell
     surveys = {c.name: ctx.survey(c.name) for c in settings.surveys}
     out: dict[str, pa.Table | Part] = {}
     counts: Counter[str] = Counter()
@@ -295,7 +295,7 @@ def tables_of(
             codec = codecs.get(m.name)
             if not m.payload:
                 made = encoded_values(wanted, m, codec)
-            elif m.image and not images:
+            elif m.image and not patch.images:
                 made = token_table(wanted, np.full(wanted.num_rows, NOT_ASKED, object), np.zeros(wanted.num_rows, bool))
             else:
                 chunks = (x.add_column(0, "owner", _texts(name, x)) for x in payload(view, s, m, wanted, raw) if len(x))
@@ -316,7 +316,7 @@ def tables_of(
     made = assemble.objects(ctx, Task("objects", f"cell {cell}", {"split": split}, {}, args))
     out["objects"] = made.outputs["objects"]
     counts.update(made.counts)
-    out["truth"] = truth_of(pile.read_table(out["objects"]), matched.uid, truth, surveys, wide)
+    out["truth"] = truth_of(pile.read_table(out["objects"]), patch.sky, matched.uid, truth, surveys, wide)
     return out, {k: int(v) for k, v in counts.items()}
 
 
@@ -398,6 +398,7 @@ def _lists(values: NDArray[Any], null: NDArray[np.bool_]) -> pa.Array:
 
 def truth_of(
     objects: pa.Table,
+    sky: int,
     uid: Mapping[str, int],
     truth: pa.Table,
     surveys: Mapping[str, Survey],
@@ -407,7 +408,7 @@ def truth_of(
     ids = objects.column("object_id").to_pylist()
     uids = pa.array([uid[i] for i in ids], pa.int64())
     columns: dict[str, Any] = {n: objects.column(n) for n in ("object_id", "split", "stratum")}
-    columns["uid"] = uids
+    columns |= {"sky": pa.array([sky] * len(ids), pa.int32()), "uid": uids}
     true = truth.take(pc.index_in(uids, truth.column("uid").combine_chunks()))
     columns |= {f"true.{n}": true.column(n) for n in true.column_names if n != "uid"}
     for name, s in surveys.items():
