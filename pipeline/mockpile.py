@@ -4,8 +4,9 @@ No survey file is written and none is read; readers, cuts, codecs, objects and s
 patch of sky, alone in its work cell and in its cell of the split: it leaves a receipt, so that an interrupted run goes
 on where it was. Beside the tables of a build (docs/pile.md) there is
 
-    truth    a row an object: object_id, split, stratum; sky, and uid within it; `true.*` of that thing, the brightest of a blend; and
-             every number that has tokens as the survey measured it, with its error: <modality>, <modality>.error or <modality>.ivar
+    truth    a row an object: object_id, split, stratum; sky, and uid within it; `true.*` of that thing, the brightest
+             of a blend; and every number that has tokens as the survey measured it: <modality>, and its error as
+             <modality>.error or <modality>.ivar
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from skycairn.pile.shards import TokenColumn
 from skycairn.pile.store import Pile
 from skycairn.pipeline.assemble import _tokens
-from skycairn.pipeline.encode import token_table, fit, sketch
+from skycairn.pipeline.encode import fit, sketch, token_table
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import build
 from skycairn.pipeline.task import Context, Task
