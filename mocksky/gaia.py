@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -390,21 +391,12 @@ class Xp(NamedTuple):
     chi2: F64
 
 
-def spectra(held: Held, seed: int) -> tuple[dict[str, Xp], dict[str, I64], I64]:
-    """What `xp_text` writes of all sources, by band; the rows of `held` that have each; those whose file is lost."""
+def spectra(held: Held, seed: int) -> Iterator[tuple[I64, dict[str, Xp]]]:
+    """What `xp_text` writes into each XP file that is there, by band, and the rows of `held` that it is of."""
     rows, absent = spoil_spectra(held, group(held.columns["source_id"]), seed)
-    found = {
-        name: measure_xp({k: v[r] for k, v in held.source.items()}, _stream(seed, "xp", name))
-        for name, r in rows.items()
-        if name != absent
-    }
-    at = np.concatenate([np.zeros(0, np.int64), *(rows[name] for name in found)])
-    bands = (
-        {b: Xp(*(np.concatenate(p) for p in zip(*(x[b] for x in found.values()), strict=True))) for b in ("bp", "rp")}
-        if found
-        else {}
-    )
-    return bands, at, rows[absent] if absent is not None else at[:0]
+    for name, some in rows.items():
+        if name != absent:
+            yield some, measure_xp({k: v[some] for k, v in held.source.items()}, _stream(seed, "xp", name))
 
 
 def measure_xp(s: Rows, rng: np.random.Generator) -> dict[str, Xp]:
@@ -420,11 +412,11 @@ def measure_xp(s: Rows, rng: np.random.Generator) -> dict[str, Xp]:
     for band, values in clean.items():
         error = (relative * np.abs(values[:, 0]))[:, None] * decline
         noisy = values + error * rng.standard_normal(values.shape)
-        error = error.astype(np.float32)
-        relevant = np.maximum((np.abs(noisy) > 2.0 * error).sum(axis=1), 4)
+        written = error.astype(np.float32)
+        relevant = np.maximum((np.abs(noisy) > 2.0 * written).sum(axis=1), 4)
         transits = rng.integers(15, 60, n)
         chi2 = rng.normal(1.0, 0.03, n) * (transits * 60 - 55)
-        bands[band] = Xp(noisy, error, relevant, transits, chi2)
+        bands[band] = Xp(noisy, written, relevant, transits, chi2)
     return bands
 
 

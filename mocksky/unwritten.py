@@ -24,6 +24,7 @@ from skycairn.mocksky import (
     desi_columns,
     dirt,
     gaia,
+    gaia_columns,
     hsc,
     hscimage,
     legacysurvey,
@@ -181,23 +182,22 @@ def _stacked(tables: list[dict[str, NDArray[Any]]], columns: Iterable[TableColum
 def _gaia(held: gaia.Held, seed: int) -> dict[str, NDArray[Any]]:
     """Columns of GaiaSource and of the XP files, and `held`: which sources have a row in one that is there."""
     n = len(held.dirt)
-    bands, at, _ = gaia.spectra(held, seed)
     out = dict(held.columns)
-    kinds = {c.split(":")[0]: c.split(":")[1] for c in gaia.gaia_columns.GAIA_SOURCE.split()}
+    kinds = {c.split(":")[0]: c.split(":")[1] for c in gaia_columns.GAIA_SOURCE.split()}
     # text holds every digit of a number of single precision, and no more
     out |= {k: v.astype(np.float32) for k, v in out.items() if kinds.get(k) == "f4"}
-    out["ref_epoch"] = np.full(n, 2016.0)
-    out["held"] = np.zeros(n, bool)
-    out["held"][at] = True
+    out |= {"ref_epoch": np.full(n, 2016.0), "held": np.zeros(n, bool)}
     for band in ("bp", "rp"):
-        for name, width in (("coefficients", 55), ("coefficient_errors", 55)):
-            out[f"{band}_{name}"] = np.full((n, width), np.nan, np.float32)
-        out[f"{band}_n_relevant_bases"] = np.full(n, np.nan)
-        if band in bands:
-            keep = (held.dirt[at] != "xp without bp") if band == "bp" else np.ones(len(at), bool)
-            out[f"{band}_coefficients"][at[keep]] = bands[band].value[keep]
-            out[f"{band}_coefficient_errors"][at[keep]] = bands[band].error[keep]
-            out[f"{band}_n_relevant_bases"][at[keep]] = bands[band].relevant[keep]
+        out |= {f"{band}_coefficients": np.full((n, 55), np.nan), f"{band}_n_relevant_bases": np.full(n, np.nan)}
+        out[f"{band}_coefficient_errors"] = np.full((n, 55), np.nan)
+    for rows, bands in gaia.spectra(held, seed):
+        out["held"][rows] = True
+        for band, x in bands.items():
+            there = (held.dirt[rows] != "xp without bp") | (band == "rp")
+            at = rows[there]
+            out[f"{band}_coefficients"][at] = x.value[there]
+            out[f"{band}_coefficient_errors"][at] = x.error[there]
+            out[f"{band}_n_relevant_bases"][at] = x.relevant[there]
     return out
 
 

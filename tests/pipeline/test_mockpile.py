@@ -18,6 +18,7 @@ from skycairn.model.strata import Source as Read
 from skycairn.model.strata import find
 from skycairn.pile.shards import token_columns
 from skycairn.pile.store import Pile
+from skycairn.pipeline.explain import explain
 from skycairn.pipeline.mockpile import GROUP, NOT_ASKED, Source, build, patches
 from skycairn.pipeline.task import float64
 from skycairn.tokenizers.lock import read_lock
@@ -66,6 +67,12 @@ def test_rows_in_are_rows_kept_and_dropped(tier: Path) -> None:
         v for k, v in counts.items() if k.startswith("match:dropped:")
     )
     assert counts["objects"] == sum(v for k, v in counts.items() if k.startswith("stratum:"))
+
+
+def test_explain_says_that_there_are_no_files(tier: Path) -> None:
+    pile = Pile.open(tier)
+    with pytest.raises(ValueError, match="never written to files"):
+        explain(pile, pile.snapshot(), side_table(pile)["object_id"][0].as_py())
 
 
 def test_images_are_made_where_they_were_asked_for(tier: Path) -> None:
