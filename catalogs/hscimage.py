@@ -246,6 +246,21 @@ def cut_patch(
     return _table(sources, status, (flux, ivar, mask), seeing(sources), offset, size)
 
 
+def cut_plane(sources: pa.Table, plane: Mapping[str, Calexp], absent: NDArray[np.bool_], size: int) -> pa.Table:
+    """`cut_patch` from coadds of the whole plane, by role, where no neighbour is wanted; `absent` lost a file."""
+    n = sources.num_rows
+    flux = np.zeros((n, len(BANDS), size, size), dtype=np.float32)
+    ivar, mask = np.zeros_like(flux), np.ones(flux.shape, dtype=bool)
+    ra, dec = (sources.column(c).to_numpy() for c in ("ra", "dec"))
+    x, y = cutout.pixels(next(iter(plane.values())).image.header, ra, dec)
+    (x0, dx), (y0, dy) = cutout.place(x, size), cutout.place(y, size)
+    for i, b in enumerate(BANDS):
+        if role(b) in plane:
+            flux[:, i], ivar[:, i], mask[:, i] = plane[role(b)].cut(x0, y0, size)
+    status = np.where(absent, "file_absent", np.where(mask.all(axis=(1, 2, 3)), "not_measured", "")).astype(object)
+    return _table(sources, status, (flux, ivar, mask), seeing(sources), np.stack([dx, dy]), size)
+
+
 def seeing(sources: pa.Table) -> NDArray[np.float64]:
     """FWHM in arcsec, shape (n, 5), of a Gaussian with the catalogue's moments of the PSF; NaN where not known."""
     out = np.full((sources.num_rows, len(BANDS)), np.nan)

@@ -65,26 +65,33 @@ def cut_brick(sources: pa.Table, files: Mapping[str, Path], lost: frozenset[str]
     if lost or n == 0:
         absent = np.full(n, "file_absent", dtype=object)
         return _table(keys, absent, (np.zeros((n, 0)),) * 3, np.zeros((n, len(BANDS))), np.zeros((2, n)), size)
+    with ExitStack() as stack:
+        images = {r: first_image(p, stack.enter_context(opened(p))) for r, p in sorted(files.items())}
+        return cut_images(sources, images, files, size)
+
+
+def cut_images(sources: pa.Table, images: Mapping[str, Any], files: Mapping[str, Path], size: int) -> pa.Table:
+    """`cut_brick` of images that are open, by role; errors name `files`, which have the same roles."""
+    n = sources.num_rows
+    keys = sources.column("key").combine_chunks()
     flux = np.zeros((n, len(BANDS), size, size), dtype=np.float32)
     ivar, mask = np.zeros_like(flux), np.ones(flux.shape, dtype=bool)
     seeing = np.full((n, len(BANDS)), np.nan, dtype=np.float32)
     offset = np.full((2, n), np.nan, dtype=np.float32)
-    with ExitStack() as stack:
-        images = {r: first_image(p, stack.enter_context(opened(p))) for r, p in sorted(files.items())}
-        if images:
-            header = _one_grid(images, files)
-            ra, dec = (sources.column(c).to_numpy() for c in ("ra", "dec"))
-            x, y = cutout.pixels(header, ra, dec)
-            (x0, offset[0]), (y0, offset[1]) = cutout.place(x, size), cutout.place(y, size)
-            bits = cutout.cut(images["maskbits"], x0, y0, size, 0) if "maskbits" in images else None
-            for b, band in enumerate(BANDS):
-                if _published(band, files):
-                    flux[:, b] = cutout.cut(images[f"image-{band}"], x0, y0, size, 0)
-                    ivar[:, b] = cutout.cut(images[f"invvar-{band}"], x0, y0, size, 0)
-                    mask[:, b] = bad(flux[:, b], ivar[:, b], bits, band)  # beyond the edge ivar is 0
-                if f"psfsize-{band}" in images:
-                    middle = x0 + size // 2, y0 + size // 2
-                    seeing[:, b] = cutout.cut(images[f"psfsize-{band}"], *middle, 1, np.nan)[:, 0, 0]
+    if images:
+        header = _one_grid(images, files)
+        ra, dec = (sources.column(c).to_numpy() for c in ("ra", "dec"))
+        x, y = cutout.pixels(header, ra, dec)
+        (x0, offset[0]), (y0, offset[1]) = cutout.place(x, size), cutout.place(y, size)
+        bits = cutout.cut(images["maskbits"], x0, y0, size, 0) if "maskbits" in images else None
+        for b, band in enumerate(BANDS):
+            if _published(band, files):
+                flux[:, b] = cutout.cut(images[f"image-{band}"], x0, y0, size, 0)
+                ivar[:, b] = cutout.cut(images[f"invvar-{band}"], x0, y0, size, 0)
+                mask[:, b] = bad(flux[:, b], ivar[:, b], bits, band)  # beyond the edge ivar is 0
+            if f"psfsize-{band}" in images:
+                middle = x0 + size // 2, y0 + size // 2
+                seeing[:, b] = cutout.cut(images[f"psfsize-{band}"], *middle, 1, np.nan)[:, 0, 0]
     flux[mask] = 0
     ivar[mask] = 0
     status = np.where(mask.all(axis=(1, 2, 3)), "not_measured", "").astype(object)
@@ -118,7 +125,7 @@ def _one_grid(images: Mapping[str, Any], files: Mapping[str, Path]) -> fits.Head
     first = next(iter(images))
     header: fits.Header = images[first].header
     for role, hdu in images.items():
-        if not cutout.same_grid(header, hdu.header):
+        if hdu.header is not header and not cutout.same_grid(header, hdu.header):
             raise ValueError(
                 f"{files[role]}: its pixel grid (shape, WCS) is not that of {files[first]}; "
                 "wanted the coadds of one brick; fetch both again"

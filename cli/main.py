@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skycairn.cli import builds, doctor, fetching, matching, reporting, upkeep
+from skycairn.cli import builds, doctor, fetching, matching, mocking, reporting, upkeep
 from skycairn.cli.failing import errors
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ export_app = typer.Typer(help="Write a pile's shards in another format.", no_arg
 app.add_typer(export_app, name="export")
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(builds.build, builds.recipe, builds.ingest, builds.refit),
+    *(builds.build, builds.recipe, builds.ingest, builds.refit, mocking.mock_pile),
     *(fetching.fetch, fetching.mirror, doctor.doctor),
     *(matching.crossmatch, matching.catalogue),
     *(upkeep.status, upkeep.history, upkeep.tag, upkeep.diff, upkeep.explain, upkeep.verify, upkeep.gc),

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CAPTIONS = {
     "catalogs": "what each survey is; imports none of ours",
     "archives": "how survey files are had: from a folder, over HTTPS, by query; each verified before it is used",
-    "mocksky": "a sky whose truth is known, in each survey's own files",
+    "mocksky": "a sky whose truth is known, in each survey's own files, or in memory",
     "mirror": "the archives on this machine, serving the mock sky, with faults if wanted",
     "tokenizers": "measurements to tokens and back: arrays to arrays",
     "pile": "what lies on disk: parts, receipts, snapshots, shards",

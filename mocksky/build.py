@@ -115,7 +115,7 @@ def build(
     if release == 2:
         say("editing the tables of the second release")
         rows = sed.rows_of(pq.read_table(out / "truth" / "sources.parquet"))
-        counts = secondrelease.write(TIERS[tier], out, seed, counts, _brick_of_everything(TIERS[tier], rows))
+        counts = secondrelease.write(TIERS[tier], out, seed, counts, brick_of_everything(TIERS[tier], rows))
     summary = Summary(tier, seed, VERSION, True, counts, release, noise)
     _write_json(out, summary)
     return summary
@@ -135,7 +135,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress, noise:
     counts["gaia"] = _rows(in_gaia)
 
     say("writing DESI")
-    bricks = _brick_of_everything(tier, rows)
+    bricks = brick_of_everything(tier, rows)
     looked = in_desi(tier, rows["ra"], rows["dec"], rows["patch"])
     options = desi.Options(tier.pixels, tier.name != "tiny", tier.desi_completeness, noise)
     in_spectra = desi.write(out / "desi", sources, options, seed, workers, looked, bricks)
@@ -157,7 +157,7 @@ def _write(tier: Tier, out: Path, seed: int, workers: int, say: Progress, noise:
         _paint(hscimage.write_patch, hscimage.tasks(out / "hsc", tier, rows, seed, noise), "HSC patch", workers, say)
 
     say("writing the Legacy Survey's tables")
-    rows["gaia_source_id"] = _source_ids(rows["uid"], in_gaia)
+    rows["gaia_source_id"] = source_ids(rows["uid"], in_gaia)
     looks = legacysurvey.exposures(tier, rows, seed)
     catalogue = legacysurvey.observe(tier, rows, looks, seed)
     root = out / "legacysurvey"
@@ -204,7 +204,7 @@ def _rows(table: pa.Table) -> int:
     return int(np.count_nonzero(table.column("observed").to_numpy(zero_copy_only=False)))
 
 
-def _source_ids(uid: NDArray[np.int64], in_gaia: pa.Table) -> NDArray[np.int64]:
+def source_ids(uid: NDArray[np.int64], in_gaia: pa.Table) -> NDArray[np.int64]:
     """Gaia's source_id of each true thing, 0 where Gaia does not hold it; of several the smallest."""
     known = in_gaia.filter(in_gaia.column("key").is_valid()).sort_by([("uid", "ascending"), ("key", "ascending")])
     held, first = np.unique(known.column("uid").to_numpy(), return_index=True)
@@ -215,7 +215,7 @@ def _source_ids(uid: NDArray[np.int64], in_gaia: pa.Table) -> NDArray[np.int64]:
     return np.where(held[at] == uid, keys[at], 0)
 
 
-def _brick_of_everything(tier: Tier, rows: truth.Rows) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def brick_of_everything(tier: Tier, rows: truth.Rows) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Number and name of the brick of each true thing, the nearest one where it lies beside all of them."""
     index = tier.brick_index(rows["ra"], rows["dec"], rows["patch"])
     centres = truth.unit(np.array([b.ra for b in tier.bricks]), np.array([b.dec for b in tier.bricks]))

@@ -23,6 +23,7 @@ from skycairn.mocksky.streams import stream
 from skycairn.mocksky.truth import moved
 
 F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
 Rows = Mapping[str, NDArray[Any]]
 
 
@@ -53,18 +54,39 @@ def around(rows: Rows, look: Exposures) -> dict[str, NDArray[Any]]:
     return {name: values[mine] for name, values in rows.items()}
 
 
-def write_brick(task: Task) -> int:
-    """Paint the brick and write its files and their checksum list; gives the bytes written."""
+class Layer(NamedTuple):
+    """One band of a brick."""
+
+    image: F32
+    invvar: F32
+    psfsize: F32
+
+
+class Pixels(NamedTuple):
+    """A brick's images, each (y, x)."""
+
+    bands: dict[str, Layer]
+    "those that were exposed"
+    bits: NDArray[np.int32]
+    "MASKBITS"
+    scene: render.Scene
+
+
+def pixels(task: Task, whole: bool = True) -> Pixels:
+    """The brick as the survey has it, noise and defects included.
+
+    Not `whole`: without the truth masks and NPRIMARY, which no cut-out looks at.
+    """
     look, rows = task.look, task.rows
     brick = look.brick
     ra, dec = moved(rows["ra"], rows["dec"], rows["pmra"], rows["pmdec"], look.epoch - 2016.0)
     # a band that is missing is painted with some seeing and not written
     fwhm = np.array([look.fwhm[b] or 1.0 for b in BANDS])
-    scene = render.paint(rows, ra, dec, brick.wcs, brick.width, fwhm, look.pixel_invvar("r") ** -0.5 / np.sqrt(5))
+    above = look.pixel_invvar("r") ** -0.5 / np.sqrt(5) if whole else np.inf
+    scene = render.paint(rows, ra, dec, brick.wcs, brick.width, fwhm, above)
     y, x = np.ogrid[: brick.width, : brick.width]
     rng = stream(task.seed, "legacysurvey", brick.brickid, "noise")
-    folder = task.root / "south" / "coadd" / brick.name[:3] / brick.name
-    written = []
+    bands: dict[str, Layer] = {}
     for b, band in enumerate(BANDS):
         noise = rng.standard_normal((brick.width, brick.width), dtype=np.float32)
         if not look.number[band]:
@@ -75,21 +97,35 @@ def write_brick(task: Task) -> int:
             seen = scene.image[b] + noise / np.sqrt(invvar) if task.noise else scene.image[b]
             image = np.where(count > 0, seen, 0).astype(np.float32)
         seeing = np.where(look.exposed(band, x, y) > 0, look.fwhm[band], 0).astype(np.float32)
+        bands[band] = Layer(image, invvar, seeing)
+    bits = look.maskbits(x, y)
+    if whole:
+        rows_of, columns_of = np.indices(bits.shape)
+        lon, lat = brick.wcs.wcs_pix2world(columns_of.ravel(), rows_of.ravel(), 0)
+        bits[~brick.holds(lon % 360, lat).reshape(bits.shape)] |= NPRIMARY
+    return Pixels(bands, bits, scene)
+
+
+def write_brick(task: Task) -> int:
+    """Paint the brick and write its files and their checksum list; gives the bytes written."""
+    look, brick = task.look, task.look.brick
+    painted = pixels(task)
+    bits, scene = painted.bits, painted.scene
+    folder = task.root / "south" / "coadd" / brick.name[:3] / brick.name
+    written = []
+    for band, layer in painted.bands.items():
+        b = BANDS.index(band)
         sigma = (look.number[band] * look.pixel_invvar(band)) ** -0.5
         # steps: a 16th of the noise; the others are whole numbers of steps, so that they are kept exactly
         products = (
-            ("image", image, sigma / (16 if task.noise else 1024), 1 + b),
-            ("invvar", invvar, look.pixel_invvar(band) / 16, None),
-            ("psfsize", seeing, 0.001, None),
+            ("image", layer.image, sigma / (16 if task.noise else 1024), 1 + b),
+            ("invvar", layer.invvar, look.pixel_invvar(band) / 16, None),
+            ("psfsize", layer.psfsize, 0.001, None),
         )
         for product, array, step, dither_seed in products:
             path = folder / f"legacysurvey-{brick.name}-{product}-{band}.fits.fz"
             save(path, [fits.PrimaryHDU(), compressed(array, header(look, product, band), step, dither_seed)])
             written.append(path)
-    bits = look.maskbits(x, y)
-    rows_of, columns_of = np.indices(bits.shape)
-    lon, lat = brick.wcs.wcs_pix2world(columns_of.ravel(), rows_of.ravel(), 0)
-    bits[~brick.holds(lon % 360, lat).reshape(bits.shape)] |= NPRIMARY
     none = np.zeros(bits.shape, dtype=np.uint8)
     path = folder / f"legacysurvey-{brick.name}-maskbits.fits.fz"
     maps = [compressed(a, header(look, "maskbits", "")) for a in (bits, none, none)]

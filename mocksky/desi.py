@@ -132,6 +132,36 @@ def write(
     The same bytes for the same seed, whatever the number of workers.
     """
     rows = sed.rows_of(truth)
+    t, why = assign(rows, options, seed, footprint, brick)
+    files = group(t)
+    if options.spectra:
+        _write_files(root, files, t, sources_of(rows), place_of(rows), options, seed, workers)
+    catalog = root / "zcatalog" / "v1" / f"zall-pix-{SPECPROD}.fits"
+    by_name = np.lexsort((np.arange(len(t["uid"])), t["HEALPIX"], t["PROGRAM"], t["SURVEY"]))
+    table = table_hdu("ZCATALOG", desi_columns.ZCATALOG, {k: v[by_name] for k, v in t.items()}, len(by_name))
+    save([PRIMARY, table], catalog)
+    _checksums(catalog.parent, [catalog])
+    return _truth(rows, t, why)
+
+
+def sources_of(rows: Rows) -> Rows:
+    """What spectra are made of: the truth without its fluxes."""
+    return {k: v for k, v in rows.items() if not k.startswith(("flux_", "gaia_"))}
+
+
+def place_of(rows: Rows) -> dict[int, int]:
+    """Row of each uid."""
+    return {int(u): i for i, u in enumerate(rows["uid"])}
+
+
+def assign(
+    rows: Rows,
+    options: Options,
+    seed: int,
+    footprint: NDArray[np.bool_] | None = None,
+    brick: tuple[I64, NDArray[Any]] | None = None,
+) -> tuple[Rows, NDArray[Any]]:
+    """Who gets a fibre: rows of the redshift catalogue, with `uid` and `dirt`; and why each true thing has none."""
     n = len(rows["uid"])
     seen = np.ones(n, dtype=bool) if footprint is None else footprint
     rng = _stream(seed, "assign")
@@ -154,17 +184,7 @@ def write(
     t = _targets(rows, index, ids, brickid, brickname, objid, release, survey, programs, seed)
     t = _junk_fibres(t, seed)
     _primaries(t)
-    files = _group(t)
-    if options.spectra:
-        sources = {k: v for k, v in rows.items() if not k.startswith(("flux_", "gaia_"))}
-        place = {int(u): i for i, u in enumerate(rows["uid"])}
-        _write_files(root, files, t, sources, place, options, seed, workers)
-    catalog = root / "zcatalog" / "v1" / f"zall-pix-{SPECPROD}.fits"
-    by_name = np.lexsort((np.arange(len(t["uid"])), t["HEALPIX"], t["PROGRAM"], t["SURVEY"]))
-    table = table_hdu("ZCATALOG", desi_columns.ZCATALOG, {k: v[by_name] for k, v in t.items()}, len(by_name))
-    save([PRIMARY, table], catalog)
-    _checksums(catalog.parent, [catalog])
-    return _truth(rows, t, why)
+    return t, why
 
 
 def number_within(brickid: I64) -> I64:
@@ -291,9 +311,8 @@ def later_targets(
     t = _targets(rows, index, ids, brick[0], brick[1], objid, release, survey, program[index], seed)
     _primaries(t)
     if options.spectra:
-        sources = {k: v for k, v in rows.items() if not k.startswith(("flux_", "gaia_"))}
-        place = {int(u): i for i, u in enumerate(rows["uid"])}
-        for name, (at, _) in _group(t).items():
+        sources, place = sources_of(rows), place_of(rows)
+        for name, (at, _) in group(t).items():
             write_file(root, name, {k: v[at] for k, v in t.items()}, sources, place, options, seed)
     return t
 
@@ -302,7 +321,7 @@ def _junk_fibres(t: Rows, seed: int) -> Rows:
     """Sky fibres and stuck fibres, two and one a file; they are no thing on the sky."""
     rng = _stream(seed, "junk")
     rows = []
-    for a, b in _group(t).values():
+    for a, b in group(t).values():
         template = np.array([a[0], a[-1], a[0]])
         junk = {k: v[template].copy() for k, v in t.items()}
         junk["uid"][:] = 0
@@ -351,7 +370,7 @@ def _primaries(t: Rows) -> None:
         t |= {f"{prefix}_PRIMARY": primary, f"{prefix}_NSPEC": number}
 
 
-def _group(t: Rows) -> dict[tuple[str, str, int], tuple[I64, int]]:
+def group(t: Rows) -> dict[tuple[str, str, int], tuple[I64, int]]:
     """Row numbers and pixel of each file."""
     names = list(zip(t["SURVEY"].astype(str), t["PROGRAM"].astype(str), t["HEALPIX"].tolist(), strict=True))
     out: dict[tuple[str, str, int], list[int]] = {}
@@ -380,11 +399,7 @@ def _write_files(
     seed: int,
     workers: int,
 ) -> None:
-    # one coadd is listed and not there, the smallest: what the archive itself has done
-    absent = min(files, key=lambda f: (len(files[f][0]), f)) if len(files) > 1 else None
-    if absent is not None:
-        lost = files[absent][0]
-        t["dirt"][lost] = np.where(t["dirt"][lost] == "", "file absent", t["dirt"][lost])
+    absent = lose_file(files, t)
 
     def one(name: tuple[str, str, int]) -> None:
         fibers = {k: v[files[name][0]] for k, v in t.items()}
@@ -394,6 +409,15 @@ def _write_files(
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         list(pool.map(one, files))
+
+
+def lose_file(files: dict[tuple[str, str, int], tuple[I64, int]], t: Rows) -> tuple[str, str, int] | None:
+    """The coadd that is listed and not there, the smallest: what the archive itself has done; its dirt is labelled."""
+    absent = min(files, key=lambda f: (len(files[f][0]), f)) if len(files) > 1 else None
+    if absent is not None:
+        lost = files[absent][0]
+        t["dirt"][lost] = np.where(t["dirt"][lost] == "", "file absent", t["dirt"][lost])
+    return absent
 
 
 def write_file(
@@ -410,9 +434,7 @@ def write_file(
     `place` is the row of each uid in `sources`, the truth without its fluxes.
     """
     survey, program, pixel = name
-    real = [place[int(u)] for u in fibers["uid"] if u > 0]
-    source = {k: v[real] for k, v in sources.items()}
-    spectra = observe(source, fibers, program, _stream(seed, *name), options.noise)
+    spectra = arms(name, fibers, sources, place, options, seed)
     folder = root / "healpix" / survey / program / str(pixel // 100) / str(pixel)
     coadd, redrock = (folder / f"{kind}-{survey}-{program}-{pixel}.fits" for kind in ("coadd", "redrock"))
     exposures = _exposures(fibers)
@@ -420,6 +442,15 @@ def write_file(
     save(redrock_hdus(fibers, exposures), redrock)
     _checksums(folder, [coadd, redrock])
     return coadd
+
+
+def arms(
+    name: tuple[str, str, int], fibers: Rows, sources: Rows, place: dict[int, int], options: Options, seed: int
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Flux, ivar and mask of each arm of one file's fibres (`desi_spectra.observe`)."""
+    real = [place[int(u)] for u in fibers["uid"] if u > 0]
+    source = {k: v[real] for k, v in sources.items()}
+    return observe(source, fibers, name[1], _stream(seed, *name), options.noise)
 
 
 def _exposures(fibers: Rows) -> Rows:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import healpy
 import numpy as np
@@ -102,7 +103,30 @@ def write(
 
     The same bytes for the same seed, whatever the number of workers.
     """
-    rows = sed.rows_of(truth)
+    held = observe(sed.rows_of(truth), options, seed)
+    files = group(held.columns["source_id"])
+    _write_sources(root / SOURCES, files, held.columns, options, workers)
+    if options.spectra:
+        _write_spectra(root / SPECTRA, files, held, options, seed, workers)
+    return truth_table(held)
+
+
+class Held(NamedTuple):
+    """Gaia's sources, sorted by id."""
+
+    columns: Rows
+    "by column of GaiaSource, NaN where the file says null"
+    source: Rows
+    "their rows of the truth"
+    dirt: NDArray[Any]
+    missed: I64
+    "uids of what Gaia does not hold"
+    why: NDArray[Any]
+    "of each of these"
+
+
+def observe(rows: Rows, options: Options, seed: int) -> Held:
+    """Which true things Gaia holds, and what it says of them."""
     n = len(rows["uid"])
     rng = _stream(seed, "sources")
     g = rows["gaia_g"]
@@ -118,31 +142,33 @@ def write(
     order = np.argsort(ids, kind="stable")
     columns = {k: v[order] for k, v in columns.items()}
     s, dirt, ids = {k: v[order] for k, v in s.items()}, dirt[order], ids[order]
-    files = _group(ids)
-    _write_sources(root / SOURCES, files, columns, options, workers)
-    if options.spectra:
-        _write_spectra(root / SPECTRA, files, s, columns, dirt, options, seed, workers)
     absent = np.flatnonzero(why != "")
+    return Held(columns, s, dirt, rows["uid"][absent].astype(np.int64), why[absent])
+
+
+def truth_table(held: Held) -> pa.Table:
+    """Which source shows which true thing; then what Gaia does not hold."""
+    ids, absent = held.columns["source_id"], held.missed
     return pa.concat_tables(
         [
             pa.table(
                 {
-                    "uid": pa.array(s["uid"].astype(np.int64)),
+                    "uid": pa.array(held.source["uid"].astype(np.int64)),
                     "key": pa.array(ids),
-                    "dirt": pa.array(dirt.tolist(), pa.string()),
+                    "dirt": pa.array(held.dirt.tolist(), pa.string()),
                     "observed": pa.array(np.ones(len(ids), dtype=bool)),
                     "why_not": pa.array([""] * len(ids), pa.string()),
-                    "has_xp": pa.array(columns["has_xp_continuous"]),
+                    "has_xp": pa.array(held.columns["has_xp_continuous"]),
                 },
                 schema=TRUTH,
             ),
             pa.table(
                 {
-                    "uid": pa.array(rows["uid"][absent].astype(np.int64)),
+                    "uid": pa.array(absent),
                     "key": pa.nulls(len(absent), pa.int64()),
                     "dirt": pa.array([""] * len(absent), pa.string()),
                     "observed": pa.array(np.zeros(len(absent), dtype=bool)),
-                    "why_not": pa.array(why[absent].tolist(), pa.string()),
+                    "why_not": pa.array(held.why.tolist(), pa.string()),
                     "has_xp": pa.array(np.zeros(len(absent), dtype=bool)),
                 },
                 schema=TRUTH,
@@ -236,7 +262,7 @@ def measure(s: Rows, options: Options, rng: np.random.Generator) -> tuple[Rows, 
     return c, dirt
 
 
-def _group(ids: I64) -> dict[str, tuple[int, int]]:
+def group(ids: I64) -> dict[str, tuple[int, int]]:
     """First and last row (half-open) of each file, of sources sorted by id."""
     ranges = file_ranges()
     level8 = ids >> 43
@@ -312,33 +338,23 @@ def _list(folder: Path, sums: dict[str, str]) -> None:
 def _write_spectra(
     folder: Path,
     files: dict[str, tuple[int, int]],
-    s: Rows,
-    columns: Rows,
-    dirt: NDArray[Any],
+    held: Held,
     options: Options,
     seed: int,
     workers: int,
 ) -> None:
     from skycairn.mocksky import xp
 
-    has = columns["has_xp_continuous"]
-    rows = {name: np.arange(a, b)[has[a:b]] for name, (a, b) in files.items()}
-    rows = {name: r for name, r in rows.items() if len(r)}
-    dirt[_some(_stream(seed, "xp"), has & (dirt == ""), 0.01)] = "xp without bp"
-    # one file is listed and not there, the smallest
-    absent = min(rows, key=lambda name: (len(rows[name]), name)) if len(rows) > 1 else None
-    if absent is not None:
-        lost = rows[absent]
-        dirt[lost] = np.where(dirt[lost] == "", "file absent", dirt[lost])
+    rows, absent = spoil_spectra(held, files, seed)
     header = gaia_columns.ecsv_header(gaia_columns.XP_CONTINUOUS).encode()
     names = ",".join(c.split(":")[0] for c in gaia_columns.XP_CONTINUOUS.split()).encode()
     for band in xp.BASIS_ID:
         xp.matrix(band)  # once, before the threads
 
     def one(name: str) -> str:
-        part = {k: v[rows[name]] for k, v in s.items()}
-        ids, labels = columns["source_id"][rows[name]], dirt[rows[name]]
-        text = xp_text(part, ids, labels == "xp without bp", _stream(seed, "xp", name))
+        part = {k: v[rows[name]] for k, v in held.source.items()}
+        ids, labels = held.columns["source_id"][rows[name]], held.dirt[rows[name]]
+        text = xp_text(measure_xp(part, _stream(seed, "xp", name)), ids, labels == "xp without bp")
         path = folder / f"XpContinuousMeanSpectrum_{name}.csv.gz"
         digest = save(path, header + names + b"\n" + text.encode(), options.compression)
         if name == absent:
@@ -350,31 +366,75 @@ def _write_spectra(
     _list(folder, {f"XpContinuousMeanSpectrum_{name}.csv.gz": d for name, d in zip(rows, sums, strict=True)})
 
 
-def xp_text(s: Rows, ids: I64, without_bp: NDArray[np.bool_], rng: np.random.Generator) -> str:
-    """CSV rows of the 26 columns: coefficients with their noise, uncorrelated, the errors growing with magnitude."""
+def spoil_spectra(held: Held, files: dict[str, tuple[int, int]], seed: int) -> tuple[dict[str, I64], str | None]:
+    """The sources of each XP file, and the file that is listed and not there; the labels of dirt are set."""
+    has, dirt = held.columns["has_xp_continuous"], held.dirt
+    rows = {name: np.arange(a, b)[has[a:b]] for name, (a, b) in files.items()}
+    rows = {name: r for name, r in rows.items() if len(r)}
+    dirt[_some(_stream(seed, "xp"), has & (dirt == ""), 0.01)] = "xp without bp"
+    # the smallest
+    absent = min(rows, key=lambda name: (len(rows[name]), name)) if len(rows) > 1 else None
+    if absent is not None:
+        lost = rows[absent]
+        dirt[lost] = np.where(dirt[lost] == "", "file absent", dirt[lost])
+    return rows, absent
+
+
+class Xp(NamedTuple):
+    """One band's coefficients."""
+
+    value: F64
+    "(n, 55)"
+    error: NDArray[np.float32]
+    relevant: I64
+    transits: I64
+    chi2: F64
+
+
+def spectra(held: Held, seed: int) -> Iterator[tuple[I64, dict[str, Xp]]]:
+    """What `xp_text` writes into each XP file that is there, by band, and the rows of `held` that it is of."""
+    rows, absent = spoil_spectra(held, group(held.columns["source_id"]), seed)
+    for name, some in rows.items():
+        if name != absent:
+            yield some, measure_xp({k: v[some] for k, v in held.source.items()}, _stream(seed, "xp", name))
+
+
+def measure_xp(s: Rows, rng: np.random.Generator) -> dict[str, Xp]:
+    """Coefficients with their noise, uncorrelated, the errors growing with magnitude."""
     from skycairn.mocksky import xp
 
-    n = len(ids)
+    n = len(s["uid"])
     clean = xp.coefficients(s, s["ebv"])
     # relative to the first: 0.1 % at G = 13, photon noise fainter, a floor brighter; higher orders are known better
     relative = 1e-3 * np.sqrt(0.1 + 10 ** (0.4 * (s["gaia_g"] - 13.0)))
     decline = np.exp(-np.arange(xp.N_COEFFICIENTS) / 18.0)
-    zeros = '"[' + ", ".join(["0.0"] * (xp.N_COEFFICIENTS * (xp.N_COEFFICIENTS - 1) // 2)) + ']"'
     bands = {}
     for band, values in clean.items():
         error = (relative * np.abs(values[:, 0]))[:, None] * decline
         noisy = values + error * rng.standard_normal(values.shape)
-        error = error.astype(np.float32)
-        relevant = np.maximum((np.abs(noisy) > 2.0 * error).sum(axis=1), 4)
+        written = error.astype(np.float32)
+        relevant = np.maximum((np.abs(noisy) > 2.0 * written).sum(axis=1), 4)
         transits = rng.integers(15, 60, n)
         chi2 = rng.normal(1.0, 0.03, n) * (transits * 60 - 55)
+        bands[band] = Xp(noisy, written, relevant, transits, chi2)
+    return bands
+
+
+def xp_text(measured: dict[str, Xp], ids: I64, without_bp: NDArray[np.bool_]) -> str:
+    """CSV rows of the 26 columns."""
+    from skycairn.mocksky import xp
+
+    n = len(ids)
+    zeros = '"[' + ", ".join(["0.0"] * (xp.N_COEFFICIENTS * (xp.N_COEFFICIENTS - 1) // 2)) + ']"'
+    bands = {}
+    for band, x in measured.items():
         fields = []
         for k in range(n):
-            m = int(transits[k]) * 60
+            m = int(x.transits[k]) * 60
             fields.append(
-                f"{xp.BASIS_ID[band]},{m - 55},55,{m},0,1.0,{np.float32(chi2[k])!s},"
-                f'"[{", ".join(map(repr, noisy[k].tolist()))}]",'
-                f'"[{", ".join(map(str, error[k]))}]",{zeros},{relevant[k]},1.0'
+                f"{xp.BASIS_ID[band]},{m - 55},55,{m},0,1.0,{np.float32(x.chi2[k])!s},"
+                f'"[{", ".join(map(repr, x.value[k].tolist()))}]",'
+                f'"[{", ".join(map(str, x.error[k]))}]",{zeros},{x.relevant[k]},1.0'
             )
         bands[band] = fields
     empty = ",".join(["null"] * 12)

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from skycairn.catalogs.hscfiles import SQL_LIST, TRACT_PATCHES, forced_path
 from skycairn.mocksky import morphology, sed
 from skycairn.mocksky.fitsfile import TableColumn, write_checksums, write_table
-from skycairn.mocksky.hscskymap import CUT_IN_TWO, PIXEL_ARCSEC, Tract, patch_list, tracts
+from skycairn.mocksky.hscskymap import CUT_IN_TWO, FIRST_TRACT, PIXEL_ARCSEC, Tract, patch_list, tracts
 from skycairn.mocksky.legacysurvey import TRUTH
 from skycairn.mocksky.patches import Tier
 from skycairn.mocksky.streams import stream
@@ -100,25 +100,8 @@ def seen_fluxes(rows: Rows) -> dict[str, F64]:
 
 def write(root: Path, tier: Tier, rows: Rows, seed: int) -> pa.Table:
     """Write the tables and the list of patches under `root`; gives the survey's truth table."""
-    all_tracts, flux = tracts(tier), seen_fluxes(rows)
-    spoiled = dirt(all_tracts, tier.pixels)
-    tables: dict[int, dict[str, NDArray[Any]]] = {}
-    truth: dict[str, list[Any]] = {name: [] for name in TRUTH.names}
-    missed: dict[int, str] = {int(u): "outside footprint" for u in rows["uid"]}
-    middle = {p.number: p.ra for p in tier.patches if CUT_IN_TWO in p.about}
-    for t in all_tracts:
-        mine = np.flatnonzero(rows["patch"] == t.sky_patch)
-        lead, members = _resolved(rows, mine)
-        table, who = _tract(t, rows, flux, lead, members, spoiled, middle.get(t.sky_patch), seed, missed)
-        if t is all_tracts[0] and len(table["object_id"]):
-            table["object_id"][0] = LARGEST_ID
-        tables[t.number] = table
-        labels = table.pop("_dirt")
-        for k, uids in enumerate(who):
-            for u in uids:
-                missed.pop(int(u), None)
-                for name, value in zip(TRUTH.names, (u, table["object_id"][k], labels[k], True, ""), strict=True):
-                    truth[name].append(value)
+    all_tracts = tracts(tier)
+    tables, found, missed = catalogue(tier, all_tracts, rows, seed)
     paths = []
     for number, table in tables.items():
         path = root / forced_path(number)
@@ -127,11 +110,38 @@ def write(root: Path, tier: Tier, rows: Rows, seed: int) -> pa.Table:
     write_checksums(root / SQL_LIST, paths)
     (root / TRACT_PATCHES).parent.mkdir(parents=True, exist_ok=True)
     (root / TRACT_PATCHES).write_text(patch_list(all_tracts))
-    for u, why in sorted(missed.items()):
-        for name, value in zip(TRUTH.names, (u, None, "", False, why), strict=True):
-            truth[name].append(value)
-    found = pa.table({n: pa.array(v, TRUTH.field(n).type) for n, v in truth.items()}, schema=TRUTH)
-    return found.sort_by([("uid", "ascending"), ("key", "ascending")])
+    absent = [(u, None, "", False, why) for u, why in sorted(missed.items())]
+    columns = list(zip(*found, *absent, strict=True)) or [()] * len(TRUTH)
+    truth = pa.table({n: pa.array(v, t) for n, v, t in zip(TRUTH.names, columns, TRUTH.types, strict=True)})
+    return truth.cast(TRUTH).sort_by([("uid", "ascending"), ("key", "ascending")])
+
+
+Found = list[tuple[int, int, str, bool, str]]
+
+
+def catalogue(
+    tier: Tier, all_tracts: list[Tract], rows: Rows, seed: int
+) -> tuple[dict[int, dict[str, NDArray[Any]]], Found, dict[int, str]]:
+    """The database's rows by tract; the truth of each, a row a true thing in it; and why HSC has not the others."""
+    flux = seen_fluxes(rows)
+    spoiled = dirt(all_tracts, tier.pixels)
+    found: Found = []
+    tables: dict[int, dict[str, NDArray[Any]]] = {}
+    missed: dict[int, str] = {int(u): "outside footprint" for u in rows["uid"]}
+    middle = {p.number: p.ra for p in tier.patches if CUT_IN_TWO in p.about}
+    for t in all_tracts:
+        mine = np.flatnonzero(rows["patch"] == t.sky_patch)
+        lead, members = _resolved(rows, mine)
+        table, who = _tract(t, rows, flux, lead, members, spoiled, middle.get(t.sky_patch), seed, missed)
+        if t.number == FIRST_TRACT and len(table["object_id"]):
+            table["object_id"][0] = LARGEST_ID
+        tables[t.number] = table
+        labels = table.pop("_dirt")
+        for k, uids in enumerate(who):
+            for u in uids:
+                missed.pop(int(u), None)
+                found.append((int(u), int(table["object_id"][k]), str(labels[k]), True, ""))
+    return tables, found, missed
 
 
 def _resolved(rows: Rows, mine: I64) -> tuple[I64, list[I64]]:

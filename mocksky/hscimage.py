@@ -6,7 +6,7 @@ files, as their MP_ keys say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from skycairn.mocksky.streams import stream
 from skycairn.mocksky.truth import moved
 
 F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
 
 ZERO_POINT = 27.0
 COUNTS = 10 ** (0.4 * (ZERO_POINT - 22.5))
@@ -99,17 +100,26 @@ def paint(task: Task, wcs: WCS) -> F64:
         size = render.stamp_size(row, float(flux[i].max()), float(fwhm.max()))
         if min(place.x, place.y) < -size or max(place.x, place.y) > width + size:
             continue
-        pixels, x0, y0 = render.stamp(row, place, share[i], flux[i], fwhm, size)
+        drawn, x0, y0 = render.stamp(row, place, share[i], flux[i], fwhm, size)
         xa, xb, ya, yb = max(x0, 0), min(x0 + size, width), max(y0, 0), min(y0 + size, width)
         if xa < xb and ya < yb:
-            image[:, ya:yb, xa:xb] += pixels[:, ya - y0 : yb - y0, xa - x0 : xb - x0]
+            image[:, ya:yb, xa:xb] += drawn[:, ya - y0 : yb - y0, xa - x0 : xb - x0]
     return image
 
 
-def write_patch(task: Task) -> int:
-    """Paint a patch and write its files; gives the bytes written."""
+class Layer(NamedTuple):
+    """One band of a patch, in counts, each (y, x)."""
+
+    image: F32
+    variance: F32
+    planes: dict[str, NDArray[np.bool_]]
+    "pixels of each mask plane; those of `PLANES` that are not here have none"
+
+
+def pixels(task: Task) -> Iterator[tuple[str, Layer]]:
+    """The patch as the survey has it in each band that has a file, noise and holes included."""
     t, number = task.tract, task.tract.patch_number(task.column, task.row)
-    wcs, where, total = local_wcs(t, task.column, task.row), (t.number, number), 0
+    wcs, where = local_wcs(t, task.column, task.row), (t.number, number)
     light = paint(task, wcs)
     rng = stream(task.seed, "hsc", t.number * 1000 + number, "noise")
     y, x = np.ogrid[: t.width, : t.width]
@@ -131,28 +141,51 @@ def write_patch(task: Task) -> int:
         set_ = {"NO_DATA": hole, "DETECTED": light[b] > 3 * pixel_sigma(band)}
         set_["SAT"], set_["BRIGHT_OBJECT"] = np.zeros_like(hole), np.zeros_like(hole)
         for k, s in enumerate(stars.tolist()):
-            around = (x - sx[k]) ** 2 + (y - sy[k]) ** 2
-            set_["SAT"] |= around < saturated_radius(task.flux[band][s : s + 1], band)[0] ** 2
+            _disk(set_["SAT"], sx[k], sy[k], float(saturated_radius(task.flux[band][s : s + 1], band)[0]))
             if task.rows["gaia_g"][s] < hsc.BRIGHT_G:
                 reach = bright_radius_arcsec(float(task.rows["gaia_g"][s])) / PIXEL_ARCSEC
-                set_["BRIGHT_OBJECT"] |= around < reach**2
+                _disk(set_["BRIGHT_OBJECT"], sx[k], sy[k], reach)
+        yield band, Layer(image, variance, set_)
+
+
+def _disk(plane: NDArray[np.bool_], x: float, y: float, radius: float) -> None:
+    """Set the pixels nearer than this to a position."""
+    if not radius > 0:
+        return
+    first = [max(int(np.floor(v - radius)), 0) for v in (x, y)]
+    last = [max(int(np.ceil(v + radius)) + 1, 0) for v in (x, y)]
+    part = plane[first[1] : last[1], first[0] : last[0]]
+    rows, columns = np.ogrid[first[1] : first[1] + part.shape[0], first[0] : first[0] + part.shape[1]]
+    part |= (columns - x) ** 2 + (rows - y) ** 2 < radius**2
+
+
+def write_patch(task: Task) -> int:
+    """Paint a patch and write its files; gives the bytes written."""
+    t, number = task.tract, task.tract.patch_number(task.column, task.row)
+    wcs, total = local_wcs(t, task.column, task.row), 0
+    for band, layer in pixels(task):
+        b = BANDS.index(band)
+        sigma = pixel_sigma(band) * COUNTS
+        hole = layer.planes["NO_DATA"]
         planes = PLANES if (t.number + b) % 3 else PLANES[::-1]
         mask = np.zeros(hole.shape, np.int32)
-        for name, pixels in set_.items():
-            mask |= np.where(pixels, np.int32(1 << planes.index(name)), np.int32(0))
-        cards = _cards(wcs, band)
+        for name, bad in layer.planes.items():
+            mask |= np.where(bad, np.int32(1 << planes.index(name)), np.int32(0))
+        cards = wcs_cards(wcs)
         whole = cards.copy()
         for k, name in enumerate(planes):
             # a long name needs its own kind of card; said so, astropy does not warn
             whole[f"{'HIERARCH ' if len(name) > 5 else ''}MP_{name}"] = k
         hdus: list[Any] = [fits.PrimaryHDU(header=_primary(band, t, number, b))]
-        hdus.append(compressed(image, _named(cards, "IMAGE"), sigma / (16 if task.noise else 1024), 1 + b))
+        hdus.append(compressed(layer.image, _named(cards, "IMAGE"), sigma / (16 if task.noise else 1024), 1 + b))
         hdus.append(compressed(mask, _named(whole, "MASK")))
         if band == "y" and hole.any():
             # as some coadds have it: NaN where there is no data
-            hdus.append(fits.ImageHDU(np.where(hole, np.nan, variance).astype(np.float32), _named(cards, "VARIANCE")))
+            hdus.append(
+                fits.ImageHDU(np.where(hole, np.nan, layer.variance).astype(np.float32), _named(cards, "VARIANCE"))
+            )
         else:
-            hdus.append(compressed(variance, _named(cards, "VARIANCE"), sigma**2 / 16))
+            hdus.append(compressed(layer.variance, _named(cards, "VARIANCE"), sigma**2 / 16))
         path = task.root / calexp_path(band, t.number, number)
         save(path, hdus)
         total += path.stat().st_size
@@ -173,7 +206,8 @@ def _named(cards: fits.Header, name: str) -> fits.Header:
     return out
 
 
-def _cards(wcs: WCS, band: str) -> fits.Header:
+def wcs_cards(wcs: WCS) -> fits.Header:
+    """The cards of an image's place on the sky."""
     cards = fits.Header()
     cards["CTYPE1"], cards["CTYPE2"] = "RA---TAN", "DEC--TAN"
     cards["CRVAL1"], cards["CRVAL2"] = (float(v) for v in wcs.wcs.crval)

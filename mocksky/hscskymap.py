@@ -20,9 +20,9 @@ F64 = NDArray[np.float64]
 PIXEL_ARCSEC = 0.168
 OVERLAP_PIXELS = 20
 """How far a patch's images reach beyond its inner region; 100 in the real survey."""
+FIRST_TRACT = Tier.first_tract
 RIM_PIXELS = 75
 """How far inner regions reach beyond the bricks, all in all."""
-FIRST_TRACT = 9000
 FIRST_COLUMN, FIRST_ROW = 3, 4
 """Numbers of a tract's first patch; a real tract has 9 x 9, of which these are in the middle."""
 CUT_IN_TWO = "cut between two tracts of HSC"
@@ -96,9 +96,9 @@ def tracts(tier: Tier) -> list[Tract]:
         if CUT_IN_TWO in patch.about:
             # the tangent points lie half a degree to either side, so that the planes are turned against each other
             for east in (0.5, -0.5):
-                out.append(_tract(patch, FIRST_TRACT + len(out), east, side, 1, patch.ny, 0.5 * np.sign(east)))
+                out.append(_tract(patch, tier.first_tract + len(out), east, side, 1, patch.ny, 0.5 * np.sign(east)))
         else:
-            out.append(_tract(patch, FIRST_TRACT + len(out), 0.013, side, patch.nx, patch.ny, 0.0))
+            out.append(_tract(patch, tier.first_tract + len(out), 0.013, side, patch.nx, patch.ny, 0.0))
     return out
 
 

@@ -108,10 +108,14 @@ class Tier:
     "part of the possible stars that has a fibre of SDSS"
     pixels: bool = True
     "images and spectra too; else catalogues only"
+    first_brick: int = 330_001
+    first_tract: int = 9_000
+    first_plate: int = 0
+    "of a replica others, so that no key of two skies is the same"
 
     @cached_property
     def bricks(self) -> tuple[Brick, ...]:
-        """All bricks, numbered from 330001 by patch, Dec and RA."""
+        """All bricks, numbered from `first_brick` by patch, Dec and RA."""
         out: list[Brick] = []
         for patch in self.patches:
             half_dec = self.brick_deg * patch.ny / 2
@@ -128,7 +132,7 @@ class Tier:
                         Brick(
                             patch=patch.number,
                             name=brick_name(ra, dec),
-                            brickid=330001 + len(out),
+                            brickid=self.first_brick + len(out),
                             row=row,
                             col=col,
                             ra=ra,

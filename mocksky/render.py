@@ -209,6 +209,7 @@ def paint(
 
     A pixel is labelled where a galaxy's own light (before the point spread function) is above `mask_above` nanomaggies
     a pixel in r, with the component that is strongest there, arms where the crest stands above the disk between them.
+    Where that is infinite no pixel is looked at.
     """
     image = np.zeros((len(fwhm), width, width), dtype=np.float64)
     label, owner = np.zeros((width, width), np.uint8), np.zeros((width, width), np.int64)
@@ -226,7 +227,7 @@ def paint(
         if both is None:
             continue
         image[:, both[0], both[1]] += pixels[:, both[2], both[3]]
-        if row["kind"] == "galaxy" and flux[i, 1] > 1:
+        if row["kind"] == "galaxy" and flux[i, 1] > 1 and np.isfinite(mask_above):
             y, x = np.mgrid[both[0], both[1]]
             kind, light = _labels(row, place, share[i, :, 1] * flux[i, 1], x - place.x, y - place.y)
             here = light > brightest[both[0], both[1]]

@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 
 from skycairn.mocksky import sdss_columns, sed
 from skycairn.mocksky.fitsfile import write_table
-from skycairn.mocksky.sdss_spectra import BOSS, SDSS, Instrument, caught, observe, write_plate, write_spec
+from skycairn.mocksky.sdss_spectra import BOSS, SDSS, Instrument, Spectra, caught, observe, write_plate, write_spec
 from skycairn.mocksky.streams import stream
 from skycairn.mocksky.truth import moved, offset, unit
 
@@ -119,27 +119,16 @@ def write(
     The same bytes for the same seed, whatever the number of workers.
     """
     rows = sed.rows_of(truth)
-    seen = footprint if footprint is not None else np.ones(len(rows["uid"]), dtype=bool)
-    wanted, why = _targets(rows, seen, options, seed)
-    plates = [
-        p for k, patch in enumerate(np.unique(rows["patch"][seen])) for p in _plates(rows, wanted, patch, k, seed)
-    ]
-    tables = [_fibres(p, rows, seed) for p in plates]
-    t = {k: np.concatenate([f[k] for f in tables]) for k in tables[0]} if tables else {}
-    if not tables:
+    plates, t, why = plug(rows, options, seed, footprint)
+    if not plates:
         return _truth(rows, t, why)
-    _spoil(t, seed)
-    _primaries(t)
-    t["SPECLEGACY"] = ((t["SPECPRIMARY"] == 1) & (t["SURVEY"] == b"sdss")).astype(np.uint8)
-    ends = np.cumsum([len(p.fibres) for p in plates])
-    parts = [{k: v[e - len(p.fibres) : e] for k, v in t.items()} for p, e in zip(plates, ends, strict=True)]
+    parts = parts_of(plates, t)
     lite = {s: next((i for i, p in enumerate(plates) if p.survey == s and not p.absent), -1) for s in ("sdss", "eboss")}
     lite["two"] = 1
 
     def one(k: int) -> None:
         p, fibers = plates[k], parts[k]
-        rng = stream(seed, "sdss", p.plate, f"spectra {p.mjd}")
-        s = observe(rows, fibers, p.instrument, (7 * p.plate + p.mjd) % 11, rng, options.noise)
+        s = spectra(p, fibers, rows, options, seed)
         _measure(fibers, s)
         path = plate_path(root, p.run2d, p.plate, p.mjd)
         if not p.absent:
@@ -155,6 +144,42 @@ def write(
     path = root / "sdss" / "spectro" / "redux" / "specObj-dr17.fits"
     write_table(path, sdss_columns.columns(sdss_columns.SPECOBJ), t, len(t["uid"]))
     return _truth(rows, t, why)
+
+
+def plug(
+    rows: Rows, options: Options, seed: int, footprint: NDArray[np.bool_] | None = None, first: int = 0
+) -> tuple[list[Plate], Rows, NDArray[Any]]:
+    """The plates, specObj's rows of all of them in their order (with `uid` and `dirt`), and why a thing has none.
+
+    `first`: the number of the first patch that is looked at, of which the plates' numbers come.
+    """
+    seen = footprint if footprint is not None else np.ones(len(rows["uid"]), dtype=bool)
+    wanted, why = _targets(rows, seen, options, seed)
+    plates = [
+        p
+        for k, patch in enumerate(np.unique(rows["patch"][seen]))
+        for p in _plates(rows, wanted, patch, k, seed, first + k)
+    ]
+    tables = [_fibres(p, rows, seed) for p in plates]
+    t = {k: np.concatenate([f[k] for f in tables]) for k in tables[0]} if tables else {}
+    if not tables:
+        return plates, t, why
+    _spoil(t, seed)
+    _primaries(t)
+    t["SPECLEGACY"] = ((t["SPECPRIMARY"] == 1) & (t["SURVEY"] == b"sdss")).astype(np.uint8)
+    return plates, t, why
+
+
+def parts_of(plates: list[Plate], t: Rows) -> list[Rows]:
+    """The rows of each plate, as views."""
+    ends = np.cumsum([len(p.fibres) for p in plates])
+    return [{k: v[e - len(p.fibres) : e] for k, v in t.items()} for p, e in zip(plates, ends, strict=True)]
+
+
+def spectra(p: Plate, fibers: Rows, rows: Rows, options: Options, seed: int) -> Spectra:
+    """The spectra of a plate's fibres."""
+    rng = stream(seed, "sdss", p.plate, f"spectra {p.mjd}")
+    return observe(rows, fibers, p.instrument, (7 * p.plate + p.mjd) % 11, rng, options.noise)
 
 
 def _targets(rows: Rows, seen: NDArray[np.bool_], options: Options, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -181,8 +206,8 @@ def _targets(rows: Rows, seen: NDArray[np.bool_], options: Options, seed: int) -
     return want, why
 
 
-def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int) -> list[Plate]:
-    """The plates of one patch, the k-th that SDSS looks at."""
+def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int, number_of_patch: int) -> list[Plate]:
+    """The plates of one patch, the k-th that SDSS looks at; their numbers are of the `number_of_patch`-th."""
     rng = stream(seed, "sdss", int(patch), "plates")
     epoch = round(float(rng.uniform(1999.5, 2008.5)), 3)
     boss = (("eboss", 10200), ("boss", 3600), ("eboss", 9200))[k % 3]
@@ -213,7 +238,7 @@ def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int) -> li
                     Plate(survey, run2d, number, day, some[order], standard[order], epoch, quality, absent)  # noqa: B023
                 )
 
-            number, day = first + 20 * k + c // room, mjd + 11 * k
+            number, day = first + 20 * number_of_patch + c // room, mjd + 11 * number_of_patch
             every = np.arange(len(some))
             plug(number, day, every)
             if k == 0 and c == 0 and kind == "legacy":

@@ -222,10 +222,8 @@ def _covered(
     if s.footprint == "all-sky":
         return np.ones(len(ra), bool)
     if s.footprint == "exact":
-        archive = ctx.archive(s.name)
-        reference = {r: archive.local(p) for r, p in task.args["reference"][s.name].items()}
-        with archive.unchanged(task.args["known"][s.name]):
-            return np.asarray(holding(s.coverage(reference), ra, dec) >= 0)
+        boxes = ctx.boxes(s, task.args["reference"][s.name], task.args["known"][s.name])
+        return np.asarray(holding(boxes, ra, dec) >= 0)
     slim = _near(ctx, task, s.name, "slim", ["healpix29"])
     if slim is None:
         return np.zeros(len(ra), bool)
@@ -238,9 +236,7 @@ def coverage(ctx: Context, task: Task) -> Outcome:
     s = ctx.survey(task.args["survey"])
     near = rings(WORK_ORDER, np.array(sorted(int(c) for c in task.args["slim"]), dtype=np.int64), 1)
     if s.footprint == "exact":
-        archive = ctx.archive(s.name)
-        with archive.unchanged(task.args["known"]):
-            boxes = s.coverage({r: archive.local(p) for r, p in task.args["reference"].items()})
+        boxes = ctx.boxes(s, task.args["reference"], task.args["known"])
         ra = np.where(boxes[:, 0] <= boxes[:, 1], boxes[:, :2].mean(axis=1), 0.0)
         centre = cells(healpix29(ra, boxes[:, 2:].mean(axis=1)), WORK_ORDER)
         moc = coverage_of_boxes(boxes[np.isin(centre, near)].tolist(), COVERAGE_ORDER)

@@ -237,7 +237,7 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
         earlier = unchanged(ctx.pile, wanted, task.args["earlier"].get(name), "tokens", compared=compared)
         kept = earlier.chosen if earlier else np.full(wanted.num_rows, -1)
         fresh = np.flatnonzero(kept < 0)
-        table = _encoded_values(wanted.take(pa.array(fresh)).combine_chunks(), modality, codec)
+        table = encoded_values(wanted.take(pa.array(fresh)).combine_chunks(), modality, codec)
         if earlier:
             table = _merged(fresh, table, np.flatnonzero(kept >= 0), earlier.take(kept[kept >= 0]))
         fresh_anywhere[fresh] = True
@@ -247,7 +247,8 @@ def encode_columns(ctx: Context, task: Task) -> Outcome:
     return Outcome(outputs, counts)
 
 
-def _encoded_values(wanted: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
+def encoded_values(wanted: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
+    """Tokens of a column modality of these sources, `token_table`; without a codec their status says so."""
     value, mask = measured_values(wanted, modality)
     status = np.full(len(mask), "not measured", dtype=object)
     status[mask] = None if codec is not None else NO_CODEC
@@ -257,9 +258,9 @@ def _encoded_values(wanted: pa.Table, modality: Modality, codec: Codec | None) -
     if codec is None:
         mask = np.zeros(len(mask), bool)
     if codec is None or not mask.any():
-        return _token_table(wanted, status, mask)
+        return token_table(wanted, status, mask)
     tokens = codec.encode({"value": value})
-    return _token_table(wanted, status, mask, tokens, codec.lengths(tokens))
+    return token_table(wanted, status, mask, tokens, codec.lengths(tokens))
 
 
 def _merged(rows: NDArray[np.int64], a: pa.Table, others: NDArray[np.int64], b: pa.Table) -> pa.Table:
@@ -296,9 +297,7 @@ def encode_payload(ctx: Context, task: Task) -> Outcome:
     if codec is not None and is_network(codec):
         chunks = _gathered(chunks)
     with ready(codec):
-        done = (
-            [_encoded_payload(chunk, modality, codec) for chunk in chunks if chunk.num_rows] if fresh.num_rows else []
-        )
+        done = [encoded_payload(chunk, modality, codec) for chunk in chunks if chunk.num_rows] if fresh.num_rows else []
     if earlier:
         taken = earlier.take(kept[kept >= 0])
         done = [
@@ -331,26 +330,27 @@ def _gathered(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield concat(waiting)
 
 
-def _encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
+def encoded_payload(chunk: pa.Table, modality: Modality, codec: Codec | None) -> pa.Table:
+    """Tokens of a chunk of payload with its `owner`, `token_table`; without a codec their status says so."""
     status = np.array([STATUS.get(s, s) for s in chunk.column("status").to_pylist()], dtype=object)
     mask = np.array([s is None for s in status], dtype=bool)
     if codec is None:
         status[mask], mask[:] = NO_CODEC, False
     if codec is None or not mask.any():
-        return _token_table(chunk, status, mask)
+        return token_table(chunk, status, mask)
     # copies of pixels cost as much as a small network
     arrays = payload_arrays(chunk if mask.all() else chunk.filter(pa.array(mask)), modality)
     seen = codec.sees(arrays)
     status[np.flatnonzero(mask)[~seen]] = "not measured"
     mask[mask] = seen
     tokens = codec.encode(arrays if seen.all() else {name: values[seen] for name, values in arrays.items()})
-    return _token_table(chunk, status, mask, tokens, codec.lengths(tokens))
+    return token_table(chunk, status, mask, tokens, codec.lengths(tokens))
 
 
 NO_TOKENS, NO_LENGTHS = np.empty((0, 1), np.uint16), np.empty(0, np.int64)
 
 
-def _token_table(
+def token_table(
     sources: pa.Table,
     status: NDArray[Any],
     mask: NDArray[np.bool_],

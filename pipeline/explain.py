@@ -24,6 +24,11 @@ def explain(pile: Pile, snapshot: Snapshot, object_id: str) -> dict[str, Any]:
     SHA-256; `tasks`: the receipts behind it. ValueError where the snapshot has no such object.
     """
     cell, row = _row(pile, snapshot, object_id)
+    if "mock" in snapshot.stats:
+        raise ValueError(
+            f"snapshot {snapshot.number} is of a mock sky that was never written to files, so none can be named; its "
+            "table truth says what is true of each object"
+        )
     members = _rows(pile, snapshot, "members", pc.field("object_id") == object_id, [cell])
     sources, tasks = [], [f"match cell {cell}", f"objects cell {cell}"]
     for m in members:

@@ -63,20 +63,14 @@ def read(ctx: Context, task: Task) -> Outcome:
     rows = tuple(task.settings["rows"]) if task.settings["rows"] else None
     with archive.unchanged(task.args["known"]):
         table = survey.read(archive.local(file.path), rows, companions, task.settings["columns that the cuts need"])
-    counts = Counter({"rows": table.num_rows})
-    failed = first_failed(survey.valid, table)
-    counts.update({f"dropped:{c['values']}": c["counts"] for c in failed.value_counts().to_pylist() if c["values"]})
-    table = table.filter(pc.is_null(failed))
+    table, counts = valid_rows(survey, table)
     ra, dec = table.column("ra").to_numpy(), table.column("dec").to_numpy()
     inside = ctx.recipe.region.contains(ra, dec, margin_arcsec=MARGIN_ARCSEC)
     counts["dropped:outside region"] = int((~inside).sum())
-    table = table.filter(pa.array(inside)).combine_chunks()
+    table = in_order(table.filter(pa.array(inside)).combine_chunks())
     counts["kept"] = table.num_rows
     close(counts, "rows", "kept", "dropped:", where=f"{survey.name} {file.path}")
-    h = healpix29(table.column("ra").to_numpy(), table.column("dec").to_numpy())
-    order = np.lexsort((int64(table, "row"), int64(table, "key"), h))
-    table = table.append_column("healpix29", pa.array(h)).take(pa.array(order)).combine_chunks()
-    cell = cells(h[order], WORK_ORDER)
+    cell = cells(int64(table, "healpix29"), WORK_ORDER)
     found, start = np.unique(cell, return_index=True)
     stop = np.append(start, len(cell))[1:]
     pieces = {
@@ -84,6 +78,21 @@ def read(ctx: Context, task: Task) -> Outcome:
         for c, a, b in zip(found, start, stop, strict=True)
     }
     return Outcome({"rows": ctx.pile.put_table(table)}, counts, {"cells": pieces})
+
+
+def valid_rows(survey: Survey, table: pa.Table) -> tuple[pa.Table, Counter[str]]:
+    """The rows that can be trusted; `rows`, and `dropped:` by the cut that the others failed."""
+    counts = Counter({"rows": table.num_rows})
+    failed = first_failed(survey.valid, table)
+    counts.update({f"dropped:{c['values']}": c["counts"] for c in failed.value_counts().to_pylist() if c["values"]})
+    return table.filter(pc.is_null(failed)), counts
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The rows with their `healpix29`, sorted by (healpix29, key, row)."""
+    h = healpix29(table.column("ra").to_numpy(), table.column("dec").to_numpy())
+    order = np.lexsort((int64(table, "row"), int64(table, "key"), h))
+    return table.append_column("healpix29", pa.array(h)).take(pa.array(order)).combine_chunks()
 
 
 def gather(ctx: Context, task: Task) -> Outcome:
@@ -95,14 +104,18 @@ def gather(ctx: Context, task: Task) -> Outcome:
         file = pa.array([piece["path"]] * table.num_rows, pa.string())
         digest = pa.array([piece["file_sha256"]] * table.num_rows, pa.string())
         pieces.append(table.append_column("file", file).append_column("file_sha256", digest))
-    table = concat(pieces)
-    counts = Counter({"sources": table.num_rows})
+    tables, counts = gathered(survey, task.settings["profile"], concat(pieces), task.label)
+    return Outcome({name: ctx.pile.put_table(made) for name, made in tables.items()}, counts)
 
+
+def gathered(survey: Survey, profile: str, table: pa.Table, where: str) -> tuple[dict[str, pa.Table], Counter[str]]:
+    """The tables of `gather`, of valid rows of one survey and cell with their `file` and `file_sha256`."""
+    counts = Counter({"sources": table.num_rows})
     table = table.filter(pa.array(~_superfluous(table)))
     counts["dropped:duplicate"] = counts["sources"] - table.num_rows
 
     repeats = pa.table({"key": pa.array([], pa.int64()), "primary": pa.array([], pa.int64())})
-    primary = _primaries(survey, task.settings["profile"], table)
+    primary = _primaries(survey, profile, table)
     if primary is not None:
         own = primary == np.arange(table.num_rows)
         key = int64(table, "key")
@@ -113,26 +126,25 @@ def gather(ctx: Context, task: Task) -> Outcome:
     order = np.lexsort((int64(table, "key"), int64(table, "healpix29")))
     table = table.take(pa.array(order)).combine_chunks()
     counts["valid"] = table.num_rows
-    close(counts, "sources", "valid", "repeats", "dropped:", where=task.label)
+    close(counts, "sources", "valid", "repeats", "dropped:", where=where)
 
-    failed = _failed_cut(survey, task.settings["profile"], table)
+    failed = _failed_cut(survey, profile, table)
     counts["selected"] = failed.null_count
     for c in failed.value_counts().to_pylist():
         if c["values"]:
             counts[f"not selected:{c['values']}"] = c["counts"]
-    close(counts, "valid", "selected", "not selected:", where=task.label)
-    put = ctx.pile.put_table
+    close(counts, "valid", "selected", "not selected:", where=where)
     slim = table.select([*SLIM, "healpix29"])
     for name, keys in link_columns(survey, table).items():
         slim = slim.append_column(name, keys)
-    outputs = {
-        "slim": put(slim),
-        "wide": put(table.select([*WIDE, *(c.name for c in survey.columns if c.name not in WIDE)])),
-        "selection": put(pa.table({"key": table.column("key"), "failed_cut": failed})),
-        "repeats": put(repeats),
-        "provenance": put(table.select(["key", "file", "file_sha256", "row"])),
+    tables = {
+        "slim": slim,
+        "wide": table.select([*WIDE, *(c.name for c in survey.columns if c.name not in WIDE)]),
+        "selection": pa.table({"key": table.column("key"), "failed_cut": failed}),
+        "repeats": repeats,
+        "provenance": table.select(["key", "file", "file_sha256", "row"]),
     }
-    return Outcome(outputs, counts)
+    return tables, counts
 
 
 def _primaries(survey: Survey, profile: str, table: pa.Table) -> NDArray[np.int64] | None:

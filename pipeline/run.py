@@ -101,7 +101,7 @@ def build(
         _restore_lock(pile, head)
         if codecs_from is not None:
             _exchange_codecs(pile, codecs_from)
-        _adopt_lock(pile, recipe)
+        adopt_lock(pile, recipe)
         if reuse is not None:
             take_over(pile, reuse)
         if head is not None and not (rehash or refit) and journal.nothing_changed(recipe, head):
@@ -145,7 +145,7 @@ def dry_run(recipe: Recipe, pile_root: Path, rehash: bool = False, refit: Iterab
     Only the pile is made, and lists and small tables of archives far away are fetched.
     """
     pile = Pile.create(pile_root)
-    _adopt_lock(pile, recipe, write=False)
+    adopt_lock(pile, recipe, write=False)
     parent = Parent(pile, pile.head())
     ctx = Context(pile, recipe)
     # lists of files are asked for where they are not here
@@ -367,7 +367,7 @@ def _draft(ctx: Context, parent: Parent, p: Plan, done: Report, memory: Memory) 
     )
 
 
-def _adopt_lock(pile: Pile, recipe: Recipe, write: bool = True) -> None:
+def adopt_lock(pile: Pile, recipe: Recipe, write: bool = True) -> None:
     """Take over the codecs that the recipe names; ValueError where the pile is locked to another of one of them."""
     if not recipe.codecs.lock:
         return

@@ -80,6 +80,12 @@ class Context:
             )
         return self._archives[name]
 
+    def boxes(self, survey: Survey, reference: Mapping[str, str], known: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Footprint of an `exact` survey (`Survey.coverage`), from its reference files by role."""
+        archive = self.archive(survey.name)
+        with archive.unchanged(known):
+            return survey.coverage({role: archive.local(path) for role, path in reference.items()})
+
     def look_again(self) -> None:
         """Forget how survey files were found: a process may outlive a build."""
         for archive in self._archives.values():

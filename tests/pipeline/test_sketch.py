@@ -13,7 +13,7 @@ import pytest
 from skycairn.pile.shards import TokenColumn
 from skycairn.pile.store import Pile
 from skycairn.pipeline.assemble import _tokens
-from skycairn.pipeline.encode import _token_table, fit, sketch
+from skycairn.pipeline.encode import fit, sketch, token_table
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import build
 from skycairn.pipeline.task import Context, Task
@@ -91,7 +91,7 @@ def test_a_sequence_goes_to_the_shard_as_long_as_it_is(tmp_path: Path) -> None:
     seen = codec.sees(arrays)
     tokens = codec.encode({k: v[seen] for k, v in arrays.items()})
     sources = pa.table({"owner": ["gaia"] * 6, "key": np.arange(6)})
-    table = _token_table(sources, np.array([None] * 6, object), seen, tokens, codec.lengths(tokens))
+    table = token_table(sources, np.array([None] * 6, object), seen, tokens, codec.lengths(tokens))
     assert [None if t is None else len(t) for t in table.column("tokens").to_pylist()] == [15, None, 5, 10, 15, 15]
     pile = Pile.create(tmp_path / "pile")
     column = TokenColumn(

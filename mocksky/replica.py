@@ -1,0 +1,43 @@
+"""A tier once more, elsewhere: the same patches with the same surveys on them, of other stars and galaxies."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from skycairn.mocksky.hscskymap import tracts
+from skycairn.mocksky.patches import Tier
+
+FARTHEST_DEC = 60.0
+"""Patches lie no nearer to a pole, where a brick would be wide in RA."""
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The root seed of a replica, 0 to 2^32 - 1."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(b"replica"), number]).generate_state(1)[0])
+
+
+def replica(tier: Tier, number: int, centres: Sequence[tuple[float, float]]) -> Tier:
+    """The `number`-th replica, its patches near these centres (RA, Dec in degrees): at the nearest tenth of a degree.
+
+    Its bricks, tracts and plates have numbers of their own, so that no key of two replicas is the same.
+    """
+    if len(centres) != len(tier.patches):
+        raise ValueError(
+            f"tier {tier.name}: {len(centres)} centres for its {len(tier.patches)} patches; wanted as many"
+        )
+    if far := [c for c in centres if abs(c[1]) > FARTHEST_DEC]:
+        raise ValueError(f"tier {tier.name}: a patch at Dec {far[0][1]:.1f}; wanted at most {FARTHEST_DEC:.0f} off 0")
+    moved = tuple(
+        replace(p, ra=round(ra, 1) % 360, dec=round(dec, 1)) for p, (ra, dec) in zip(tier.patches, centres, strict=True)
+    )
+    return replace(
+        tier,
+        patches=moved,
+        first_brick=tier.first_brick + number * len(tier.bricks),
+        first_tract=tier.first_tract + number * len(tracts(tier)),
+        first_plate=tier.first_plate + number * len(tier.patches),
+    )

@@ -1,0 +1,113 @@
+"""Objects of sources whose true things are known: members as `match` gives them, by truth and not by position."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from skycairn.match.sky import angle, unit_vectors
+from skycairn.pipeline.task import close, concat, float64, int64
+
+I64 = NDArray[np.int64]
+LEADERS = ("legacysurvey", "hsc")
+"""Surveys whose blends decide what is one object, the coarser first."""
+
+
+class Members(NamedTuple):
+    """Objects, and the true thing that each is of."""
+
+    table: pa.Table
+    "a row a member, as of `match.match`"
+    uid: dict[str, int]
+    "by object_id: the brightest true thing of its anchor"
+    counts: dict[str, int]
+    "`sources`, `members`, and `dropped:` with a reason"
+
+
+def members(slim: Mapping[str, pa.Table], shown: Mapping[str, tuple[I64, I64]], light: Mapping[int, float]) -> Members:
+    """Objects of the sources in `slim`, by survey in the order of anchors.
+
+    `shown`: pairs of a source's key and a true thing in it; `light` of each true thing. A source is of the brightest
+    thing in it. A blend's fainter things are of the object of its brightest, unless a survey tells them apart; of two
+    sources of one survey and thing the one of the smaller key is kept.
+    """
+    counts: Counter[str] = Counter()
+    home = {name: _homes(int64(table, "key"), *shown[name], light) for name, table in slim.items()}
+    lead: dict[int, int] = {}
+    for name in reversed(LEADERS):
+        if name in slim:
+            keys = set(int64(slim[name], "key").tolist())
+            lead |= {u: home[name][k] for k, u in zip(*(a.tolist() for a in shown[name]), strict=True) if k in keys}
+    seen = {name: set(of.values()) for name, of in home.items()}
+    apart = {u for u, of in lead.items() if u != of and any(u in s and of in s for s in seen.values())}
+    rank = {name: i for i, name in enumerate(slim)}
+    objects: dict[int, dict[str, int]] = defaultdict(dict)
+    for name, table in slim.items():
+        for key in sorted(int64(table, "key").tolist()):
+            counts["sources"] += 1
+            if key not in home[name]:
+                counts["dropped:no true thing"] += 1
+                continue
+            u = home[name][key]
+            of = objects[u if u in apart else lead.get(u, u)]
+            if name in of:
+                counts["dropped:another source of the same thing"] += 1
+                continue
+            of[name] = key
+    anchor = {u: min(held, key=lambda name: rank[name]) for u, held in objects.items()}
+    table = concat([_piece(name, slim, objects, anchor) for name in slim])
+    table = table.sort_by([("object_id", "ascending"), ("survey", "ascending"), ("key", "ascending")])
+    uid = {f"{anchor[u]}:{held[anchor[u]]}": home[anchor[u]][held[anchor[u]]] for u, held in objects.items()}
+    counts["members"] = table.num_rows
+    close(counts, "sources", "members", "dropped:", where="objects by truth")
+    return Members(table, uid, dict(counts))
+
+
+def _piece(
+    name: str, slim: Mapping[str, pa.Table], objects: Mapping[int, Mapping[str, int]], anchor: Mapping[int, str]
+) -> pa.Table:
+    """The members of one survey."""
+    mine = [u for u, held in objects.items() if name in held]
+    ids = pa.array([f"{anchor[u]}:{objects[u][anchor[u]]}" for u in mine], pa.string())
+    keys = np.array([objects[u][name] for u in mine], np.int64)
+    own = _rows(slim[name], keys)
+    apart = np.zeros(len(mine), np.int64)
+    for first in slim:
+        of = np.flatnonzero([anchor[u] == first != name for u in mine])
+        there = _rows(slim[first], np.array([objects[mine[i]][first] for i in of], np.int64))
+        here = own.take(pa.array(of))
+        radians = angle(*(unit_vectors(float64(t, "ra"), float64(t, "dec")) for t in (here, there)))
+        apart[of] = np.round(np.degrees(radians) * 3.6e9).astype(np.int64)
+    return pa.table(
+        {
+            "object_id": ids,
+            "survey": pa.array([name] * len(mine), pa.string()),
+            "key": pa.array(keys),
+            "anchor": pa.array([anchor[u] == name for u in mine], pa.bool_()),
+            **{c: own.column(c) for c in own.column_names},
+            "separation_uas": pa.array(apart),
+            "blend_group": ids,
+            **{f"blend_n.{s}": pa.array([int(s in objects[u]) for u in mine], pa.int32()) for s in slim},
+        }
+    )
+
+
+def _rows(table: pa.Table, keys: I64) -> pa.Table:
+    """Positions of the sources of these keys."""
+    at = pc.index_in(pa.array(keys, pa.int64()), table.column("key").combine_chunks())
+    return table.select(["ra", "dec", "healpix29"]).take(at)
+
+
+def _homes(keys: I64, key: I64, uid: I64, light: Mapping[int, float]) -> dict[int, int]:
+    """The brightest true thing of each source that shows any."""
+    known, out = set(keys.tolist()), dict[int, int]()
+    for k, u in zip(key.tolist(), uid.tolist(), strict=True):
+        if k in known and (k not in out or light[u] > light[out[k]]):
+            out[k] = u
+    return out
