@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.checkpoint import checkpoint
 
-from skycairn.model.transformer import Network
+from skycairn.model.transformer import FeedForward, Network
 
 Forward = Callable[..., Any]
 
@@ -21,6 +22,9 @@ Forward = Callable[..., Any]
 def readied(network: Network, checkpointed: bool, compiled: bool, dealt_out: bool) -> Network:
     """The network, its blocks as wished."""
     for block in _blocks(network):
+        if compiled:
+            feed = next(m for m in block.children() if isinstance(m, FeedForward))
+            feed.forward = _feeding(feed)  # type: ignore[method-assign]
         if checkpointed:
             block.forward = _checkpointed(block.forward)
         if compiled:
@@ -45,6 +49,16 @@ def _checkpointed(forward: Forward) -> Forward:
         return checkpoint(forward, *arguments, use_reentrant=False)
 
     return again
+
+
+def _feeding(feed: FeedForward) -> Forward:
+    """The same in words that the compiler follows: our own gradient of the gate writes into slices, where it ends."""
+
+    def forward(x_TD: Tensor) -> Tensor:
+        gate, up = feed.gate_up(x_TD).chunk(2, dim=-1)
+        return feed.down(F.silu(gate) * up)
+
+    return forward
 
 
 def _deal_out(network: Network) -> None:

@@ -1,7 +1,7 @@
 """The processes of a run: as torchrun starts them, and how they fail together.
 
-    with processes("auto") as device:
-        train(sources, settings, out, device)
+with processes("auto") as device:
+    train(sources, settings, out, device)
 """
 
 from __future__ import annotations
