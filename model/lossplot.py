@@ -14,7 +14,7 @@ Points = list[tuple[int, float]]
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Points, Points]:
-    """Step and loss: of training, the mean since the look before, and of the validation sky; what is null is left out."""
+    """Step and loss of training, the mean since the look before, and of the validation sky, where they are known."""
     training = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
     looks = [(line["step"], (line.get("validation") or {}).get("loss")) for line in lines]
     return training, [(step, loss) for step, loss in looks if loss is not None]

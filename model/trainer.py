@@ -194,7 +194,7 @@ class Run:
         self.skipped = 0 if finite else self.skipped + 1
         if finite or (self.settings.non_finite == "skip" and self.skipped <= self.settings.most_skipped):
             return
-        row = f", as of the {self.skipped - 1} steps before it" if self.skipped > 1 else ""
+        row = f"; {self.skipped - 1} before it were skipped" if self.skipped > 1 else ""
         raise FloatingPointError(
             f"step {self.step}: the loss is {loss}, its gradient {gradient}{row}; the last checkpoint is in "
             f"{self.out / 'last'}: try a lower learning rate, or fp32 where it was bf16"
