@@ -112,15 +112,15 @@ class Board:
                 "settings: tensorboard is true, and there is no TensorBoard here; pip install 'skycairn[train]', or "
                 f"leave the setting out: {FILE} says the same"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, line: Mapping[str, Any]) -> None:
         """All numbers of a line of metrics."""
         for name, value in scalars(plain(line)):
             if name != "step":
-                self._writer.add_scalar(name, value, int(line["step"]))  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, int(line["step"]))
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-PEAKS: dict[str, tuple[float | None, float]] = {
-    # name, as it stands in torch.cuda.get_device_name: TFLOP/s dense of bf16 and of fp32; the first that fits counts
-    "B200": (2250, 80),
+PEAKS: dict[str, tuple[float | None, float | None]] = {
+    # words of torch.cuda.get_device_name: TFLOP/s of bf16 and of fp32; the first that is there counts
+    "B200": (2250, None),
     "GH200": (989, 67),
+    "H200 NVL": (835, 60),
     "H200": (989, 67),
     "H100 NVL": (835, 60),
     "H100 PCIe": (756, 51),
@@ -15,18 +16,20 @@ PEAKS: dict[str, tuple[float | None, float]] = {
     "A100": (312, 19.5),
     "A40": (150, 37.4),
     "A30": (165, 10.3),
-    "A10G": (70, 31.5),
     "L40S": (362, 91.6),
     "L4": (121, 30.3),
-    # has no bf16
+    # these have no bf16
+    "V100 PCIE": (None, 14),
     "V100": (None, 15.7),
 }
-"""Without sparsity. A name fits where it is there as whole words, so that L4 is no L40S."""
+"""Dense; twice as many are told of for matrices that are half zeros. None where there is none, or it is not known."""
 
 
 def peak(name: str, precision: str) -> float | None:
     """FLOP/s of a device of this name in products of `bf16` or `fp32`; None where it is unknown, never a guess."""
     words = f" {name.replace('-', ' ').replace('/', ' ')} "
+    if " MIG " in words:  # a part of one
+        return None
     for known, (half, full) in PEAKS.items():
         if f" {known} " in words:
             found = half if precision == "bf16" else full

@@ -66,10 +66,16 @@ def processes(device: str = "auto", timeout: timedelta = TIMEOUT) -> Iterator[st
         dist.init_process_group("nccl", timeout=timeout, device_id=torch.device(device))
     else:
         dist.init_process_group("gloo", timeout=timeout)
+    failed = False
     try:
         yield device
+    except Exception:
+        # to take leave of the others may mean to wait for them; torchrun ends them when this one is gone
+        failed = True
+        raise
     finally:
-        dist.destroy_process_group()
+        if not failed:
+            dist.destroy_process_group()
 
 
 def own_device(device: str, place: Place | None) -> str:

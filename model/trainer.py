@@ -164,14 +164,17 @@ class Run:
         """Take one step on its microbatches, this process's; all take it together, and skip it or fail together."""
         settings, n = self.settings, len(self.vocabulary.columns)
         self.network.train()
-        batches = [self.network.prepared(p) for p in microbatches]
-        counts = summed(np.stack([b.layout.counts for b in batches]).sum(axis=0))
+        kind = self.vocabulary.modality_of_slot[np.concatenate([p.target_slot for p in microbatches])]
+        counts = summed(np.bincount(kind, minlength=n))
         weights = (equal_weights if settings.weighing == "modality" else token_weights)(counts)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(n, dtype=torch.float64, device=self.network.device)
-        for k, batch in enumerate(batches):
+        sums, work = torch.zeros(n, dtype=torch.float64, device=self.network.device), 0
+        for k, packed in enumerate(microbatches):
+            # laid out while a GPU is busy with the one before
+            batch = self.network.prepared(packed)
+            work += flops(self.form, self.vocabulary, batch.layout).training
             number = self.step * settings.microbatches + self.rank + k * self.world
             torch.manual_seed(zlib.crc32(f"{settings.seed}/{number}".encode()))
             losses = self.network(batch)
@@ -186,7 +189,6 @@ class Run:
             self.optimizer.step()
         self._heed(finite, loss, gradient)
         self.step += 1
-        work = sum(flops(self.form, self.vocabulary, b.layout).training for b in batches)
         tokens = sum(len(p.input_slot) + len(p.target_slot) for p in microbatches)
         return Learned(loss, gradient, not finite, sum(p.n_objects for p in microbatches), tokens, work)
 
@@ -216,9 +218,9 @@ class Run:
                 metrics.append(self.out, line)
                 if board is not None:
                     board.add(line)
-        self.progress(
-            f"step {self.step} of {self.settings.steps}: {tally.told()}, {line['waiting']:.0%} of it waiting{told}"
-        )
+        pace = f"{tally.told()}, {line['waiting']:.0%} of the time waiting"
+        pace += f", MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
+        self.progress(f"step {self.step} of {self.settings.steps}: {pace}{told}")
         if self.held is not None:
             self._keep_best(line["validation"]["loss"])
 

@@ -55,7 +55,8 @@ def test_gradients_of_what_is_worked_out_again_are_equal() -> None:
         assert torch.equal(plain.eval()(packed(4)).sums, other.eval()(packed(4)).sums)
 
 
-# dynamo looks at it itself, and hides the warning in a way that does not hide an error
+# dynamo itself does what these warn of, and hides warnings in a way that does not hide errors
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_compiled_blocks_are_traced_whole_and_say_the_same(checkpointed: bool, monkeypatch: pytest.MonkeyPatch) -> None:

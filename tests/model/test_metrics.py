@@ -91,7 +91,8 @@ def test_peaks_are_of_known_devices_alone() -> None:
     assert peak("NVIDIA H100 PCIe", "bf16") == 756e12 and peak("NVIDIA A100-SXM4-80GB", "bf16") == 312e12
     assert peak("NVIDIA L40S", "bf16") == 362e12 and peak("NVIDIA L4", "bf16") == 121e12
     assert peak("Tesla V100-SXM2-32GB", "bf16") is None and peak("Tesla V100-SXM2-32GB", "fp32") == 15.7e12
-    assert peak("Some Other 9000", "bf16") is None
+    assert peak("Some Other 9000", "bf16") is None and peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16") is None
+    assert peak("Tesla V100-PCIE-16GB", "fp32") == 14e12
     assert used(2e12, 4.0, 1e12) == 0.5 and used(2e12, 4.0, None) is None
 
 

@@ -188,7 +188,7 @@ with processes("cpu"):
             made(name, SETTINGS).go(StopAt(stop if rank == 1 else 999))
         except Stopped:
             pass
-    skipping = replace(PICO, non_finite="skip", most_skipped=2)
+    skipping = replace(PICO, non_finite="skip", most_skipped=2, checkpoint_activations=True)
     poisoned(made("skips", skipping), {1, 3}, rank=1).go(StopAt(999))
     try:
         poisoned(made("wild", skipping), {1, 2, 3}, rank=1).go(StopAt(999))
