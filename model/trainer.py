@@ -153,7 +153,9 @@ class Run:
                     self._save()
                     tally, spoke = Tally(stream.waited), time.monotonic()
                 elif self._stays():
+                    began = time.monotonic()
                     self._save()
+                    tally.began += time.monotonic() - began
                 elif time.monotonic() - spoke > QUIET_SECONDS:
                     spoke = time.monotonic()
                     self.progress(f"step {self.step} of {self.settings.steps}: {tally.told()}")
@@ -206,7 +208,7 @@ class Run:
         """Tell of the steps since the last look, and look at the validation sky."""
         line: dict[str, Any] = {"step": self.step, "rate": self.settings.rate(self.step - 1)}
         line |= tally.metrics(waited, self.peak)
-        told = ""
+        pace, told = f"{tally.told()}, {line['waiting']:.0%} of the time waiting", ""
         if self.held is not None:
             line["validation"] = self.looked_at()
             told = f"; validation {line['validation']['loss']:.4f}"
@@ -218,7 +220,6 @@ class Run:
                 metrics.append(self.out, line)
                 if board is not None:
                     board.add(line)
-        pace = f"{tally.told()}, {line['waiting']:.0%} of the time waiting"
         pace += f", MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
         self.progress(f"step {self.step} of {self.settings.steps}: {pace}{told}")
         if self.held is not None:
@@ -271,7 +272,8 @@ class Run:
         return losses.sums.double().cpu().numpy(), losses.counts
 
     def _stays(self) -> bool:
-        return self.settings.keep_every > 0 and self.step % self.settings.keep_every == 0
+        every = self.settings.keep_every
+        return every > 0 and self.step > 0 and self.step % every == 0
 
     def _save(self) -> None:
         more = {"step": self.step, "best": self.best, "skipped": self.skipped}
