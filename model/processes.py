@@ -53,7 +53,7 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
 def processes(device: str = "auto", timeout: timedelta = TIMEOUT) -> Iterator[str]:
     """The group of all processes, and this one's device, while what is within runs; one alone is in no group.
 
-    `auto` takes a GPU where there is one; `cuda` is the process's own. Processes talk by NCCL on GPUs, by gloo on CPUs.
+    `auto` takes a GPU where there is one; `cuda` is the process's own. Tensors go by NCCL on GPUs, by gloo on CPUs.
     """
     place = place_in(os.environ)
     device = own_device(device, place)
@@ -62,10 +62,8 @@ def processes(device: str = "auto", timeout: timedelta = TIMEOUT) -> Iterator[st
     if place is None or place.world == 1:
         yield device
         return
-    if device.startswith("cuda"):
-        dist.init_process_group("nccl", timeout=timeout, device_id=torch.device(device))
-    else:
-        dist.init_process_group("gloo", timeout=timeout)
+    # what processes tell each other goes by gloo, which waits for no GPU; NCCL carries weights and gradients
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
     failed = False
     try:
         yield device
@@ -157,4 +155,6 @@ def _failure_told(failure: Exception | None) -> str:
 
 def _talking() -> torch.device:
     """Where tensors lie that processes talk by."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    if "cpu:" in dist.get_backend_config():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
