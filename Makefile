@@ -13,7 +13,7 @@ FOLDERS := catalogs archives mocksky mirror tokenizers pile match pipeline repor
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
-.PHONY: help install install-test build-pile ingest codecs learned-pile judge-codecs train test crash-test check lint typing typecheck bench clean
+.PHONY: help install install-test build-pile ingest codecs learned-pile judge-codecs train test crash-test check lint typing typecheck bench bench-gpu clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +95,9 @@ bench: install-test build-pile ## the same work done by us, by a peer, and held 
 	$(BIN)/python benchmarks/fetch.py --folder $(WORK)/fetch
 	$(BIN)/skycairn mock default --out $(WORK)/mocksky2 --release 2 --first $(WORK)/mocksky
 	$(BIN)/python benchmarks/ingest.py $(WORK)/mocksky $(WORK)/mocksky2 $(WORK)/bench
+
+bench-gpu: install-test ## useful MFU and objects/s of a training step on one GPU, by size, beside a peer
+	$(BIN)/python benchmarks/gpu.py
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build $(WORK)

@@ -31,6 +31,9 @@ def tree() -> str:
         for path in sorted((ROOT / folder).glob("*.py")):
             said = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0].rstrip(".")
             lines.append(f"  {path.name:19} {said}")
+    lines.append("launch/  how runs are started on a cluster")
+    for path in sorted((ROOT / "launch").iterdir()):
+        lines.append(f"  {path.name:19} {path.read_text().splitlines()[1].strip('# :')}")
     return "\n".join(lines)
 
 

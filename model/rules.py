@@ -196,7 +196,10 @@ class Masker:
         if not some.all():
             tokens, length = tokens[some], length[some]
         length = length.astype(np.int64)
-        shown, asked = self.counts(length, rng)
+        return self.chosen(tokens, length, *self.counts(length, rng), rng)
+
+    def chosen(self, tokens: NDArray[Any], length: I64, shown: I64, asked: I64, rng: np.random.Generator) -> Packed:
+        """So many tokens of each modality shown and asked for, each (n, modality); which ones is left to chance."""
         state = self._chosen(length, shown, asked, rng)
         values = tokens.reshape(-1)
         out: list[NDArray[Any]] = []

@@ -13,6 +13,9 @@ from skycairn.model.strata import Weights
 
 PRECISIONS = ("fp32", "bf16")
 WEIGHINGS = ("modality", "token")
+NON_FINITE = ("stop", "skip")
+FREE = ("compile", "checkpoint_activations", "keep", "keep_every", "tensorboard")
+"""How a run is done and what is kept of it, not what is learned: another run may go on with these changed."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +55,59 @@ class Settings:
     "steps between looks at the validation sky, each with a checkpoint"
     checked: int = 8
     "microbatches of the validation sky that are looked at, the same each time"
+    directions_every: int = 1
+    "looks between those that also ask for each survey given each other one; 0: none does"
+    compile: bool = False
+    "torch.compile of each block; for a GPU: on a CPU the shapes of attention change with every microbatch"
+    checkpoint_activations: bool = False
+    "keep what enters each block alone and work the rest out again for the gradient: less memory, a third more work"
+    keep: int = 1
+    "checkpoints at most: `last`, and the newest of those of each `keep_every` steps"
+    keep_every: int = 0
+    "steps between checkpoints that stay when `last` goes on; 0: none stays"
+    tensorboard: bool = False
+    "metrics as event files for TensorBoard too"
+    non_finite: str = "stop"
+    "what a step whose loss or gradient is not finite does: stop the run, or skip: leave the weights as they are"
+    most_skipped: int = 10
+    "steps skipped one after another, beyond which the run stops"
     masking: Masking = field(default_factory=lambda: Masking(inputs=64, targets=32, across_surveys=0.35))
     weights: Weights = field(default_factory=Weights)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
-        for name, known in (("size", tuple(FORMS)), ("precision", PRECISIONS), ("weighing", WEIGHINGS)):
+        for name, known in (
+            ("size", tuple(FORMS)),
+            ("precision", PRECISIONS),
+            ("weighing", WEIGHINGS),
+            ("non_finite", NON_FINITE),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
-        for name in ("steps", "objects", "microbatches", "pool", "check_every", "checked"):
+        for name in ("steps", "objects", "microbatches", "pool", "check_every", "checked", "keep"):
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a whole number of 1 or more")
-        for name in ("warm_up", "seed", "counted"):
+        for name in ("warm_up", "seed", "counted", "directions_every", "keep_every", "most_skipped"):
             if not _whole(getattr(self, name)) or getattr(self, name) < 0:
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a whole number of 0 or more")
+        for name in ("smooth", "compile", "checkpoint_activations", "tensorboard"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted true or false")
         for name in ("learning_rate", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if not (_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a number above 0")
-        if not (0 <= self.least_rate <= 1 and self.weight_decay >= 0 and all(0 <= b < 1 for b in self.betas)):
+        betas = self.betas if isinstance(self.betas, list | tuple) else ()
+        if len(betas) != 2 or not all(_number(b) and 0 <= b < 1 for b in betas):
+            raise ValueError(f"settings: betas is {self.betas!r}; wanted two numbers of 0 to below 1")
+        if not (_number(self.least_rate) and 0 <= self.least_rate <= 1):
+            raise ValueError(f"settings: least_rate is {self.least_rate!r}; wanted a number of 0 to 1")
+        if not (_number(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"settings: weight_decay is {self.weight_decay!r}; wanted a number of 0 or more")
+        if (self.keep > 1) != (self.keep_every > 0):
             raise ValueError(
-                f"settings: least_rate {self.least_rate}, weight_decay {self.weight_decay}, betas {self.betas}; wanted "
-                "0 to 1, 0 or more, and 0 to below 1"
+                f"settings: keep is {self.keep} and keep_every {self.keep_every}; wanted both, such as keep = 3 and "
+                "keep_every = 500, or neither (1 and 0), which keeps the last checkpoint alone"
             )
+        object.__setattr__(self, "betas", tuple(float(b) for b in betas))
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -84,7 +118,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Settings:
-        """From plain values; ValueError names a key that it does not know."""
+        """From plain values, as TOML and JSON hold them; ValueError names a key that it does not know."""
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(value) - set(known)):
             raise ValueError(f"settings: {', '.join(unknown)}: wanted some of {', '.join(known)}")
@@ -105,3 +139,7 @@ class Settings:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

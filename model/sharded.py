@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from skycairn.model.processes import rank_and_world, together
 from skycairn.tokenizers import checkpoint
 from skycairn.tokenizers.checkpoint import into_place, on_disk, own_sha256, sha256_of
 from skycairn.tokenizers.codec import read_json
@@ -64,43 +64,45 @@ def rows_of(tensor: Tensor) -> Rows:
 def write(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a checkpoint, all processes of the default group together; `about` is the first one's.
 
-    What was in `folder` goes only when all of the new one is on disk.
+    What was in `folder` goes only when all of the new one is on disk. Where one process fails, all raise.
     """
-    rank, world = _place()
+    rank, world = rank_and_world()
     aside = folder.with_name(folder.name + ".new")
-    if rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    _wait()
-    name = f"rank-{rank:05}-of-{world:05}.safetensors"
-    held, chunks = {}, {}
-    for key, tensor in tensors.items():
-        own = rows_of(tensor)
-        # what all hold alike is written once
-        if own.values.numel() and (rank == 0 or tuple(own.values.shape) != own.shape):
-            held[key] = own.values.cpu().contiguous().clone()
-            chunks[key] = [own.first, own.first + own.values.shape[0]] if own.shape else []
-    save_file(held, aside / name)
-    told = {"sha256": sha256_of(aside / name), "rows": chunks}
-    (aside / f"{name}.json").write_text(json.dumps(told))
-    on_disk(aside / name)
-    _wait()
-    if rank == 0:
-        parts = sorted(aside.glob("*.safetensors"))
-        if len(parts) != world:
-            raise ValueError(
-                f"{aside}: {len(parts)} of {world} processes wrote; is the folder on a disk that all share?"
-            )
-        files = {p.name: json.loads((aside / f"{p.name}.json").read_text()) for p in parts}
-        shapes = {k: [list(t.shape), str(t.dtype)] for k, t in tensors.items()}
-        whole = json.loads(json.dumps({**about, "format": FORMAT, "tensors": shapes, "files": files}))
-        text = json.dumps({**whole, "sha256": own_sha256(whole)}, indent=1, sort_keys=True) + "\n"
-        for p in parts:
-            (aside / f"{p.name}.json").unlink()
-        (aside / "about.json").write_text(text)
-        on_disk(aside / "about.json")
-        into_place(aside, folder)
-    _wait()
+    with together():
+        if rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+    with together():
+        name = f"rank-{rank:05}-of-{world:05}.safetensors"
+        held, chunks = {}, {}
+        for key, tensor in tensors.items():
+            own = rows_of(tensor)
+            # what all hold alike is written once
+            if own.values.numel() and (rank == 0 or tuple(own.values.shape) != own.shape):
+                held[key] = own.values.cpu().contiguous().clone()
+                chunks[key] = [own.first, own.first + own.values.shape[0]] if own.shape else []
+        save_file(held, aside / name)
+        told = {"sha256": sha256_of(aside / name), "rows": chunks}
+        (aside / f"{name}.json").write_text(json.dumps(told))
+        on_disk(aside / name)
+    with together():
+        if rank == 0:
+            shapes = {k: [list(t.shape), str(t.dtype)] for k, t in tensors.items()}
+            _finish(aside, world, {**about, "format": FORMAT, "tensors": shapes})
+            into_place(aside, folder)
+
+
+def _finish(aside: Path, world: int, about: Mapping[str, Any]) -> None:
+    parts = sorted(aside.glob("*.safetensors"))
+    if len(parts) != world:
+        raise ValueError(f"{aside}: {len(parts)} of {world} processes wrote; is the folder on a disk that all share?")
+    files = {p.name: json.loads((aside / f"{p.name}.json").read_text()) for p in parts}
+    whole = json.loads(json.dumps({**about, "files": files}))
+    text = json.dumps({**whole, "sha256": own_sha256(whole)}, indent=1, sort_keys=True) + "\n"
+    for p in parts:
+        (aside / f"{p.name}.json").unlink()
+    (aside / "about.json").write_text(text)
+    on_disk(aside / "about.json")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -118,19 +120,25 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def there(folder: Path) -> bool:
     """Whether there is a checkpoint; the first process puts one back into place whose writer was stopped meanwhile."""
-    if _place()[0] == 0:
-        checkpoint.found(folder)
-    _wait()
+    with together():
+        if rank_and_world()[0] == 0:
+            checkpoint.found(folder)
     return (folder / "about.json").exists()
 
 
-def read(folder: Path, into: Mapping[str, Tensor]) -> dict[str, Any]:
+def read(folder: Path, into: Mapping[str, Tensor], part: str = "") -> dict[str, Any]:
     """Fill tensors, all of the checkpoint's and no others, with what was written; gives what it says of itself.
 
-    Each process reads the rows that it holds. ValueError names what is missing, left over, of another shape, damaged.
+    `part`: of those alone whose names begin so. All processes read together, each the rows that it holds. ValueError
+    names what is missing, left over, of another shape, damaged; where it does for one process, all raise.
     """
+    with together():
+        return _read(folder, into, part)
+
+
+def _read(folder: Path, into: Mapping[str, Tensor], part: str) -> dict[str, Any]:
     about = read_about(folder)
-    shapes = about["tensors"]
+    shapes = {key: value for key, value in about["tensors"].items() if key.startswith(part)}
     for key in sorted(shapes.keys() | into.keys()):
         if key not in shapes or key not in into:
             where = "in the checkpoint, and nowhere here" if key in shapes else "not in the checkpoint"
@@ -144,7 +152,8 @@ def read(folder: Path, into: Mapping[str, Tensor]) -> dict[str, Any]:
     left = {key: rows_of(tensor) for key, tensor in into.items()}
     filled = dict.fromkeys(left, 0)
     for name, told in sorted(about["files"].items()):
-        wants = {k: part for k, chunk in told["rows"].items() if (part := _common(left[k], chunk))}
+        held = {k: chunk for k, chunk in told["rows"].items() if k in left}
+        wants = {k: rows for k, chunk in held.items() if (rows := _common(left[k], chunk))}
         if not wants:
             continue
         if not (folder / name).is_file() or sha256_of(folder / name) != told["sha256"]:
@@ -172,12 +181,3 @@ def _common(own: Rows, chunk: Sequence[int]) -> tuple[int, int] | None:
         return 0, 1
     first, last = max(own.first, chunk[0]), min(own.first + own.values.shape[0], chunk[1])
     return (first, last) if first < last else None
-
-
-def _place() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _wait() -> None:
-    if dist.is_initialized():
-        dist.barrier()

@@ -8,34 +8,37 @@ another number of processes, which see the same microbatches, to rounding.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from skycairn.model import sharded
+from skycairn.model import kept, lossplot, metrics, sharded
+from skycairn.model.blocks import readied
+from skycairn.model.directions import Directions, passes
 from skycairn.model.forms import flops, form_named
 from skycairn.model.loader import Loader
+from skycairn.model.metrics import Board, Learned, Tally
 from skycairn.model.packed import Packed
-from skycairn.model.settings import Settings
+from skycairn.model.peaks import peak_of
+from skycairn.model.processes import most, rank_and_world, summed, together
+from skycairn.model.settings import FREE, Settings
 from skycairn.model.strata import Source
 from skycairn.model.transformer import Network, equal_weights, objective, token_weights
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.tokenizers.checkpoint import unlike
 from skycairn.tokenizers.training import Signals, Stopped, forget_after
 
-FORMAT = 1
+FORMAT = 2
 QUIET_SECONDS = 15.0
 """A line at least this often."""
 Progress = Callable[[str], None]
@@ -53,7 +56,8 @@ def train(
     """Train, or go on from the checkpoint in `out/last`; gives the network.
 
     Where a process group is there, all its processes call this, and weights are dealt out among them (FSDP2, ZeRO-2).
-    `out/metrics.jsonl` gets a line at each look at the split `validation`; an empty name looks at nothing.
+    `out/metrics.jsonl` gets a line at each look at the split `validation`; an empty name looks at nothing. See
+    `model/kept.py` for the checkpoints beside `last`, `model/metrics.py` for what a line says.
 
     ValueError where `out` holds a run of other settings, snapshots or codecs, saying what differs, or where the
     processes cannot share the microbatches; FloatingPointError names the step whose loss is not finite, on all
@@ -77,7 +81,7 @@ class Run:
         validation: str,
         progress: Progress,
     ) -> None:
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.rank, self.world = rank_and_world()
         if settings.microbatches % self.world:
             raise ValueError(
                 f"train: {self.world} processes cannot share {settings.microbatches} microbatches a step; wanted a "
@@ -101,15 +105,23 @@ class Run:
             if validation
             else None
         )
-        torch.manual_seed(settings.seed)
-        counts = counted(self.loader, settings.counted) if settings.counted else None
+        self.goes_on = sharded.there(out / "last")
+        counts = None
+        if settings.counted:
+            # a checkpoint holds what they come to
+            counts = kept.no_counts(self.vocabulary) if self.goes_on else counted(self.loader, settings.counted)
         self.form = form_named(settings.size)
+        torch.manual_seed(settings.seed)
         self.network = Network(self.vocabulary, self.form, settings.smooth, counts).to(device)
         self.network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
-        if self.world > 1:
-            _dealt_out(self.network)
+        readied(self.network, settings.checkpoint_activations, settings.compile, dealt_out=self.world > 1)
         self.optimizer = _optimizer(self.network, settings)
+        self.peak = peak_of(self.network.device, settings.precision)
         self.step = 0
+        self.skipped = 0
+        "steps skipped since one that was not"
+        self.best: dict[str, float] | None = None
+        "step and loss of the best look so far"
         self.about = {
             "run": FORMAT,
             "settings": settings.as_json(),
@@ -120,131 +132,197 @@ class Run:
 
     def go(self, told: Signals) -> None:
         """To the end."""
-        self._resume()
+        self._begin()
         shown = sum(p.numel() for p in self.network.parameters())
         self.progress(f"{shown:,} weights, {self.world} processes; step {self.step} of {self.settings.steps}")
-        tally, spoke = _Tally(), time.monotonic()
         each = self.settings.microbatches // self.world
-        with self.loader.ahead(self.step, self.rank, self.world) as stream:
+        with ExitStack() as stack:
+            board = self._board(stack)
+            stream = stack.enter_context(self.loader.ahead(self.step, self.rank, self.world))
+            tally, spoke = Tally(), time.monotonic()
             while self.step < self.settings.steps:
-                if number := self._agreed(told.number):
+                if number := most(told.number):
                     self._save()
+                    self._draw()
                     raise Stopped(number)
-                self._learn([next(stream) for _ in range(each)], tally)
-                tally.waiting = stream.waiting
+                with together():
+                    microbatches = [next(stream) for _ in range(each)]
+                tally.steps.append(self.learn(microbatches))
                 if self.step % self.settings.check_every == 0 or self.step == self.settings.steps:
-                    self._check(tally)
-                    tally, spoke = _Tally(), time.monotonic()
+                    self._look(tally, stream.waited, board)
+                    self._save()
+                    tally, spoke = Tally(stream.waited), time.monotonic()
+                elif self._stays():
+                    began = time.monotonic()
+                    self._save()
+                    tally.began += time.monotonic() - began
                 elif time.monotonic() - spoke > QUIET_SECONDS:
                     spoke = time.monotonic()
                     self.progress(f"step {self.step} of {self.settings.steps}: {tally.told()}")
+        self._draw()
         self.network.eval()
 
-    def _learn(self, microbatches: Sequence[Packed], tally: _Tally) -> None:
+    def learn(self, microbatches: Sequence[Packed]) -> Learned:
+        """Take one step on its microbatches, this process's; all take it together, and skip it or fail together."""
         settings, n = self.settings, len(self.vocabulary.columns)
         self.network.train()
-        batches = [self.network.prepared(p) for p in microbatches]
-        counts = self._summed(np.stack([b.layout.counts for b in batches]).sum(axis=0))
+        kind = self.vocabulary.modality_of_slot[np.concatenate([p.target_slot for p in microbatches])]
+        counts = summed(np.bincount(kind, minlength=n))
         weights = (equal_weights if settings.weighing == "modality" else token_weights)(counts)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(n, dtype=torch.float64)
-        for k, batch in enumerate(batches):
+        sums, work = torch.zeros(n, dtype=torch.float64, device=self.network.device), 0
+        for k, packed in enumerate(microbatches):
+            # laid out while a GPU is busy with the one before
+            batch = self.network.prepared(packed)
+            work += flops(self.form, self.vocabulary, batch.layout).training
             number = self.step * settings.microbatches + self.rank + k * self.world
             torch.manual_seed(zlib.crc32(f"{settings.seed}/{number}".encode()))
             losses = self.network(batch)
             objective(losses, counts, weights).backward()  # type: ignore[no-untyped-call]
-            sums += losses.sums.detach().double().cpu()
-        means = self._summed(sums.numpy()) / np.maximum(counts, 1)
+            sums += losses.sums.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-        height = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        loss = float(means @ weights)
-        # both are the same on all processes, which end together
-        if not (math.isfinite(loss) and math.isfinite(height)):
-            raise FloatingPointError(
-                f"step {self.step}: the loss is {loss}, its gradient {height}; the last checkpoint is in "
-                f"{self.out / 'last'}: try a lower learning rate, or fp32 where it was bf16"
-            )
-        self.optimizer.step()
+        gradient = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        loss = float(summed(sums.cpu().numpy()) / np.maximum(counts, 1) @ weights)
+        # both are the same on all processes
+        finite = math.isfinite(loss) and math.isfinite(gradient)
+        if finite:
+            self.optimizer.step()
+        self._heed(finite, loss, gradient)
         self.step += 1
-        work = sum(flops(self.form, self.vocabulary, b.layout).training for b in batches)
         tokens = sum(len(p.input_slot) + len(p.target_slot) for p in microbatches)
-        tally.add(loss, height, sum(p.n_objects for p in microbatches) * self.world, tokens * self.world, work)
+        return Learned(loss, gradient, not finite, sum(p.n_objects for p in microbatches), tokens, work)
 
-    def _check(self, tally: _Tally) -> None:
-        line: dict[str, Any] = {"step": self.step, "rate": self.settings.rate(self.step - 1), **tally.metrics()}
+    def _heed(self, finite: bool, loss: float, gradient: float) -> None:
+        self.skipped = 0 if finite else self.skipped + 1
+        if finite or (self.settings.non_finite == "skip" and self.skipped <= self.settings.most_skipped):
+            return
+        row = f"; {self.skipped - 1} before it were skipped" if self.skipped > 1 else ""
+        raise FloatingPointError(
+            f"step {self.step}: the loss is {loss}, its gradient {gradient}{row}; the last checkpoint is in "
+            f"{self.out / 'last'}: try a lower learning rate, or fp32 where it was bf16"
+        )
+
+    def _look(self, tally: Tally, waited: float, board: Board | None) -> None:
+        """Tell of the steps since the last look, and look at the validation sky."""
+        line: dict[str, Any] = {"step": self.step, "rate": self.settings.rate(self.step - 1)}
+        line |= tally.metrics(waited, self.peak)
+        pace, told = f"{tally.told()}, {line['waiting']:.0%} of the time waiting", ""
         if self.held is not None:
             line["validation"] = self.looked_at()
-        if self.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with (self.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        told = f"; validation {line['validation']['loss']:.4f}" if self.held is not None else ""
-        self.progress(f"step {self.step} of {self.settings.steps}: {tally.told()}{told}")
-        self._save()
+            told = f"; validation {line['validation']['loss']:.4f}"
+            every, look = self.settings.directions_every, -(-self.step // self.settings.check_every)
+            if every and (look % every == 0 or self.step == self.settings.steps):
+                line["directions"] = self.directions()
+        with together():
+            if self.rank == 0:
+                metrics.append(self.out, line)
+                if board is not None:
+                    board.add(line)
+        pace += f", MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
+        self.progress(f"step {self.step} of {self.settings.steps}: {pace}{told}")
+        if self.held is not None:
+            self._keep_best(line["validation"]["loss"])
+
+    def _keep_best(self, loss: float) -> None:
+        if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
+            self.best = {"step": self.step, "loss": loss}
+            sharded.write(self.out / "best", kept.weights_of(self.network), {**self.about, **self.best})
 
     def looked_at(self) -> dict[str, Any]:
         """Cross-entropy of the validation sky, nats a token: of each modality, and the mean of these."""
         assert self.held is not None
-        self.network.eval()
         n = len(self.vocabulary.columns)
         sums, counts = np.zeros(n), np.zeros(n, np.int64)
-        # every process looks at as many, at some perhaps twice: weights that are dealt out are gathered by all
-        numbers = range(self.settings.checked)
-        for first in numbers[:: self.world]:
-            mine = first + self.rank
-            packed = self.held.microbatch(mine % self.settings.checked)
-            with torch.no_grad():
-                losses = self.network(packed)
-            if mine in numbers:
-                sums += losses.sums.double().cpu().numpy()
-                counts += losses.counts
-        sums, counts = self._summed(sums), self._summed(counts)
+        for i, own in self._shared():
+            found, asked = self._losses(self.held.microbatch(i))
+            if own:
+                sums += found
+                counts += asked
+        sums, counts = summed(sums), summed(counts)
         each = {name: float(s / c) for name, s, c in zip(self.vocabulary.names, sums, counts, strict=True) if c}
         return {"loss": float(np.mean(list(each.values()))), "modalities": each, "tokens": int(counts.sum())}
 
-    def _summed(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Of all processes."""
-        if self.world == 1:
-            return values
-        found = torch.from_numpy(np.ascontiguousarray(values)).to(self.network.device)
-        dist.all_reduce(found)
-        return np.asarray(found.cpu().numpy())
+    def directions(self) -> dict[str, Any]:
+        """Cross-entropy of each survey of the validation sky given each other one (`model/directions.py`)."""
+        assert self.held is not None
+        found = Directions(self.vocabulary)
+        for i, own in self._shared():
+            rows = self.held.rows(i)
+            for k, (packed, objects) in enumerate(passes(self.held.masker, rows, self.settings.seed, i), start=1):
+                # weights that are dealt out are gathered by all, though some have no object to ask for
+                if self.world > 1 or packed.n_objects:
+                    losses, counts = self._losses(packed)
+                    if own:
+                        found.add(k, losses, counts, objects)
+        found.sums = summed(found.sums)
+        return dict(found.told())
 
-    def _agreed(self, number: int) -> int:
-        """A signal that any process was sent."""
-        if self.world == 1:
-            return number
-        found = torch.tensor(number, device=self.network.device)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found)
+    def _shared(self) -> list[tuple[int, bool]]:
+        """Microbatches of the validation sky for this process, as many as for any other; not its own are done twice."""
+        checked = self.settings.checked
+        mine = [first + self.rank for first in range(0, checked, self.world)]
+        return [(i % checked, i < checked) for i in mine]
+
+    @torch.no_grad()
+    def _losses(self, packed: Packed) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        self.network.eval()
+        losses = self.network(packed)
+        return losses.sums.double().cpu().numpy(), losses.counts
+
+    def _stays(self) -> bool:
+        every = self.settings.keep_every
+        return every > 0 and self.step > 0 and self.step % every == 0
 
     def _save(self) -> None:
-        sharded.write(self.out / "last", state(self.network, self.optimizer), {**self.about, "step": self.step})
+        more = {"step": self.step, "best": self.best, "skipped": self.skipped}
+        sharded.write(self.out / "last", state(self.network, self.optimizer), {**self.about, **more})
+        if self._stays():
+            with together():
+                if self.rank == 0:
+                    kept.keep(self.out, self.step, self.settings.keep - 1)
 
-    def _resume(self) -> None:
-        if not sharded.there(self.out / "last"):
-            if self.rank == 0:
-                (self.out / "metrics.jsonl").unlink(missing_ok=True)
-            return
-        about = sharded.read_about(self.out / "last")
-        there = Vocabulary.from_json(about["modalities"])
-        there.refuse_other_codecs(self.vocabulary.columns, str(self.out / "last"))
-        if which := unlike({k: about.get(k) for k in self.about}, self.about, "settings", "loader"):
-            raise ValueError(
-                f"{self.out / 'last'} is of another run, unlike in {which}; give another folder, or remove this one"
-            )
-        sharded.read(self.out / "last", state(self.network, self.optimizer))
-        self.step = int(about["step"])
+    def _draw(self) -> None:
         if self.rank == 0:
-            forget_after(self.out / "metrics.jsonl", self.step)
-        self.progress(f"going on from step {self.step} in {self.out / 'last'}")
+            self.progress(lossplot.write(self.out))
+
+    def _board(self, stack: ExitStack) -> Board | None:
+        """All processes ask for it, since it may not be there."""
+        if not self.settings.tensorboard:
+            return None
+        with together():
+            board = Board(self.out / "tensorboard", self.step) if self.rank == 0 else None
+        if board is not None:
+            stack.callback(board.close)
+        return board
+
+    def _begin(self) -> None:
+        last = self.out / "last"
+        if not self.goes_on:
+            if stayed := kept.steps_kept(self.out):
+                raise ValueError(
+                    f"{self.out}: there is no checkpoint `last` to go on from, and {stayed[-1].name} of a run before; "
+                    "copy that to `last` to go on from it, or give another folder"
+                )
+            if self.rank == 0:
+                (self.out / metrics.FILE).unlink(missing_ok=True)
+            return
+        about = sharded.read_about(last)
+        there = Vocabulary.from_json(about["modalities"])
+        there.refuse_other_codecs(self.vocabulary.columns, str(last))
+        if which := unlike(_decisive(about), _decisive(self.about), "settings", "loader"):
+            raise ValueError(f"{last} is of another run, unlike in {which}; give another folder, or remove this one")
+        sharded.read(last, state(self.network, self.optimizer))
+        self.step, self.best, self.skipped = int(about["step"]), about["best"], int(about["skipped"])
+        if self.rank == 0:
+            forget_after(self.out / metrics.FILE, self.step)
+        self.progress(f"going on from step {self.step} in {last}")
 
 
 def state(network: Network, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """All that a run is, by name: weights, and what the optimizer keeps of each."""
-    found: dict[str, Tensor] = {f"network.{k}": v for k, v in network.state_dict().items()}
+    found = kept.weights_of(network)
     for name, parameter in network.named_parameters():
         found |= {f"optimizer.{name}.{k}": v for k, v in optimizer.state[parameter].items()}
     return found
@@ -255,23 +333,19 @@ def counted(loader: Loader, n: int) -> list[I64]:
     columns, first = loader.vocabulary.columns, loader.vocabulary.first_slot
     found = [np.zeros((c.n_tokens, c.vocabulary), np.int64) for c in columns]
     for i in range(-(-n // loader.order.objects)):
+        some = slice(n - i * loader.order.objects)
         rows = loader.rows(i)
+        tokens, length = rows.tokens[some], rows.length[some]
         for m, column in enumerate(columns):
             for k in range(column.n_tokens):
-                there = rows.length[:, m] > k
-                np.add.at(found[m][k], rows.tokens[there, first[m] + k], 1)
+                np.add.at(found[m][k], tokens[length[:, m] > k, first[m] + k], 1)
     return found
 
 
-def _dealt_out(network: Network) -> None:
-    """FSDP2: each layer's weights among all processes; gradients are added up, not averaged."""
-    for block in (*network.encoder, *network.decoder):
-        fully_shard(block, reshard_after_forward=False)
-    fully_shard(network, reshard_after_forward=False)
-    for module in network.modules():
-        if isinstance(module, FSDPModule):
-            module.set_force_sum_reduction_for_comms(True)
-            module.set_gradient_divide_factor(1.0)
+def _decisive(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run must not change when it goes on."""
+    settings = {k: v for k, v in about.get("settings", {}).items() if k not in FREE}
+    return {**{k: about.get(k) for k in ("run", "loader", "snapshots", "modalities")}, "settings": settings}
 
 
 def _optimizer(network: Network, settings: Settings) -> torch.optim.AdamW:
@@ -285,34 +359,3 @@ def _optimizer(network: Network, settings: Settings) -> torch.optim.AdamW:
         step = torch.zeros((), dtype=torch.float32, device=p.device if fused else None)
         optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     return optimizer
-
-
-class _Tally:
-    """What was learned since the last look, or since the run went on."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.norms: list[float] = []
-        self.objects = self.tokens = self.work = 0
-        self.waiting = 0.0
-        self.began = time.monotonic()
-
-    def add(self, loss: float, norm: float, objects: int, tokens: int, work: int) -> None:
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.objects, self.tokens, self.work = self.objects + objects, self.tokens + tokens, self.work + work
-
-    def metrics(self) -> Mapping[str, float]:
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        return {
-            "loss": float(np.mean(self.losses)),
-            "gradient": float(np.mean(self.norms)),
-            "objects_s": self.objects / seconds,
-            "tokens_s": self.tokens / seconds,
-            "useful_gflops_s": self.work / seconds / 1e9,
-            "waiting": self.waiting,
-        }
-
-    def told(self) -> str:
-        found = self.metrics()
-        return f"loss {found['loss']:.4f}, {found['objects_s']:.0f} objects/s, {found['waiting']:.0%} of it waiting"
