@@ -44,7 +44,11 @@ class Settings:
     smooth: bool = False
     "tables of ordered codecs start smooth in value, for piles of few objects"
     counted: int = 0
-    "logits start from how often tokens stand in their slots among so many objects; 0: not so"
+    "logits start from how often tokens stand in their slots among so many objects or all there are; 0: not so"
+    pairs: bool = False
+    "what one number says of another has a short way of its own, for piles of few objects"
+    dropout: float = 0.0
+    "share of what each branch adds that is dropped in training"
     seed: int = 0
     pool: int = 4096
     "objects that are shuffled among each other"
@@ -66,6 +70,11 @@ class Settings:
         for name in ("warm_up", "seed", "counted"):
             if not _whole(getattr(self, name)) or getattr(self, name) < 0:
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a whole number of 0 or more")
+        for name in ("smooth", "pairs"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted true or false")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"settings: dropout is {self.dropout!r}; wanted 0 or more, below 1")
         for name in ("learning_rate", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a number above 0")

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from skycairn.model import sharded
 from skycairn.model.forms import flops, form_named
-from skycairn.model.loader import Loader
+from skycairn.model.loader import Loader, slot_counts
 from skycairn.model.packed import Packed
 from skycairn.model.settings import Settings
 from skycairn.model.strata import Source
@@ -102,9 +102,9 @@ class Run:
             else None
         )
         torch.manual_seed(settings.seed)
-        counts = counted(self.loader, settings.counted) if settings.counted else None
-        self.form = form_named(settings.size)
-        self.network = Network(self.vocabulary, self.form, settings.smooth, counts).to(device)
+        counts = slot_counts(self.loader.whole(settings.counted), self.vocabulary) if settings.counted else None
+        self.form = form_named(settings.size, settings.dropout)
+        self.network = Network(self.vocabulary, self.form, settings.smooth, counts, pairs=settings.pairs).to(device)
         self.network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
         if self.world > 1:
             _dealt_out(self.network)
@@ -247,19 +247,6 @@ def state(network: Network, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
     found: dict[str, Tensor] = {f"network.{k}": v for k, v in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         found |= {f"optimizer.{name}.{k}": v for k, v in optimizer.state[parameter].items()}
-    return found
-
-
-def counted(loader: Loader, n: int) -> list[I64]:
-    """How often each token stands in each slot among the first n objects of a run, (slot, vocabulary) a modality."""
-    columns, first = loader.vocabulary.columns, loader.vocabulary.first_slot
-    found = [np.zeros((c.n_tokens, c.vocabulary), np.int64) for c in columns]
-    for i in range(-(-n // loader.order.objects)):
-        rows = loader.rows(i)
-        for m, column in enumerate(columns):
-            for k in range(column.n_tokens):
-                there = rows.length[:, m] > k
-                np.add.at(found[m][k], rows.tokens[there, first[m] + k], 1)
     return found
 
 
