@@ -196,7 +196,10 @@ class Masker:
         if not some.all():
             tokens, length = tokens[some], length[some]
         length = length.astype(np.int64)
-        shown, asked = self.counts(length, rng)
+        return self.packed(tokens, length, *self.counts(length, rng), rng)
+
+    def packed(self, tokens: NDArray[Any], length: I64, shown: I64, asked: I64, rng: np.random.Generator) -> Packed:
+        """Objects of whose modalities so many random tokens are shown and asked for, each (n, modality)."""
         state = self._chosen(length, shown, asked, rng)
         values = tokens.reshape(-1)
         out: list[NDArray[Any]] = []

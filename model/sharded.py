@@ -124,13 +124,13 @@ def there(folder: Path) -> bool:
     return (folder / "about.json").exists()
 
 
-def read(folder: Path, into: Mapping[str, Tensor]) -> dict[str, Any]:
+def read(folder: Path, into: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
     """Fill tensors, all of the checkpoint's and no others, with what was written; gives what it says of itself.
 
-    Each process reads the rows that it holds. ValueError names what is missing, left over, of another shape, damaged.
+    Where a `prefix` is given, all whose names begin with it. Each process reads the rows that it holds. ValueError names what is missing, left over, of another shape, damaged.
     """
     about = read_about(folder)
-    shapes = about["tensors"]
+    shapes = {key: found for key, found in about["tensors"].items() if key.startswith(prefix)}
     for key in sorted(shapes.keys() | into.keys()):
         if key not in shapes or key not in into:
             where = "in the checkpoint, and nowhere here" if key in shapes else "not in the checkpoint"
@@ -144,7 +144,8 @@ def read(folder: Path, into: Mapping[str, Tensor]) -> dict[str, Any]:
     left = {key: rows_of(tensor) for key, tensor in into.items()}
     filled = dict.fromkeys(left, 0)
     for name, told in sorted(about["files"].items()):
-        wants = {k: part for k, chunk in told["rows"].items() if (part := _common(left[k], chunk))}
+        rows = {k: chunk for k, chunk in told["rows"].items() if k in left}
+        wants = {k: part for k, chunk in rows.items() if (part := _common(left[k], chunk))}
         if not wants:
             continue
         if not (folder / name).is_file() or sha256_of(folder / name) != told["sha256"]:
