@@ -27,7 +27,11 @@ SMALL: Mapping[str, Any] = {
         "inputs": 48,
         "targets": 24,
         "across_surveys": 0.35,
-        "components": [{"rule": "dirichlet", "input_alpha": 1.0, "target_alpha": 1.0}],
+        # most numbers of an object are now shown, now asked for; images starve none
+        "components": [
+            {"rule": "beta", "fair": True, "weight": 2.0},
+            {"rule": "dirichlet", "input_alpha": 0.2, "target_alpha": 1.0, "weight": 1.0},
+        ],
     },
 }
 """Settings for a pile of a few thousand objects, of which few can be learned from each other; the rest as they are."""

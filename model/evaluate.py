@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from skycairn.model.loader import Loader, Rows, slot_counts
-from skycairn.model.rules import Masker, Masking, in_proportion
+from skycairn.model.rules import Masker, Masking, fairly
 from skycairn.model.strata import F64, I64, Source
 from skycairn.model.tables import Counts, Starts
 from skycairn.model.transformer import Network
@@ -118,9 +118,11 @@ def scores(
         rows = np.arange(start, min(start + OBJECTS, n))
         some = objects.take(rows)
         length = some.length.astype(np.int64)
+        front, back = np.zeros_like(length), np.zeros_like(length)
+        front[:, shown], back[:, asked] = length[:, shown], length[:, asked]
         front, back = (
-            fairly(length, which, budget, rng)
-            for which, budget in ((shown, masker.masking.inputs), (asked, masker.masking.targets))
+            fairly(room, room, np.full(len(rows), budget), rng)
+            for room, budget in ((front, masker.masking.inputs), (back, masker.masking.targets))
         )
         packed = masker.packed(some.tokens, length, front, back, rng)
         if shown_of is not None:
@@ -141,13 +143,6 @@ def scores(
                 np.add.at(out[1 + i], of[own], -np.log(table[m][position[own], token]))
         out[:, rows] /= np.maximum(np.diff(packed.target_start), 1)
     return out
-
-
-def fairly(length: I64, modalities: Sequence[int], budget: int, rng: np.random.Generator) -> I64:
-    """As many tokens of these modalities, (n, modality), as the budget allows: an image never starves the numbers."""
-    room = np.zeros_like(length)
-    room[:, modalities] = length[:, modalities]
-    return in_proportion(np.ones(room.shape), room, np.minimum(budget, room.sum(axis=1)), rng)
 
 
 def marginals(counts: Counts) -> list[F64]:
