@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from skycairn.model import rules, settings, strata
 from skycairn.model.settings import Settings
-from skycairn.pipeline.toml import toml_of
+from skycairn.pipeline.toml import key_of, toml_of
 
 SMALL: Mapping[str, Any] = {
     "objects": 64,
@@ -131,7 +131,7 @@ snapshot = ""
 def as_text(run: RunFile) -> str:
     """A run of one pile as a file, each key under what it means."""
     ((name, pile),) = run.piles.items()
-    quoted = {"name": quote(name), "path": quote(str(pile.path)), "out": quote(str(run.out))}
+    quoted = {"name": key_of(name), "path": quote(str(pile.path)), "out": quote(str(run.out))}
     plain = run.settings.as_json()
     parts = [HEAD.format(**quoted), _table("settings", plain, described(settings, "Settings"))]
     masking = plain["masking"]

@@ -53,13 +53,17 @@ class Beta:
     input_alpha: float = 1.0
     "of Beta(alpha, alpha), the share of a modality that is shown"
     target_alpha: float = 1.0
+    "of Beta(alpha, target_beta), the share of what is left that is asked for"
     target_beta: float = 10.0
-    "of Beta(alpha, beta), the share of what is left that is asked for"
+    "the larger, the fewer tokens of a modality are asked for"
     fair: bool = False
     "whether modalities share a full budget alike, so that images starve no numbers, instead of in random order"
     input_alphas: Alphas = field(default_factory=dict)
+    "of single modalities or surveys, instead of input_alpha; 0 never shows it"
     target_alphas: Alphas = field(default_factory=dict)
+    "likewise of target_alpha; 0 never asks for it"
     weight: float = 1.0
+    "how often it comes beside the other rules"
 
     def __post_init__(self) -> None:
         _check_component(self)
@@ -75,10 +79,15 @@ class Dirichlet:
 
     rule: ClassVar[str] = "dirichlet"
     input_alpha: float = 1.0
+    "of the shares in what is shown: the smaller, the fewer modalities have it all"
     target_alpha: float = 1.0
+    "likewise of what is asked for"
     input_alphas: Alphas = field(default_factory=dict)
+    "of single modalities or surveys, instead of input_alpha; 0 never shows it"
     target_alphas: Alphas = field(default_factory=dict)
+    "likewise of target_alpha; 0 never asks for it"
     weight: float = 1.0
+    "how often it comes beside the other rules"
 
     def __post_init__(self) -> None:
         _check_component(self)
@@ -90,6 +99,7 @@ class Uniform:
 
     rule: ClassVar[str] = "uniform"
     weight: float = 1.0
+    "how often it comes beside the other rules"
 
     def __post_init__(self) -> None:
         _check_component(self)

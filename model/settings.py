@@ -21,13 +21,15 @@ class Settings:
     processes."""
 
     size: str = "nano"
-    "one of forms.FORMS"
+    "nano and micro (for a CPU), tiny, small, base, large, xlarge, as of forms.FORMS"
     steps: int = 1000
+    "of training"
     objects: int = 64
     "of a microbatch"
     microbatches: int = 4
     "of a step; any number of processes that divides it may share them"
     learning_rate: float = 2e-3
+    "the highest"
     warm_up: int = 60
     "steps over which the rate rises from 0"
     least_rate: float = 0.05
@@ -35,6 +37,7 @@ class Settings:
     weight_decay: float = 0.05
     "of matrices alone"
     betas: tuple[float, float] = (0.9, 0.95)
+    "of AdamW"
     clip: float = 1.0
     "most that the norm of the gradient may be"
     precision: str = "fp32"
@@ -50,6 +53,7 @@ class Settings:
     dropout: float = 0.0
     "share of what each branch adds that is dropped in training"
     seed: int = 0
+    "of weights, order, masks and dropout: same seed, same run"
     pool: int = 4096
     "objects that are shuffled among each other"
     check_every: int = 100
