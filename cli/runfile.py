@@ -7,6 +7,7 @@ import inspect
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,9 @@ def read_run(path: Path) -> RunFile:
             f"{path}: there is no such file or folder; wanted a pile, or a file as `skycairn-train config` prints"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no TOML ({error}); `skycairn-train config` prints a file to begin with") from error
+        raise ValueError(
+            f"{path}: is no TOML ({error}); `skycairn-train config` prints a file to begin with"
+        ) from error
     try:
         return parsed(given)
     except (ValueError, TypeError) as error:
@@ -83,7 +86,9 @@ def small(pile: Path) -> RunFile:
 def parsed(given: Mapping[str, Any]) -> RunFile:
     """From the plain values of a file."""
     rest = dict(given)
-    _known("the file", rest, {"piles": dict, "out": str, "device": str, "threads": int, "score": bool, "settings": dict})
+    _known(
+        "the file", rest, {"piles": dict, "out": str, "device": str, "threads": int, "score": bool, "settings": dict}
+    )
     piles = {}
     for name, about in rest.pop("piles", {}).items():
         if not isinstance(about, dict):
@@ -167,7 +172,7 @@ def described(module: Any, name: str) -> dict[str, str]:
         if isinstance(node, ast.ClassDef) and node.name == name
     )
     out = {}
-    for line, after in zip(body, body[1:], strict=False):
+    for line, after in pairwise(body):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(after, ast.Expr):
             if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
                 out[line.target.id] = " ".join(after.value.value.split())

@@ -179,9 +179,7 @@ def plan(config: Config) -> None:
         wanted = read_run(config)
         settings = wanted.settings
         strata, vocabulary = find(pinned(wanted, held), "train")
-        order = Order(
-            strata, settings.weights, settings.objects, settings.microbatches, settings.pool, settings.seed
-        )
+        order = Order(strata, settings.weights, settings.objects, settings.microbatches, settings.pool, settings.seed)
         typer.echo(
             f"{settings.steps:,} steps of {settings.microbatches} x {settings.objects} objects, "
             f"{len(vocabulary.columns)} modalities\n"
@@ -198,7 +196,9 @@ def show(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
         about = sharded.read_about(out / "last")
         settings = about["settings"]
         typer.echo(f"step {about['step']:,} of {settings['steps']:,}, size {settings['size']}")
-        typer.echo(f"snapshots {', '.join(s[:12] for s in about['snapshots'])}; {len(about['modalities'])} modalities\n")
+        typer.echo(
+            f"snapshots {', '.join(s[:12] for s in about['snapshots'])}; {len(about['modalities'])} modalities\n"
+        )
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         typer.echo("| step | loss | validation | objects a second | waiting for data |\n|--:|--:|--:|--:|--:|")
         for line in lines:

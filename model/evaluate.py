@@ -188,9 +188,7 @@ def _askable(vocabulary: Vocabulary, objects: Rows, m: int) -> I64:
     return np.flatnonzero((objects.length[:, m] > 0) & (objects.length[:, _rest(vocabulary, m)] > 0).any(axis=1))
 
 
-def _gain(
-    asker: Asker, objects: Rows, several: Sequence[int], tables: Sequence[Sequence[F64]], what: str
-) -> Gain:
+def _gain(asker: Asker, objects: Rows, several: Sequence[int], tables: Sequence[Sequence[F64]], what: str) -> Gain:
     """Each modality asked for by itself; an object's score is the mean over those that it has."""
     vocabulary, n = asker.network.vocabulary, len(objects.length)
     total, count = np.zeros((1 + len(tables), n)), np.zeros(n)

@@ -121,7 +121,7 @@ class Loader:
             return self._draw(i)
 
     def whole(self, most: int) -> Rows:
-        """Objects of the split, each once: all of them, or `most`, of row groups in random order; it is held in memory."""
+        """Objects of the split, each once: all of them, or `most`, of row groups in random order; held in memory."""
         strata = self.order.strata
         groups = [(s, g) for s in range(len(strata)) for g in range(len(strata[s].size))]
         found, n = [], 0

@@ -28,7 +28,7 @@ SCALE = 0.5
 
 
 class Pairing(NamedTuple):
-    """The numbers of a microbatch, on the device. A *cell* is an object's place for one number: object x numbers + it."""
+    """The numbers of a microbatch, on the device. A *cell* is a number of an object: object x numbers + its own."""
 
     row: Tensor
     "(numbers shown,): of the table of cosines"

@@ -256,9 +256,7 @@ class Masker:
             if isinstance(component, Beta):
                 alpha = np.where(take_out > 0, take_out, 1.0)
                 wanted = np.ceil(rng.beta(alpha, component.target_beta, room.shape) * room)
-                asked[rows] = (fairly if component.fair else in_random_order)(
-                    wanted.astype(np.int64), room, left, rng
-                )
+                asked[rows] = (fairly if component.fair else in_random_order)(wanted.astype(np.int64), room, left, rng)
             else:
                 asked[rows] = _exact(component, take_out, room, left, rng)
             for i in rows[np.flatnonzero(asked[rows].sum(axis=1) == 0)]:

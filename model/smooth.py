@@ -1,4 +1,4 @@
-"""What a network starts from where objects are few: ordered codecs smooth in value, slots by how often tokens stand there.
+"""What a network starts from where objects are few: codecs smooth in value, slots by how often tokens stand there.
 
 Thousands of independent rows cannot be learned from a few hundred objects.
 """

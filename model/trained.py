@@ -47,7 +47,9 @@ def finished(sources: Sequence[Source], out: Path, device: str = "cpu", validati
     network, about = load(chosen, device), sharded.read_about(chosen)
     settings = Settings.from_json(about["settings"])
     if network.starts is not None and validation:
-        held = Loader(sources, validation, settings.masking, network.vocabulary, None, settings.seed, settings.objects, 1)
+        held = Loader(
+            sources, validation, settings.masking, network.vocabulary, None, settings.seed, settings.objects, 1
+        )
         n = min(MOST_CALIBRATED, sum(s.rows for s in held.order.strata))
         calibrate(network, (held.microbatch(i) for i in range(-(-n // settings.objects))))
     sharded.write(out / "model", {f"network.{k}": v for k, v in network.state_dict().items()}, about)

@@ -1,6 +1,7 @@
 """`skycairn-train` on a pile of two numbers: what it is told, what it leaves, and what it refuses."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_printed_file_is_what_a_pile_alone_gives(pile: Pile, tmp_path: Path)
     path.write_text(run("config", pile.root).stdout)
     assert read_run(path) == small(pile.root)
     lines = path.read_text().splitlines()
-    bare = [line for before, line in zip(lines, lines[1:], strict=False) if " = " in line and not before.startswith("#")]
+    bare = [line for before, line in pairwise(lines) if " = " in line and not before.startswith("#")]
     assert {line.split(" = ")[0] for line in bare} == {"path", "rule"}, "each other key is told of"
     plan = run("plan", path)
     assert "1,000 steps of 1 x 64 objects, 2 modalities" in plan.stdout
