@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 # of several processes (torchrun) the group is begun here
@@ -20,21 +20,17 @@ from typer.core import TyperGroup
 from skycairn.cli.failing import errors
 
 if TYPE_CHECKING:
-    import click
-
     from skycairn.cli.runfile import RunFile
     from skycairn.model.strata import Source
-
-DEFAULT = "run"
 
 
 class Verbs(TyperGroup):
     """Verbs, of which one may be left out: a first word that is none is what it runs."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """With the verb put in."""
         if args and args[0] not in {*self.commands, "--help"}:
-            args = [DEFAULT, *args]
+            args = [run.__name__, *args]
         return super().parse_args(ctx, args)
 
 
@@ -48,7 +44,6 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Argument(help="folder of a small pile, or a file as `skycairn-train config` prints")]
 
 
-@app.command(DEFAULT)
 def run(
     config: Config,
     out: Annotated[Path | None, typer.Option(help="folder for checkpoints, metrics and the evaluation")] = None,
@@ -168,7 +163,6 @@ def pinned(wanted: RunFile, held: ExitStack) -> list[Source]:
     return sources
 
 
-@app.command()
 def plan(config: Config) -> None:
     """Print how often a run will see the objects of each stratum, exactly, and stop."""
     with errors(), ExitStack() as held:
@@ -187,7 +181,6 @@ def plan(config: Config) -> None:
         typer.echo(as_text(order.table(settings.steps)))
 
 
-@app.command()
 def show(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
     """Tell of a run: how far it is, what it learned so far, and its scores where it has them."""
     with errors():
@@ -215,13 +208,17 @@ def show(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
             typer.echo(f"\n{scores.read_text()}")
 
 
-@app.command()
 def config(pile: Annotated[Path, typer.Argument(help="folder of the pile to learn from")] = Path("work/pile")) -> None:
     """Print a file to begin with: all settings of `skycairn-train PILE`, each with what it means."""
     with errors():
         from skycairn.cli.runfile import as_text, small
 
         typer.echo(as_text(small(pile)), nl=False)
+
+
+VERBS: tuple[Callable[..., None], ...] = (run, plan, show, config)
+for verb in VERBS:
+    app.command()(verb)
 
 
 if __name__ == "__main__":

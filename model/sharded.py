@@ -127,8 +127,8 @@ def there(folder: Path) -> bool:
 def read(folder: Path, into: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
     """Fill tensors, all of the checkpoint's and no others, with what was written; gives what it says of itself.
 
-    Where a `prefix` is given, all whose names begin so. Each process reads the rows that it holds. ValueError names what
-    is missing, left over, of another shape, damaged.
+    Where a `prefix` is given, all whose names begin so. Each process reads the rows that it holds. ValueError names
+    what is missing, left over, of another shape, damaged.
     """
     about = read_about(folder)
     shapes = {key: found for key, found in about["tensors"].items() if key.startswith(prefix)}

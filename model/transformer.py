@@ -372,10 +372,11 @@ class Network(nn.Module):
         """0, on which all weights hang that this microbatch may leave alone, so that each has a gradient.
 
         Adam counts steps, and processes that share weights wait for each other's gradients. Where one token is alone
-        nothing is compared; where no object both shows and asks, whole layers are left out.
+        nothing is compared; where no object both shows and asks, whole layers are left out. Some weights are of
+        numbers alone, or of ordered codecs.
         """
-        compared = ("q_norm.weight", "k_norm.weight", "query_norm.weight", "cross.q.weight", "told")
-        compared += ("head.waves", "pairs.weight")
+        some_asked = ("head.waves", "pairs.weight")
+        compared = ("q_norm.weight", "k_norm.weight", "query_norm.weight", "cross.q.weight", "told", *some_asked)
         crossing = bool(((layout.cross_segments.query > 0) & (layout.cross_segments.key > 0)).any())
         some = [p for n, p in self.named_parameters() if not crossing or n.endswith(compared)]
         return 0.0 * torch.stack([p.sum() for p in some]).sum()
