@@ -47,7 +47,7 @@ learned-pile: install ## encode the pile's sky anew with the codecs of `make cod
 		--root $(WORK)/mocksky --pile $(WORK)/learned --codecs-from $(WORK)/codecs --reuse $(WORK)/pile \
 		--workers $(WORKERS); fi
 
-train: install ## train a small model on the pile and score it on the validation sky
+train: install ## train a small model on the pile and score it on the test sky
 	test -e $(WORK)/pile/pile.json || $(MAKE) build-pile
 	$(BIN)/skycairn-train $(WORK)/pile --out $(WORK)/model --threads $(WORKERS)
 

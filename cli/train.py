@@ -1,75 +1,219 @@
-"""`skycairn-train`: a model of the tokens of a pile, and what it knows of the validation sky."""
+"""`skycairn-train`: a model of the tokens of piles, and what it knows of the test sky."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from skycairn.cli.exporting import export
+from skycairn.cli.failing import errors
+from skycairn.cli.translating import translate
+
+if TYPE_CHECKING:
+    from skycairn.cli.runfile import RunFile
+    from skycairn.model.strata import Source
+
+
+class Verbs(TyperGroup):
+    """Verbs, of which one may be left out: a first word that is none is what it runs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """With the verb put in."""
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = [run.__name__, *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
-    help="Trains a masked any-to-any model on a pile.", add_completion=False, pretty_exceptions_enable=False
+    cls=Verbs,
+    help="Trains a masked any-to-any model on piles. `skycairn-train PILE` and `skycairn-train CONFIG.toml` train.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
 )
+Config = Annotated[Path, typer.Argument(help="folder of a small pile, or a file as `skycairn-train config` prints")]
 
 
-@app.command()
-def train(
-    pile: Annotated[Path, typer.Argument(help="folder of the pile")],
-    out: Annotated[Path, typer.Option(help="folder for checkpoints, metrics and the evaluation")] = Path("work/model"),
-    size: Annotated[str, typer.Option(help="nano | micro | tiny | small")] = "nano",
+def run(
+    config: Config,
+    out: Annotated[Path | None, typer.Option(help="folder for checkpoints, metrics and the evaluation")] = None,
+    size: Annotated[str | None, typer.Option(help="nano | micro | tiny | small | base | large | xlarge")] = None,
     steps: Annotated[int | None, typer.Option(help="steps of training")] = None,
-    batch: Annotated[int | None, typer.Option(help="objects a step")] = None,
-    seed: Annotated[int, typer.Option(help="same seed, same run")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch; 1 where cores are shared")] = 0,
-    score: Annotated[bool, typer.Option(help="score the model on the validation sky when it is trained")] = True,
+    seed: Annotated[int | None, typer.Option(help="same seed, same run")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; 0 leaves it to torch; 1 where cores are shared")
+    ] = None,
     snapshot: Annotated[
-        str, typer.Option(help="number, tag or head; a run that goes on keeps to its own, a new one takes head")
-    ] = "",
+        str | None, typer.Option(help="number, tag or head; a run that goes on keeps to its own, a new one takes head")
+    ] = None,
+    score: Annotated[bool | None, typer.Option(help="score the model on the test sky when it is trained")] = None,
 ) -> None:
-    """Train, or go on where a run in OUT was stopped; then score the model on the validation sky."""
-    from skycairn.cli.failing import errors
+    """Train, or go on where a run in OUT was stopped; then score the model on the test sky.
 
+    What is given here stands in for what CONFIG says. The validation sky chooses among checkpoints, and how far each
+    modality is trusted; the test sky is seen by the score alone.
+    """
     with errors():
-        import torch
+        from skycairn.cli.runfile import read_run
 
-        from skycairn.model.evaluate import as_markdown, evaluate, write
-        from skycairn.model.train import Config, snapshot_of
-        from skycairn.model.train import train as run
-        from skycairn.pile.store import Pile
+        wanted = read_run(config)
+        settings = {"size": size, "steps": steps, "seed": seed}
+        rest = {"out": out, "device": device, "threads": threads, "score": score}
+        wanted = replace(
+            wanted,
+            settings=replace(wanted.settings, **_given(settings)),
+            **_given(rest),
+        )
+        if snapshot is not None:
+            if len(wanted.piles) > 1:
+                raise ValueError(f"--snapshot {snapshot}: {config} names several piles; say it there, of each")
+            wanted = replace(wanted, piles={k: v._replace(snapshot=snapshot) for k, v in wanted.piles.items()})
+        _run(wanted)
 
-        if threads:
-            torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"--device {device}: torch sees no GPU here; give cpu, or install with make TORCH=cuda")
-        opened = Pile.open(pile)
-        number = opened.resolve(snapshot) if snapshot else snapshot_of(out) or opened.resolve("head")
-        # held until the end, so that no cleaning of the pile takes it away
-        holder = opened.pin(number)
-        pinned = holder.snapshot
-        splits = {str(e.labels["split"]) for e in pinned.entries("shards")}
-        if score and "validation" not in splits:
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if v is not None}
+
+
+def _run(wanted: RunFile) -> None:
+    import torch
+
+    from skycairn.model.evaluate import as_markdown, evaluate, write
+    from skycairn.model.processes import processes
+    from skycairn.model.trained import finished
+    from skycairn.model.trainer import train
+
+    if wanted.threads:
+        torch.set_num_threads(wanted.threads)
+    settings, out = wanted.settings, wanted.out
+    with ExitStack() as held:
+        sources = pinned(wanted, held)
+        splits = set.intersection(*({str(e.labels["split"]) for e in s.snapshot.entries("shards")} for s in sources))
+        if wanted.score and "test" not in splits:
             raise ValueError(
-                f"{pile}: there is no validation split to score on (it has {', '.join(sorted(splits))}); build a pile "
-                "of more sky, or give --no-score"
+                f"{', '.join(wanted.piles)}: no test split to score on ({', '.join(sorted(splits))}); build a pile of "
+                "more sky, or give --no-score (score = false)"
             )
-        config = Config(size=size, seed=seed)
-        given = {"steps": steps, "batch": batch}
-        config = replace(config, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        validation = "validation" if "validation" in splits else ""
         began = time.monotonic()
-        model = run(opened, pinned, out, config, device, lambda text: typer.echo(text, err=True))
-        seconds = time.monotonic() - began
-        typer.echo(f"{config.steps} steps in {seconds:.0f} s on {device}; weights in {out / 'model'}", err=True)
-        if not score:
+        with processes(wanted.device) as device:
+            train(sources, settings, out, device, validation, _told)
+        if os.environ.get("RANK", "0") != "0":
             return
-        found = evaluate(model, opened, pinned)
-        about = {"snapshot": pinned.content_id, "size": size, "steps": config.steps, "seed": seed, "device": device}
-        write(found, out, {**about, "training_seconds": round(seconds, 1)})
+        network = finished(sources, out, device, validation)
+        seconds = time.monotonic() - began
+        _told(f"{settings.steps} steps in {seconds:.0f} s on {device}; weights in {out / 'model'}")
+        if not wanted.score:
+            return
+        about = {"snapshots": [s.snapshot.content_id for s in sources], "settings": settings.as_json()}
+        found = evaluate(network, sources)
+        write(found, out, {**about, "split": "test", "device": device, "training_seconds": round(seconds, 1)})
         typer.echo(as_markdown(found))
+
+
+def _told(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def pinned(wanted: RunFile, held: ExitStack) -> list[Source]:
+    """The piles at their snapshots, which no cleaning takes away until `held` ends.
+
+    A run that goes on keeps to its own ones, wherever none is named. ValueError where a pile has it no longer.
+    """
+    from skycairn.model import sharded
+    from skycairn.model.strata import Source
+    from skycairn.pile.export import MANIFEST, Export
+    from skycairn.pile.store import Pile
+
+    own: list[str] = []
+    if sharded.there(wanted.out / "last"):
+        own = sharded.read_about(wanted.out / "last")["snapshots"]
+    sources = []
+    for i, (name, (path, text)) in enumerate(wanted.piles.items()):
+        if (path / MANIFEST).exists():
+            export = Export.open(path)
+            sources.append(Source(export, export.snapshot(), name))
+            continue
+        pile = Pile.open(path)
+        number = pile.resolve(text or "head")
+        if not text and i < len(own) and pile.snapshot(number).content_id != own[i]:
+            found = [n for n in reversed(pile.snapshots()) if pile.snapshot(n).content_id == own[i]]
+            if not found:
+                raise ValueError(
+                    f"{wanted.out}: its run learns from snapshot {own[i][:12]} of {name}, which {path} has no longer; "
+                    "give another folder for a new run"
+                )
+            number = found[0]
+        sources.append(Source(pile, held.enter_context(pile.pin(number)).snapshot, name))
+    return sources
+
+
+def plan(config: Config) -> None:
+    """Print how often a run will see the objects of each stratum, exactly, and stop."""
+    with errors(), ExitStack() as held:
+        from skycairn.cli.runfile import read_run
+        from skycairn.model.order import Order
+        from skycairn.model.strata import as_text, find
+
+        wanted = read_run(config)
+        settings = wanted.settings
+        strata, vocabulary = find(pinned(wanted, held), "train")
+        order = Order(strata, settings.weights, settings.objects, settings.microbatches, settings.pool, settings.seed)
+        typer.echo(
+            f"{settings.steps:,} steps of {settings.microbatches} x {settings.objects} objects, "
+            f"{len(vocabulary.columns)} modalities\n"
+        )
+        typer.echo(as_text(order.table(settings.steps)))
+
+
+def show(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+    """Tell of a run: how far it is, what it learned so far, and its scores where it has them."""
+    with errors():
+        from skycairn.model import sharded
+
+        about = sharded.read_about(out / "last")
+        settings = about["settings"]
+        typer.echo(f"step {about['step']:,} of {settings['steps']:,}, size {settings['size']}")
+        typer.echo(
+            f"snapshots {', '.join(s[:12] for s in about['snapshots'])}; {len(about['modalities'])} modalities\n"
+        )
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        typer.echo("| step | loss | validation | objects a second | waiting for data |\n|--:|--:|--:|--:|--:|")
+        for line in lines:
+            validation = f"{line['validation']['loss']:.4f}" if "validation" in line else ""
+            typer.echo(
+                f"| {line['step']} | {line['loss']:.4f} | {validation} | {line['objects_s']:.0f} "
+                f"| {line['waiting']:.0%} |"
+            )
+        if lines and "validation" in lines[-1]:
+            typer.echo("\n| modality | validation, nats a token |\n|---|--:|")
+            for name, loss in lines[-1]["validation"]["modalities"].items():
+                typer.echo(f"| {name} | {loss:.3f} |")
+        if (scores := out / "evaluation.md").exists():
+            typer.echo(f"\n{scores.read_text()}")
+
+
+def config(pile: Annotated[Path, typer.Argument(help="folder of the pile to learn from")] = Path("work/pile")) -> None:
+    """Print a file to begin with: all settings of `skycairn-train PILE`, each with what it means."""
+    with errors():
+        from skycairn.cli.runfile import as_text, small
+
+        typer.echo(as_text(small(pile)), nl=False)
+
+
+VERBS: tuple[Callable[..., None], ...] = (run, plan, show, config, export, translate)
+for verb in VERBS:
+    app.command()(verb)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _pass(masker: Masker, rows: Rows, k: int, rng: np.random.Generator) -> Pass:
             (np.concatenate(can_ask), masking.targets),
         )
     )
-    return Pass(masker.chosen(rows.tokens[at], length[at], shown, asked_for, rng), np.array(of, np.int64))
+    return Pass(masker.packed(rows.tokens[at], length[at], shown, asked_for, rng), np.array(of, np.int64))
 
 
 def may_show(vocabulary: Vocabulary, shown: int, asked: int) -> NDArray[np.bool_]:

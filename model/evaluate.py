@@ -1,4 +1,4 @@
-"""What a trained model knows of the validation sky: more than each slot's marginal, and of one survey from another.
+"""What a trained model knows of the test sky: more than each slot's marginal, and of one survey from another.
 
 Every comparison is paired by object, and its interval is a bootstrap over objects. The marginal of a slot is
 (count + 1/2) / (objects + vocabulary / 2), from the training split. An object's score is the mean over its tokens.
@@ -14,19 +14,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from skycairn.model.masking import allocate, chosen
-from skycairn.model.network import Model
-from skycairn.model.objects import Objects, read_split, slot_counts
-from skycairn.model.vocabulary import BY_SKY
-from skycairn.pile.store import Pile, Snapshot
+from skycairn.model.loader import Loader, Rows, slot_counts
+from skycairn.model.rules import Masker, Masking, fairly
+from skycairn.model.strata import F64, I64, Source
+from skycairn.model.tables import Counts, Starts
+from skycairn.model.transformer import Network
+from skycairn.model.vocabulary import BY_SKY, Vocabulary
 
-F64 = NDArray[np.float64]
+OBJECTS = 128
+"""Of a microbatch."""
 
 RESAMPLES = 2000
 LEAST = 200
-"""Modalities of fewer validation objects are pooled over their survey's scalars."""
+"""Modalities of fewer objects are pooled over their survey's scalars."""
 LEGACY_FLUX = tuple(f"legacysurvey.flux_{b}" for b in ("g", "r", "i", "z"))
 HSC_MAGNITUDE = tuple(f"hsc.mag_{b}" for b in "grizy")
 REDSHIFT, SPECTRUM = ("desi.z", "sdss.z"), ("desi.spectrum", "sdss.spectrum")
@@ -69,12 +72,14 @@ class Gain:
     against: Mapping[str, Against]
 
 
-class Budget(NamedTuple):
-    """Tokens shown and asked for of an object at most, and the seed that chooses them."""
+class Asker(NamedTuple):
+    """A network, and how it is asked."""
 
-    inputs: int
-    targets: int
-    seed: int
+    network: Network
+    masker: Masker
+    "whose budgets hold"
+    seed: int = 1
+    "which tokens are shown and asked for hangs on it alone"
 
 
 def paired(what: str, model: F64, others: Mapping[str, F64], seed: int = 0) -> Gain:
@@ -94,112 +99,118 @@ def paired(what: str, model: F64, others: Mapping[str, F64], seed: int = 0) -> G
 
 
 def scores(
-    model: Model,
-    objects: Objects,
+    asker: Asker,
+    objects: Rows,
     shown: Sequence[int],
     asked: Sequence[int],
     tables: Sequence[Sequence[F64]],
-    budget: Budget,
-    shown_of: Objects | None = None,
+    shown_of: Rows | None = None,
 ) -> F64:
-    """Mean cross-entropy by the model and by each of the tables of shares, (1 + tables, object).
+    """Mean cross-entropy by the network and by each of the tables of shares, (1 + tables, object).
 
-    Random tokens of the `shown` modalities and of the `asked` ones, as many as the budgets allow; which tokens hangs on
-    the seed alone. The shown tokens are taken from `shown_of`, row for row, where it is given; it must hold the same
-    slots.
+    Random tokens of the `shown` modalities and of the `asked` ones, as many as the budgets allow, shared out fairly.
+    The shown tokens are taken from `shown_of`, row for row, where it is given; it must hold the same slots.
     """
-    vocabulary, rng = model.vocabulary, np.random.default_rng(budget.seed)
-    front, back = (np.zeros(objects.length.shape, np.int64) for _ in range(2))
-    front[:, shown], back[:, asked] = objects.length[:, shown], objects.length[:, asked]
-    front, back = allocate(front, budget.inputs, rng), allocate(back, budget.targets, rng)
-    batch_all = chosen(objects, vocabulary, front, back, rng)
-    other = shown_of.tokens if shown_of is not None else objects.tokens
-    token = np.take_along_axis(other, batch_all.input_slot, axis=1).astype(np.int64)
-    batch_all = batch_all._replace(input_token=np.where(batch_all.input_valid, token, 0))
-    n = len(objects.ids)
-    out, count = np.zeros((1 + len(tables), n)), batch_all.target_valid.sum(axis=1)
-    for start in range(0, n, 128):
-        batch = batch_all.rows(slice(start, start + 128))
+    network, masker, vocabulary = asker.network, asker.masker, asker.network.vocabulary
+    rng, n = np.random.default_rng(asker.seed), len(objects.length)
+    out = np.zeros((1 + len(tables), n))
+    for start in range(0, n, OBJECTS):
+        rows = np.arange(start, min(start + OBJECTS, n))
+        some = objects.take(rows)
+        length = some.length.astype(np.int64)
+        front, back = np.zeros_like(length), np.zeros_like(length)
+        front[:, shown], back[:, asked] = length[:, shown], length[:, asked]
+        front, back = (
+            fairly(room, room, np.full(len(rows), budget), rng)
+            for room, budget in ((front, masker.masking.inputs), (back, masker.masking.targets))
+        )
+        packed = masker.packed(some.tokens, length, front, back, rng)
+        if shown_of is not None:
+            of = start + np.repeat(np.arange(len(rows)), np.diff(packed.input_start))
+            packed = packed._replace(input_token=shown_of.tokens[of, packed.input_slot].astype(np.int32))
+        of = start + np.repeat(np.arange(len(rows)), np.diff(packed.target_start))
+        kind = vocabulary.modality_of_slot[packed.target_slot]
+        position = packed.target_slot - vocabulary.first_slot[kind]
         with torch.no_grad():
-            loss, who, _ = model.losses(batch)
-        np.add.at(out[0], start + who.cpu().numpy(), loss.cpu().numpy().astype(np.float64))
-    for m in asked:
-        kind = vocabulary.modality_of_slot[batch_all.target_slot] == m
-        row, place = np.nonzero(batch_all.target_valid & kind)
-        slot = batch_all.target_slot[row, place] - vocabulary.first_slot[m]
-        for i, table in enumerate(tables):
-            np.add.at(out[1 + i], row, -np.log(table[m][slot, batch_all.target_token[row, place]]))
-    return np.asarray(out / np.maximum(count, 1))
+            found = network.logits(packed)
+        for m in np.unique(kind).tolist():
+            own = np.flatnonzero(kind == m)
+            token = packed.target_token[own]
+            logits = found[vocabulary.names[m]].float()
+            loss = F.cross_entropy(logits, torch.from_numpy(token).long().to(logits.device), reduction="none")
+            np.add.at(out[0], of[own], loss.double().cpu().numpy())
+            for i, table in enumerate(tables):
+                np.add.at(out[1 + i], of[own], -np.log(table[m][position[own], token]))
+        out[:, rows] /= np.maximum(np.diff(packed.target_start), 1)
+    return out
 
 
-def marginals(model: Model, training: Objects) -> list[F64]:
+def marginals(counts: Counts) -> list[F64]:
     """Add-one-half smoothed share of each token in each slot, (slot, vocabulary) a modality."""
-    counts = slot_counts(training, model.vocabulary)
     return [(c + 0.5) / (c.sum(axis=1, keepdims=True) + c.shape[1] / 2) for c in counts]
 
 
-def starts(model: Model) -> list[F64]:
-    """What the model starts from, in the form of `marginals`: each slot's own smoothed counts."""
-    logits = [model.get_buffer(f"start{m}") for m in range(len(model.vocabulary.columns))]
+def starts(network: Network, counts: Counts) -> list[F64]:
+    """What a network that starts from counts begins with, in the form of `marginals`; from these where it did not."""
+    told = network.starts
+    if told is None:
+        told = Starts(network.vocabulary)
+        told.start_from(counts)
+    logits = [told.get_buffer(f"start{m}") for m in range(len(network.vocabulary.columns))]
     return [torch.softmax(x.double(), dim=1).cpu().numpy() for x in logits]
 
 
-def against_marginals(model: Model, objects: Objects, training: Objects, budget: Budget) -> Iterator[Gain]:
+def against_marginals(asker: Asker, objects: Rows, tables: Sequence[Sequence[F64]]) -> Iterator[Gain]:
     """For every modality of enough objects, and every survey's rarer scalars together: given all other modalities.
 
     A redshift is not shown to one that asks for a redshift: modalities of one codec are withheld together.
     """
-    vocabulary, tables = model.vocabulary, (marginals(model, training), starts(model))
+    vocabulary = asker.network.vocabulary
     rare: dict[str, list[int]] = {}
     for m, name in enumerate(vocabulary.names):
         if name in BY_SKY:
             continue
-        if _askable(model, objects, m).sum() < LEAST and vocabulary.columns[m].layout == "scalar":
+        if len(_askable(vocabulary, objects, m)) < LEAST and vocabulary.columns[m].layout == "scalar":
             rare.setdefault(name.split(".")[0], []).append(m)
         else:
-            yield _gain(model, objects, [m], tables, name, budget)
+            yield _gain(asker, objects, [m], tables, name)
     for survey, several in rare.items():
         what = f"{survey}: {', '.join(vocabulary.names[m].split('.')[1] for m in several)}"
-        yield _gain(model, objects, several, tables, what, budget)
+        yield _gain(asker, objects, several, tables, what)
 
 
-def _askable(model: Model, objects: Objects, m: int) -> NDArray[np.bool_]:
-    """Whether an object has the modality, and another one to be shown."""
-    rest = [k for k, twin in enumerate(model.vocabulary.twin) if twin != model.vocabulary.twin[m]]
-    return np.asarray((objects.length[:, m] > 0) & (objects.length[:, rest] > 0).any(axis=1))
+def _rest(vocabulary: Vocabulary, m: int) -> list[int]:
+    return [k for k, twin in enumerate(vocabulary.twin) if twin != vocabulary.twin[m]]
 
 
-def _gain(
-    model: Model, objects: Objects, several: Sequence[int], tables: Sequence[Sequence[F64]], what: str, budget: Budget
-) -> Gain:
+def _askable(vocabulary: Vocabulary, objects: Rows, m: int) -> I64:
+    """Objects that have the modality, and another one to be shown."""
+    return np.flatnonzero((objects.length[:, m] > 0) & (objects.length[:, _rest(vocabulary, m)] > 0).any(axis=1))
+
+
+def _gain(asker: Asker, objects: Rows, several: Sequence[int], tables: Sequence[Sequence[F64]], what: str) -> Gain:
     """Each modality asked for by itself; an object's score is the mean over those that it has."""
-    total, count = np.zeros((1 + len(tables), len(objects.ids))), np.zeros(len(objects.ids))
+    vocabulary, n = asker.network.vocabulary, len(objects.length)
+    total, count = np.zeros((1 + len(tables), n)), np.zeros(n)
     for m in several:
-        rows = np.flatnonzero(_askable(model, objects, m))
-        if len(rows):
-            rest = [k for k, twin in enumerate(model.vocabulary.twin) if twin != model.vocabulary.twin[m]]
-            total[:, rows] += scores(model, objects.take(rows), rest, [m], tables, budget)
+        if len(rows := _askable(vocabulary, objects, m)):
+            total[:, rows] += scores(asker, objects.take(rows), _rest(vocabulary, m), [m], tables)
             count[rows] += 1
     mean = total[:, count > 0] / count[count > 0]
     return paired(what, mean[0], {"marginal": mean[1], "start": mean[2]})
 
 
-def given_partner(model: Model, objects: Objects, question: str, marginal: Sequence[F64], budget: Budget) -> Gain:
+def given_partner(asker: Asker, objects: Rows, question: str, marginal: Sequence[F64]) -> Gain:
     """The true partner's tokens shown, against those of another object with tokens in the same slots."""
-    asked, shown = (model.vocabulary.indices(names) for names in QUESTIONS[question])
+    asked, shown = (asker.network.vocabulary.indices(names) for names in QUESTIONS[question])
     some = objects.take(
         np.flatnonzero((objects.length[:, asked] > 0).any(axis=1) & (objects.length[:, shown] > 0).any(axis=1))
     )
-    partner = _others(some.length[:, shown], np.random.default_rng(budget.seed))
-    some, partner = some.take(np.flatnonzero(partner >= 0)), partner[partner >= 0]
-    if not len(partner):
-        return paired(question, np.zeros(0), {"another": np.zeros(0), "marginal": np.zeros(0)})
-    # rows that are dropped are never partners: a partner has the same slots, and so a partner of its own
-    number = np.full(int(partner.max()) + 1, -1)
-    kept = np.unique(partner)
-    number[kept] = np.arange(len(kept))
-    true = scores(model, some, shown, asked, (marginal,), budget)
-    wrong = scores(model, some, shown, asked, (), budget, shown_of=some.take(number[partner]))
+    partner = _others(some.length[:, shown], np.random.default_rng(asker.seed))
+    # a partner has the same slots, and so a partner of its own
+    wrong_of, some = some.take(partner[partner >= 0]), some.take(np.flatnonzero(partner >= 0))
+    true = scores(asker, some, shown, asked, (marginal,))
+    wrong = scores(asker, some, shown, asked, (), shown_of=wrong_of)
     return paired(question, true[0], {"another": wrong[0], "marginal": true[1]})
 
 
@@ -215,27 +226,32 @@ def _others(length: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.i
 
 
 def evaluate(
-    model: Model,
-    pile: Pile,
-    snapshot: Snapshot,
-    split: str = "validation",
+    network: Network,
+    sources: Sequence[Source],
+    split: str = "test",
     inputs: int = 64,
     targets: int = 32,
+    most: int = 20_000,
     seed: int = 1,
 ) -> dict[str, list[Gain]]:
-    """Both tables. ValueError for the training split: a score on it would say nothing."""
+    """Both tables, of `most` objects of the split or all, marginals of `most` training objects or all.
+
+    ValueError for the training split: a score on it would say nothing. The validation split chose the weights.
+    """
     if split == "train":
-        raise ValueError("evaluate: the training split was asked for; choose validation or test")
-    model.eval()
-    objects = read_split(pile, snapshot, split, model.vocabulary)
-    training = read_split(pile, snapshot, "train", model.vocabulary)
-    budget, marginal, questions = Budget(inputs, targets, seed), marginals(model, training), []
-    for question, sides in QUESTIONS.items():
-        if all(model.vocabulary.indices(names) for names in sides):
-            questions.append(given_partner(model, objects, question, marginal, budget))
+        raise ValueError("evaluate: the training split was asked for; choose test")
+    network.eval()
+    masking, vocabulary = Masking(inputs, targets), network.vocabulary
+    objects, training = (Loader(sources, name, masking, vocabulary).whole(most) for name in (split, "train"))
+    counts = slot_counts(training, vocabulary)
+    asker, marginal = Asker(network, Masker(vocabulary, masking), seed), marginals(counts)
     return {
-        "marginal": list(against_marginals(model, objects, training, budget)),
-        "partner": questions,
+        "marginal": list(against_marginals(asker, objects, (marginal, starts(network, counts)))),
+        "partner": [
+            given_partner(asker, objects, question, marginal)
+            for question, sides in QUESTIONS.items()
+            if all(vocabulary.indices(names) for names in sides)
+        ],
     }
 
 

@@ -15,11 +15,9 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,7 +25,7 @@ from torch import Tensor
 
 from skycairn.model import sharded
 from skycairn.model.card import card
-from skycairn.model.forms import Form, form_named
+from skycairn.model.kept import built, shape_of
 from skycairn.model.measurements import Quantity, quantity_of
 from skycairn.model.settings import Settings
 from skycairn.model.transformer import Network
@@ -160,23 +158,6 @@ def read_network(folder: Path, config: Mapping[str, Any]) -> Network:
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS}: its weights are not of {CONFIG}'s network ({error})") from error
     return network.eval()
-
-
-def shape_of(settings: Settings) -> dict[str, Any]:
-    """Of a run's settings, what shapes the network, as plain values."""
-    return {
-        "form": asdict(form_named(settings.size)),
-        "smooth": settings.smooth,
-        "counted": settings.counted > 0,
-    }
-
-
-def built(shape: Mapping[str, Any], vocabulary: Vocabulary) -> Network:
-    """A network of this shape whose weights are still to come; torch's own generators are left as they were."""
-    # what hangs on counts is among the weights
-    counts = [np.ones((c.n_tokens, c.vocabulary), np.int64) for c in vocabulary.columns] if shape["counted"] else None
-    with torch.random.fork_rng(devices=[]):
-        return Network(vocabulary, Form(**shape["form"]), shape["smooth"], counts)
 
 
 def _columns(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from skycairn.model import sharded
-from skycairn.model.forms import form_named
+from skycairn.model.forms import Form, form_named
 from skycairn.model.settings import Settings
 from skycairn.model.tables import Counts
 from skycairn.model.transformer import Network
@@ -65,15 +66,31 @@ def no_counts(vocabulary: Vocabulary) -> Counts:
     return [np.zeros((c.n_tokens, c.vocabulary), np.int64) for c in vocabulary.columns]
 
 
+def shape_of(settings: Settings) -> dict[str, Any]:
+    """Of a run's settings, what shapes the network, as plain values."""
+    return {
+        "form": asdict(form_named(settings.size, settings.dropout)),
+        "smooth": settings.smooth,
+        "counted": settings.counted > 0,
+        "pairs": settings.pairs,
+    }
+
+
+def built(shape: Mapping[str, Any], vocabulary: Vocabulary) -> Network:
+    """A network of this shape whose weights are still to come; torch's own generators are left as they were."""
+    counts = no_counts(vocabulary) if shape["counted"] else None
+    with torch.random.fork_rng(devices=[]):
+        return Network(vocabulary, Form(**shape["form"]), shape["smooth"], counts, pairs=shape["pairs"])
+
+
 def network_of(folder: Path, device: str = "cpu") -> Network:
     """The network of a checkpoint: `last`, `best` or one that stayed; ValueError where there is none, or it is damaged.
 
     Its `vocabulary` is that of the piles that it was trained on.
     """
     about: Mapping[str, Any] = sharded.read_about(folder)
-    settings, vocabulary = Settings.from_json(about["settings"]), Vocabulary.from_json(about["modalities"])
-    counts = no_counts(vocabulary) if settings.counted else None
-    network = Network(vocabulary, form_named(settings.size), settings.smooth, counts).to(device)
+    settings = Settings.from_json(about["settings"])
+    network = built(shape_of(settings), Vocabulary.from_json(about["modalities"])).to(device)
     network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     sharded.read(folder, weights_of(network), WEIGHTS)
     return network.eval()

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skycairn.model.order import LANES, POOL, Order, philox
+from skycairn.model.order import LANES, POOL, Order, permutation, philox
 from skycairn.model.packed import Packed
 from skycairn.model.rules import Masker, Masking
 from skycairn.model.strata import Source, Stratum, Weights, find, with_token
@@ -51,6 +51,10 @@ class Rows(NamedTuple):
     def n_bytes(self) -> int:
         """Memory."""
         return int(self.tokens.nbytes + self.length.nbytes)
+
+    def take(self, some: NDArray[np.int64]) -> Rows:
+        """Some of them."""
+        return Rows(self.tokens[some], self.length[some])
 
 
 class Loader:
@@ -115,6 +119,21 @@ class Loader:
         """The objects of microbatch i before they are masked, those without a token too."""
         with self._lock:
             return self._draw(i)
+
+    def whole(self, most: int) -> Rows:
+        """Objects of the split, each once: all of them, or `most`, of row groups in random order; held in memory."""
+        strata = self.order.strata
+        groups = [(s, g) for s in range(len(strata)) for g in range(len(strata[s].size))]
+        found, n = [], 0
+        with self._lock:
+            for at in permutation(len(groups), self.order.seed, "whole").tolist():
+                if n >= most:
+                    break
+                s, g = groups[at]
+                found.append(self._group(strata[s], g))
+                n += len(found[-1].length)
+        tokens, length = (np.concatenate(parts)[:most] for parts in zip(*found, strict=True))
+        return Rows(tokens, length)
 
     def ids(self, i: int) -> list[str]:
         """Their ids; read anew each time."""
@@ -297,3 +316,15 @@ def _end(thread: threading.Thread, ready: Ready, stop: threading.Event) -> None:
         except queue.Empty:
             break
     thread.join()
+
+
+def slot_counts(rows: Rows, vocabulary: Vocabulary) -> list[NDArray[np.int64]]:
+    """How often each token stands in each slot, (n_tokens, vocabulary) a modality."""
+    out = []
+    for m, column in enumerate(vocabulary.columns):
+        table = np.zeros((column.n_tokens, column.vocabulary), np.int64)
+        for k in range(column.n_tokens):
+            there = rows.length[:, m] > k
+            table[k] = np.bincount(rows.tokens[there, vocabulary.first_slot[m] + k], minlength=column.vocabulary)
+        out.append(table)
+    return out

@@ -9,7 +9,8 @@ Rules are mixed by the object, with weights:
 
 beta       AION-1's, as its open port has it: of each modality round(Beta(a, a) x tokens) are shown, modalities in
            random order until the budget is full, the first one token or more; of what is left ceil(Beta(a, b) x tokens)
-           are asked for, in random order until that budget is full. So a budget may not be used up.
+           are asked for, in random order until that budget is full. So a budget may not be used up. Where `fair`,
+           modalities share a full budget alike instead.
 dirichlet  4M's: the budget is shared out by a Dirichlet draw over the modalities that the object has. What one has too
            few tokens for goes to the others in the same proportions; odd tokens fall at random so that each mean is
            the share. The budget is met exactly.
@@ -52,16 +53,24 @@ class Beta:
     input_alpha: float = 1.0
     "of Beta(alpha, alpha), the share of a modality that is shown"
     target_alpha: float = 1.0
+    "of Beta(alpha, target_beta), the share of what is left that is asked for"
     target_beta: float = 10.0
-    "of Beta(alpha, beta), the share of what is left that is asked for"
+    "the larger, the fewer tokens of a modality are asked for"
+    fair: bool = False
+    "whether modalities share a full budget alike, so that images starve no numbers, instead of in random order"
     input_alphas: Alphas = field(default_factory=dict)
+    "of single modalities or surveys, instead of input_alpha; 0 never shows it"
     target_alphas: Alphas = field(default_factory=dict)
+    "likewise of target_alpha; 0 never asks for it"
     weight: float = 1.0
+    "how often it comes beside the other rules"
 
     def __post_init__(self) -> None:
         _check_component(self)
         if not _positive(self.target_beta):
             raise ValueError(f"masking: target_beta is {self.target_beta!r}; wanted a number above 0")
+        if not isinstance(self.fair, bool):
+            raise ValueError(f"masking: fair is {self.fair!r}; wanted true or false")
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,15 @@ class Dirichlet:
 
     rule: ClassVar[str] = "dirichlet"
     input_alpha: float = 1.0
+    "of the shares in what is shown: the smaller, the fewer modalities have it all"
     target_alpha: float = 1.0
+    "likewise of what is asked for"
     input_alphas: Alphas = field(default_factory=dict)
+    "of single modalities or surveys, instead of input_alpha; 0 never shows it"
     target_alphas: Alphas = field(default_factory=dict)
+    "likewise of target_alpha; 0 never asks for it"
     weight: float = 1.0
+    "how often it comes beside the other rules"
 
     def __post_init__(self) -> None:
         _check_component(self)
@@ -85,6 +99,7 @@ class Uniform:
 
     rule: ClassVar[str] = "uniform"
     weight: float = 1.0
+    "how often it comes beside the other rules"
 
     def __post_init__(self) -> None:
         _check_component(self)
@@ -196,10 +211,10 @@ class Masker:
         if not some.all():
             tokens, length = tokens[some], length[some]
         length = length.astype(np.int64)
-        return self.chosen(tokens, length, *self.counts(length, rng), rng)
+        return self.packed(tokens, length, *self.counts(length, rng), rng)
 
-    def chosen(self, tokens: NDArray[Any], length: I64, shown: I64, asked: I64, rng: np.random.Generator) -> Packed:
-        """So many tokens of each modality shown and asked for, each (n, modality); which ones is left to chance."""
+    def packed(self, tokens: NDArray[Any], length: I64, shown: I64, asked: I64, rng: np.random.Generator) -> Packed:
+        """Objects of whose modalities so many random tokens are shown and asked for, each (n, modality)."""
         state = self._chosen(length, shown, asked, rng)
         values = tokens.reshape(-1)
         out: list[NDArray[Any]] = []
@@ -233,7 +248,7 @@ class Masker:
                 alpha = np.where(take_in > 0, take_in, 1.0)
                 wanted = np.rint(rng.beta(alpha, alpha, room.shape) * room)
                 wanted = np.where(across[rows, None], room, wanted).astype(np.int64)
-                shown[rows] = in_random_order(wanted, room, left, rng)
+                shown[rows] = (fairly if component.fair else in_random_order)(wanted, room, left, rng)
             else:
                 shown[rows] = _exact(component, take_in, room, left, rng)
             room = np.where(take_out > 0, np.minimum(can_ask[rows], length[rows] - shown[rows]), 0)
@@ -241,7 +256,7 @@ class Masker:
             if isinstance(component, Beta):
                 alpha = np.where(take_out > 0, take_out, 1.0)
                 wanted = np.ceil(rng.beta(alpha, component.target_beta, room.shape) * room)
-                asked[rows] = in_random_order(wanted.astype(np.int64), room, left, rng)
+                asked[rows] = (fairly if component.fair else in_random_order)(wanted.astype(np.int64), room, left, rng)
             else:
                 asked[rows] = _exact(component, take_out, room, left, rng)
             for i in rows[np.flatnonzero(asked[rows].sum(axis=1) == 0)]:
@@ -341,6 +356,12 @@ def in_random_order(wanted: I64, room: I64, budget: I64, rng: np.random.Generato
     out = np.empty_like(want)
     np.put_along_axis(out, order, np.clip(budget[:, None] - before, 0, want), axis=1)
     return out
+
+
+def fairly(wanted: I64, room: I64, budget: I64, rng: np.random.Generator) -> I64:
+    """What is wanted of each modality, (n, modality), all cut to one height where the budget, (n,), is too small."""
+    wanted = np.minimum(wanted, room)
+    return in_proportion(np.ones(wanted.shape), wanted, np.minimum(budget, wanted.sum(axis=1)), rng)
 
 
 def in_proportion(share: F64, room: I64, budget: I64, rng: np.random.Generator) -> I64:

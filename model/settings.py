@@ -24,13 +24,15 @@ class Settings:
     processes."""
 
     size: str = "nano"
-    "one of forms.FORMS"
+    "nano and micro (for a CPU), tiny, small, base, large, xlarge, as of forms.FORMS"
     steps: int = 1000
+    "of training"
     objects: int = 64
     "of a microbatch"
     microbatches: int = 4
     "of a step; any number of processes that divides it may share them"
     learning_rate: float = 2e-3
+    "the highest"
     warm_up: int = 60
     "steps over which the rate rises from 0"
     least_rate: float = 0.05
@@ -38,6 +40,7 @@ class Settings:
     weight_decay: float = 0.05
     "of matrices alone"
     betas: tuple[float, float] = (0.9, 0.95)
+    "of AdamW"
     clip: float = 1.0
     "most that the norm of the gradient may be"
     precision: str = "fp32"
@@ -47,8 +50,13 @@ class Settings:
     smooth: bool = False
     "tables of ordered codecs start smooth in value, for piles of few objects"
     counted: int = 0
-    "logits start from how often tokens stand in their slots among so many objects; 0: not so"
+    "logits start from how often tokens stand in their slots among so many objects or all there are; 0: not so"
+    pairs: bool = False
+    "what one number says of another has a short way of its own, for piles of few objects"
+    dropout: float = 0.0
+    "share of what each branch adds that is dropped in training"
     seed: int = 0
+    "of weights, order, masks and dropout: same seed, same run"
     pool: int = 4096
     "objects that are shuffled among each other"
     check_every: int = 100
@@ -89,9 +97,11 @@ class Settings:
         for name in ("warm_up", "seed", "counted", "directions_every", "keep_every", "most_skipped"):
             if not _whole(getattr(self, name)) or getattr(self, name) < 0:
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a whole number of 0 or more")
-        for name in ("smooth", "compile", "checkpoint_activations", "tensorboard"):
+        for name in ("smooth", "pairs", "compile", "checkpoint_activations", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted true or false")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"settings: dropout is {self.dropout!r}; wanted 0 or more, below 1")
         for name in ("learning_rate", "clip"):
             if not (_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"settings: {name} is {getattr(self, name)!r}; wanted a number above 0")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skycairn.model.layout import Ints
-from skycairn.model.network import cosines, places, starting_logits, together
+from skycairn.model.smooth import cosines, starting_logits, together
 from skycairn.model.vocabulary import Vocabulary
 
 Counts = Sequence[NDArray[np.int64]]
@@ -37,7 +37,7 @@ def first_rows(vocabulary: Vocabulary) -> Ints:
 class TokenTable(nn.Module):
     """A vector for each token of each codec: embeddings, or the rows of heads.
 
-    Where `smooth`, ordered codecs start smooth in value, as in `model/network.py`: low cosines of a token's place in
+    Where `smooth`, ordered codecs start smooth in value (`model/smooth.py`): low cosines of a token's place in
     its vocabulary times a matrix, plus free rows that start at 0.
     """
 
@@ -95,6 +95,19 @@ class TokenTable(nn.Module):
         return [pieces[piece] for piece in self.pieces]
 
 
+def places(vocabulary: Vocabulary, width: int) -> NDArray[np.float32]:
+    """Sines and cosines of each slot's place, (slot, width): rows and columns of a grid, else along a line."""
+    out = np.zeros((vocabulary.n_slots, width), np.float32)
+    frequency = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
+    for m, column in enumerate(vocabulary.columns):
+        number = np.arange(column.n_tokens)
+        y, x = np.divmod(number, column.shape[1]) if column.layout == "grid" else (np.zeros_like(number), number)
+        waves = [f(a[:, None] * frequency) for a in (x, y) for f in (np.sin, np.cos)]
+        if column.layout != "scalar":
+            out[vocabulary.first_slot[m] : vocabulary.first_slot[m + 1], : 4 * (width // 4)] = np.concatenate(waves, 1)
+    return out
+
+
 class SlotTable(nn.Module):
     """A vector for each slot: sines and cosines of its place, its modality's vector, and, if wanted, one of its own."""
 
@@ -111,11 +124,15 @@ class SlotTable(nn.Module):
 
 
 class Starts(nn.Module):
-    """Logits that each slot starts from: how often its tokens stand there in training."""
+    """Logits that each slot starts from: how often its tokens stand there in training.
+
+    What a network adds to them counts as far as `trust` says, 1 until it is calibrated (`model/calibrate.py`).
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.vocabulary = vocabulary
+        self.register_buffer("trust", torch.ones(len(vocabulary.columns)))
         for m, column in enumerate(vocabulary.columns):
             self.register_buffer(f"start{m}", torch.zeros(column.n_tokens, column.vocabulary))
 
@@ -126,6 +143,10 @@ class Starts(nn.Module):
             found = starting_logits(counts[m], column.ordered, pooled)
             self.get_buffer(f"start{m}").copy_(torch.from_numpy(found))
 
-    def forward(self, m: int, position: Tensor) -> Tensor:
+    def at(self, m: int, position: Tensor) -> Tensor:
         """(asked, vocabulary) of positions in modality m."""
         return self.get_buffer(f"start{m}").index_select(0, position)
+
+    def forward(self, m: int, position: Tensor, said: Tensor) -> Tensor:
+        """Logits (asked, vocabulary) of positions in modality m, of which a network says this."""
+        return self.get_buffer("trust")[m] * said + self.at(m, position)

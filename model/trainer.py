@@ -26,7 +26,7 @@ from skycairn.model import kept, lossplot, metrics, sharded
 from skycairn.model.blocks import readied
 from skycairn.model.directions import Directions, passes
 from skycairn.model.forms import flops, form_named
-from skycairn.model.loader import Loader
+from skycairn.model.loader import Loader, slot_counts
 from skycairn.model.metrics import Board, Learned, Tally
 from skycairn.model.packed import Packed
 from skycairn.model.peaks import peak_of
@@ -34,7 +34,7 @@ from skycairn.model.processes import most, rank_and_world, summed, together
 from skycairn.model.settings import FREE, Settings
 from skycairn.model.strata import Source
 from skycairn.model.transformer import Network, equal_weights, objective, token_weights
-from skycairn.model.vocabulary import Vocabulary
+from skycairn.model.vocabulary import BY_SKY, Vocabulary
 from skycairn.tokenizers.checkpoint import unlike
 from skycairn.tokenizers.training import Signals, Stopped, forget_after
 
@@ -109,10 +109,11 @@ class Run:
         counts = None
         if settings.counted:
             # a checkpoint holds what they come to
-            counts = kept.no_counts(self.vocabulary) if self.goes_on else counted(self.loader, settings.counted)
-        self.form = form_named(settings.size)
+            whole = None if self.goes_on else self.loader.whole(settings.counted)
+            counts = kept.no_counts(self.vocabulary) if whole is None else slot_counts(whole, self.vocabulary)
+        self.form = form_named(settings.size, settings.dropout)
         torch.manual_seed(settings.seed)
-        self.network = Network(self.vocabulary, self.form, settings.smooth, counts).to(device)
+        self.network = Network(self.vocabulary, self.form, settings.smooth, counts, pairs=settings.pairs).to(device)
         self.network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
         readied(self.network, settings.checkpoint_activations, settings.compile, dealt_out=self.world > 1)
         self.optimizer = _optimizer(self.network, settings)
@@ -231,7 +232,7 @@ class Run:
             sharded.write(self.out / "best", kept.weights_of(self.network), {**self.about, **self.best})
 
     def looked_at(self) -> dict[str, Any]:
-        """Cross-entropy of the validation sky, nats a token: of each modality, and the mean of these."""
+        """Cross-entropy of the validation sky, nats a token: of each modality, and the mean of what can be foretold."""
         assert self.held is not None
         n = len(self.vocabulary.columns)
         sums, counts = np.zeros(n), np.zeros(n, np.int64)
@@ -242,7 +243,9 @@ class Run:
                 counts += asked
         sums, counts = summed(sums), summed(counts)
         each = {name: float(s / c) for name, s, c in zip(self.vocabulary.names, sums, counts, strict=True) if c}
-        return {"loss": float(np.mean(list(each.values()))), "modalities": each, "tokens": int(counts.sum())}
+        # what the sky alone tells is learned by heart, and would choose the weights
+        told = [loss for name, loss in each.items() if name not in BY_SKY] or list(each.values())
+        return {"loss": float(np.mean(told)), "modalities": each, "tokens": int(counts.sum())}
 
     def directions(self) -> dict[str, Any]:
         """Cross-entropy of each survey of the validation sky given each other one (`model/directions.py`)."""
@@ -325,20 +328,6 @@ def state(network: Network, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
     found = kept.weights_of(network)
     for name, parameter in network.named_parameters():
         found |= {f"optimizer.{name}.{k}": v for k, v in optimizer.state[parameter].items()}
-    return found
-
-
-def counted(loader: Loader, n: int) -> list[I64]:
-    """How often each token stands in each slot among the first n objects of a run, (slot, vocabulary) a modality."""
-    columns, first = loader.vocabulary.columns, loader.vocabulary.first_slot
-    found = [np.zeros((c.n_tokens, c.vocabulary), np.int64) for c in columns]
-    for i in range(-(-n // loader.order.objects)):
-        some = slice(n - i * loader.order.objects)
-        rows = loader.rows(i)
-        tokens, length = rows.tokens[some], rows.length[some]
-        for m, column in enumerate(columns):
-            for k in range(column.n_tokens):
-                np.add.at(found[m][k], tokens[length[:, m] > k, first[m] + k], 1)
     return found
 
 

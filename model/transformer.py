@@ -25,6 +25,7 @@ from skycairn.model.attention import Plan, attend, planned, scatter, take, takes
 from skycairn.model.forms import Form
 from skycairn.model.layout import Ints, Layout, checked, lay_out
 from skycairn.model.packed import Packed
+from skycairn.model.pairs import Pairing, Pairs
 from skycairn.model.sequence import sequenced
 from skycairn.model.tables import Counts, SlotTable, Starts, TokenTable, first_rows
 from skycairn.model.vocabulary import Vocabulary
@@ -190,6 +191,7 @@ class Prepared(NamedTuple):
     encoder: Plan
     decoder: Plan
     cross: Plan
+    pairing: Pairing | None
 
 
 class Losses(NamedTuple):
@@ -229,12 +231,14 @@ class Network(nn.Module):
         counts: Counts | None = None,
         learned_slots: bool = True,
         sequences: Collection[str] = (),
+        pairs: bool = False,
     ) -> None:
         """A network of random weights.
 
         `smooth`: tables of ordered codecs start smooth in value. `counts` (`slot_counts` of the training split): logits
         start from how often tokens stand in their slots. `learned_slots`: each slot has a vector of its own, which
-        starts at 0. `sequences`: modalities that are read from left to right, AION-1's way with its catalogue.
+        starts at 0. `sequences`: modalities that are read from left to right, AION-1's way with its catalogue. `pairs`:
+        what one number says of another has a short way of its own.
         """
         super().__init__()
         if unknown := set(sequences) - set(vocabulary.names):
@@ -258,6 +262,8 @@ class Network(nn.Module):
         self.starts = Starts(vocabulary) if counts is not None else None
         if self.starts is not None and counts is not None:
             self.starts.start_from(counts)
+        self.pairs = Pairs(vocabulary, form.dropout, counts) if pairs else None
+        self.drop = nn.Dropout(form.dropout)
         self._first_row = first_rows(vocabulary)
         for name, module in self.named_modules():
             if isinstance(module, Linear):
@@ -331,6 +337,7 @@ class Network(nn.Module):
             planned(layout.encoder_segments, device, varlen),
             planned(layout.decoder_segments, device, varlen),
             planned(layout.cross_segments, device, varlen),
+            self.pairs.pairing(packed, layout.asked[ordered], device) if self.pairs is not None else None,
         )
 
     def encode(self, packed: Packed) -> Embedded:
@@ -365,9 +372,11 @@ class Network(nn.Module):
         """0, on which all weights hang that this microbatch may leave alone, so that each has a gradient.
 
         Adam counts steps, and processes that share weights wait for each other's gradients. Where one token is alone
-        nothing is compared; where no object both shows and asks, whole layers are left out.
+        nothing is compared; where no object both shows and asks, whole layers are left out. Some weights are of
+        numbers alone, or of ordered codecs.
         """
-        compared = ("q_norm.weight", "k_norm.weight", "query_norm.weight", "cross.q.weight", "told")
+        some_asked = ("head.waves", "pairs.weight")
+        compared = ("q_norm.weight", "k_norm.weight", "query_norm.weight", "cross.q.weight", "told", *some_asked)
         crossing = bool(((layout.cross_segments.query > 0) & (layout.cross_segments.key > 0)).any())
         some = [p for n, p in self.named_parameters() if not crossing or n.endswith(compared)]
         return 0.0 * torch.stack([p.sum() for p in some]).sum()
@@ -388,21 +397,30 @@ class Network(nn.Module):
 
     def _context(self, batch: Prepared) -> Tensor:
         here = self.slot(batch.slot, batch.kind)
-        x = (self.token(batch.row) + here).to(self.dtype)
+        x = self.drop(self.token(batch.row) + here).to(self.dtype)
         for block in self.encoder:
             x = block(x, batch.encoder)
         return self.context(self.encoder_norm(x)) + here.to(self.dtype)
 
-    def _logits(self, batch: Prepared, compat: Compat | None) -> list[tuple[int, Tensor]]:
+    def said(self, batch: Prepared, compat: Compat | None = None) -> list[tuple[int, Tensor, Tensor]]:
+        """Of each modality asked for its number, what is said of it, (asked, vocabulary), and positions, (asked,).
+
+        What is said is all of the logits, but for what slots start from.
+        """
         counts = batch.layout.counts.tolist()
         tables = self.head.tables()
         features, positions = (torch.split(x, counts) for x in (self.features(batch, compat), batch.position))
+        beside = self.pairs(batch.pairing) if self.pairs is not None else {}
         out = []
         for m, count in enumerate(counts):
             if count:
-                logits = F.linear(features[m], tables[m].to(features[m].dtype))
-                out.append((m, logits if self.starts is None else logits + self.starts(m, positions[m])))
+                said = F.linear(features[m], tables[m].to(features[m].dtype))
+                out.append((m, said + beside[m] if m in beside else said, positions[m]))
         return out
+
+    def _logits(self, batch: Prepared, compat: Compat | None) -> list[tuple[int, Tensor]]:
+        found = self.said(batch, compat)
+        return [(m, said if self.starts is None else self.starts(m, at, said)) for m, said, at in found]
 
 
 def equal_weights(counts: Ints) -> NDArray[np.float64]:

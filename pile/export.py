@@ -44,7 +44,7 @@ _RESTORE = "remove the folder and export again, or restore it from a copy"
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export. `batches(export, export.snapshot(), ...)` gives the same as from the pile."""
+    """A finished export. A loader (`model/loader.py`) gives the same from it as from the pile."""
 
     root: Path
     content_id: str

@@ -9,17 +9,18 @@ from typing import Any
 
 def toml_of(settings: Mapping[str, Any], table: str = "") -> str:
     """Plain values (texts, numbers, booleans, lists of them, tables of all) as TOML; TypeError for any other."""
-    lines = [f"{_key(k)} = {_value(v)}" for k, v in settings.items() if not isinstance(v, Mapping)]
+    lines = [f"{key_of(k)} = {_value(v)}" for k, v in settings.items() if not isinstance(v, Mapping)]
     if table and lines:
         lines.insert(0, f"[{table}]")
     text = "\n".join(lines) + "\n" if lines else ""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            text += ("\n" if text else "") + toml_of(value, f"{table}.{_key(key)}" if table else _key(key))
+            text += ("\n" if text else "") + toml_of(value, f"{table}.{key_of(key)}" if table else key_of(key))
     return text
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """A key as TOML writes it."""
     bare = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
     return name if bare else json.dumps(name)
 

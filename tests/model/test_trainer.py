@@ -18,11 +18,12 @@ import torch
 
 from skycairn.model import kept, sharded, trainer
 from skycairn.model.forms import FORMS, Form
+from skycairn.model.loader import slot_counts
 from skycairn.model.metrics import lines_of
 from skycairn.model.rules import Masking
 from skycairn.model.settings import Settings
 from skycairn.model.strata import Source
-from skycairn.model.trainer import Run, counted, train
+from skycairn.model.trainer import Run, train
 from skycairn.model.transformer import Losses, Prepared
 from skycairn.pile.shards import TokenArray, TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import Draft, Entry, Pile
@@ -321,10 +322,11 @@ def test_some_checkpoints_stay_and_the_best_is_known(pile: Pile, tmp_path: Path)
 def test_a_run_that_goes_on_counts_nothing_anew(pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(PICO, counted=11, smooth=True)
     first = Run(sources(pile), settings, tmp_path, "cpu", "", lambda _: None)
-    assert [int(c.sum()) for c in counted(first.loader, 11)][1:] == [11, 11], "no more than were asked for"
+    counts = slot_counts(first.loader.whole(11), first.loader.vocabulary)
+    assert [int(c.sum()) for c in counts][1:] == [11, 11], "no more than were asked for"
     with pytest.raises(Stopped):
         first.go(StopAt(2))
-    monkeypatch.setattr(trainer, "counted", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(trainer, "slot_counts", lambda *_: pytest.fail("counted again"))
     second = Run(sources(pile), settings, tmp_path, "cpu", "", lambda _: None)
     second.go(StopAt(99))
     starts = {k: v for k, v in first.network.state_dict().items() if "start" in k or "cosines" in k}

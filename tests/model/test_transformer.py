@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from skycairn.model import transformer
 from skycairn.model.forms import FORMS, Form, flops, form_named
 from skycairn.model.layout import Segments, lay_out
-from skycairn.model.network import starting_logits, together
 from skycairn.model.packed import Packed
 from skycairn.model.sequence import sequenced
+from skycairn.model.smooth import starting_logits, together
 from skycairn.model.transformer import Network, equal_weights, objective, token_weights
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.pile.shards import TokenColumn
@@ -184,7 +184,9 @@ def test_no_token_is_left_out_of_an_embedding():
     assert torch.equal(padded[there], found.values) and not padded[~there].any()
 
 
-@pytest.mark.parametrize("options", [{}, {"smooth": True}, {"sequences": ["sdss.spectrum"]}, {"learned_slots": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"smooth": True, "pairs": True}, {"sequences": ["sdss.spectrum"]}, {"learned_slots": False}]
+)
 def test_the_gradient_reaches_every_parameter(options):
     net = network(**options)
     losses = net(pack(objects(3, [(9, 9)] * 40)))

@@ -1,4 +1,4 @@
-"""An export is whole, or says that it is not; its batches are the pile's."""
+"""An export is whole, or says that it is not; what is read of it is the pile's."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from skycairn.model.batch import batches
+from skycairn.model.loader import Loader
+from skycairn.model.rules import Masking
+from skycairn.model.strata import Source
 from skycairn.pile import export as exports
 from skycairn.pile.export import Export, export_hdf5
 from skycairn.pile.files import Damaged, NotAPile, PendingFile, file_sha256
@@ -51,15 +53,15 @@ def test_the_manifest_tells_of_every_file(pile: Pile, exported: Path) -> None:
             )
 
 
-def test_batches_are_those_of_the_pile(pile: Pile, exported: Path) -> None:
+def test_microbatches_are_those_of_the_pile(pile: Pile, exported: Path) -> None:
     export = Export.open(exported)
     for split in sorted({str(e.labels["split"]) for e in export.entries}):
-        mine = list(batches(export, export.snapshot(), split, 7, seed=5))
-        theirs = list(batches(pile, pile.snapshot(), split, 7, seed=5))
-        assert len(mine) == len(theirs) > 0
-        for a, b in zip(mine, theirs, strict=True):
-            assert list(a) == list(b)
-            assert all(np.array_equal(x, y) for m in a for x, y in zip(a[m], b[m], strict=True))
+        mine, theirs = (
+            Loader([Source(p, p.snapshot(), "tiny")], split, Masking(), objects=7, seed=5) for p in (export, pile)
+        )
+        assert mine.identity == theirs.identity
+        for i in (0, 3):
+            assert all(np.array_equal(a, b) for a, b in zip(mine.rows(i), theirs.rows(i), strict=True))
 
 
 def test_a_second_run_does_nothing(pile: Pile, exported: Path) -> None:

@@ -14,7 +14,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from skycairn.cli.main import app
-from skycairn.model.batch import batches
+from skycairn.model.loader import Loader
+from skycairn.model.rules import Masking
+from skycairn.model.strata import Source
 from skycairn.pile.collect import collect
 from skycairn.pile.files import Missing
 from skycairn.pile.store import Pile
@@ -23,16 +25,18 @@ from skycairn.pipeline.run import build
 
 READER = """
 import hashlib, pathlib, sys
-from skycairn.model.batch import batches
+from skycairn.model.loader import Loader
+from skycairn.model.rules import Masking
+from skycairn.model.strata import Source
 from skycairn.pile.store import Pile
 pile = Pile.open(sys.argv[1])
 with pile.pin() as pinned:
     print(pinned.snapshot.number, flush=True)
     for seed in range(4):
         digest = hashlib.sha256()
-        for batch in batches(pile, pinned.snapshot, "train", 16, seed=seed):
-            for name in sorted(batch):
-                digest.update(batch[name].values.tobytes() + batch[name].present.tobytes())
+        loader = Loader([Source(pile, pinned.snapshot)], "train", Masking(), objects=16, lanes=1, seed=seed)
+        for i in range(20):
+            digest.update(loader.rows(i).tokens.tobytes() + loader.rows(i).length.tobytes())
         print(digest.hexdigest(), flush=True)
         sys.stdin.readline()
 """
@@ -42,9 +46,9 @@ def digests(pile: Pile, number: int) -> list[str]:
     out = []
     for seed in range(4):
         digest = hashlib.sha256()
-        for batch in batches(pile, pile.snapshot(number), "train", 16, seed=seed):
-            for name in sorted(batch):
-                digest.update(batch[name].values.tobytes() + batch[name].present.tobytes())
+        loader = Loader([Source(pile, pile.snapshot(number))], "train", Masking(), objects=16, lanes=1, seed=seed)
+        for i in range(20):
+            digest.update(loader.rows(i).tokens.tobytes() + loader.rows(i).length.tobytes())
         out.append(digest.hexdigest())
     return out
 
