@@ -151,7 +151,7 @@ def test_what_is_loaded_says_what_was_trained_to_the_bit(run: Path, codecs: dict
     for extra in ({}, {"smooth": True, "counted": 40}):
         settings = replace(SETTINGS, steps=2, **extra)
         network = train([Source(pile, pile.snapshot())], settings, tmp_path / f"run{len(extra)}")
-        assert export(tmp_path / f"run{len(extra)}", codecs, tmp_path / "out").name == "last"
+        assert export(tmp_path / f"run{len(extra)}", codecs, tmp_path / "out").name == "best"
         torch.manual_seed(1)
         state = torch.get_rng_state()
         loaded = Model.load(tmp_path / "out")
