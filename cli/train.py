@@ -187,7 +187,8 @@ def show(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
         typer.echo(
             f"snapshots {', '.join(s[:12] for s in about['snapshots'])}; {len(about['modalities'])} modalities\n"
         )
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        metrics = out / "metrics.jsonl"
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
         typer.echo("| step | loss | validation | objects a second | waiting for data |\n|--:|--:|--:|--:|--:|")
         for line in lines:
             validation = f"{line['validation']['loss']:.4f}" if "validation" in line else ""

@@ -98,6 +98,8 @@ def test_what_is_missing_is_told_before_the_first_step(pile: Pile, tmp_path: Pat
         ("[piles.a]\nsnapshot = 3", r"\[piles.a\] has no path"),
         ("score = 'yes'\n[piles.a]\npath = 'x'", "score is 'yes'; wanted bool"),
         ("[piles.a]\npath = 'x'\n[settings]\nstepz = 3", "settings: stepz: wanted some of size, steps"),
+        ("[piles.a]\npath = 'x'\n[settings]\ndropout = 1.0", "dropout is 1.0; wanted 0 or more, below 1"),
+        ("[piles.a]\npath = 'x'\n[settings]\npairs = 1", "pairs is 1; wanted true or false"),
         ("[piles.a]\npath = 'x'\n[settings.masking]\nrules = 3", "masking: rules: wanted"),
     ],
 )

@@ -23,7 +23,7 @@ COLUMNS = (
 VOCABULARY = Vocabulary(COLUMNS)
 SIZES = np.array([c.n_tokens for c in COLUMNS])
 SURVEY = VOCABULARY.survey[VOCABULARY.modality_of_slot]
-RULES = (Beta(), Beta(0.1, 1.0, 1.0), Dirichlet(), Dirichlet(0.02, 0.02), Uniform())
+RULES = (Beta(), Beta(0.1, 1.0, 1.0), Beta(fair=True), Dirichlet(), Dirichlet(0.02, 0.02), Uniform())
 
 
 def generator(seed):
@@ -225,6 +225,15 @@ def test_beta_stops_where_the_budget_is_full():
     assert first.min() > 0.1, "modalities come in random order, so none is starved by those before it"
 
 
+def test_a_fair_budget_starves_no_number():
+    """Of an object that wants more than the budget each number is shown, or asked for, as often as without an image."""
+    numbers = [m for m, c in enumerate(COLUMNS) if c.n_tokens == 1]
+    shown, asked = shown_and_asked(SIZES, Masking(8, 6, most_shown=0.9, components=(Beta(fair=True),)))
+    assert shown.sum(axis=1).max() == 8 and asked.sum(axis=1).max() == 6
+    assert (abs((shown[:, numbers] > 0).mean(axis=0) - 0.5) < 0.1).all()
+    assert (abs((asked[:, numbers] > 0).mean(axis=0) - 0.5) < 0.1).all()
+
+
 def test_across_surveys_is_the_share_that_was_asked_for():
     tokens, length = filled([[9, 1, 1, 1, 7, 16]] * 6000)
     one_survey = filled([[9, 1, 0, 0, 0, 0]] * 10)[1]
@@ -281,6 +290,7 @@ def test_across_surveys_keeps_to_what_is_taken_at_all(component):
         ({"components": [{"rule": "dirichlet", "input_alphas": {"gaia": -1}}]}, "gaia, is -1; wanted 0 .never. or"),
         ({"components": [{"rule": "beta", "target_beta": 0}]}, "target_beta is 0"),
         ({"components": [{"rule": "beta", "weight": 0}]}, "weighs 0"),
+        ({"components": [{"rule": "beta", "fair": 1}]}, "fair is 1; wanted true or false"),
     ],
 )
 def test_a_wrong_setting_is_named(value, said):
