@@ -58,8 +58,7 @@ def test_gradients_of_what_is_worked_out_again_are_equal() -> None:
 # dynamo itself does what these warn of, and hides warnings in a way that does not hide errors
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_compiled_blocks_are_traced_whole_and_say_the_same(checkpointed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_are_traced_whole_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     compile, graphs = torch.compile, []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
@@ -68,7 +67,7 @@ def test_compiled_blocks_are_traced_whole_and_say_the_same(checkpointed: bool, m
 
     # all that dynamo does, without a compiler; `fullgraph` fails where a block is not one graph
     monkeypatch.setattr(torch, "compile", lambda f, **given: compile(f, backend=backend, fullgraph=True, **given))
-    plain, other = two(checkpointed=checkpointed, compiled=True)
+    plain, other = two(checkpointed=True, compiled=True)
     for network in (plain, other):
         for block in (*network.encoder, *network.decoder):
             block.drop.p = 0.0

@@ -130,10 +130,10 @@ def poisoned(run: Run, steps: set[int], rank: int = 0) -> Run:
 
 
 def test_what_one_survey_says_of_another_is_learned(pile: Pile, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, steps=150, check_every=75, learning_rate=5e-3, warm_up=10, checked=6)
+    settings = replace(SETTINGS, steps=100, check_every=100, learning_rate=1e-2, warm_up=10, checked=6)
     train(sources(pile), settings, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [75, 150]
+    assert [line["step"] for line in lines] == [100]
     end = lines[-1]["validation"]["modalities"]
     # where the other of the two is shown the answer is sure, where not it is one of eight
     assert end["hsc.mag_g"] < 0.6 * math.log(BINS) and end["legacysurvey.flux_g"] < 0.6 * math.log(BINS)
