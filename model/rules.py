@@ -18,8 +18,8 @@ uniform    all tokens of an object alike. The budget is met exactly.
 
 A share of the objects is masked *across surveys*: one survey that the object has is shown and another asked for, of
 those that its rule shows and asks for at all; a coin is thrown over each of the rest, and none is both. As much is
-then shown as the budget allows. Modalities of one codec (`Vocabulary.twin`) are like any others here: a redshift may be
-shown where another is asked for; evaluation withholds.
+then shown as the budget allows. Another share shows nothing. Modalities of one codec (`Vocabulary.twin`) are like any
+others here: a redshift may be shown where another is asked for; evaluation withholds.
 """
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ class Masking:
     across_surveys: float = 0.0
     "share of the objects, among those of two surveys or more, of which surveys are shown and only others asked for"
     components: Sequence[Component] = (Beta(),)
+    nothing_shown: float = 0.0
+    "share of the objects that show nothing: what guidance and draws of which nothing is known are learned from"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "components", tuple(self.components))
@@ -149,8 +151,10 @@ class Masking:
                 raise ValueError(f"masking: {name} is {value!r}; wanted a whole number of 1 or more")
         if not (_positive(self.most_shown) and self.most_shown < 1):
             raise ValueError(f"masking: most_shown is {self.most_shown!r}; wanted a share above 0 and below 1")
-        if not (self.across_surveys == 0 or _positive(self.across_surveys)) or self.across_surveys > 1:
-            raise ValueError(f"masking: across_surveys is {self.across_surveys!r}; wanted a share of 0 to 1")
+        for name in ("across_surveys", "nothing_shown"):
+            value = getattr(self, name)
+            if not (value == 0 or _positive(value)) or value > 1:
+                raise ValueError(f"masking: {name} is {value!r}; wanted a share of 0 to 1")
         if not self.components or not all(isinstance(c, Component) for c in self.components):
             raise ValueError(f"masking: components are {self.components!r}; wanted one or more of {_rules()}")
 
@@ -158,7 +162,7 @@ class Masking:
     def from_json(cls, value: Mapping[str, Any]) -> Masking:
         """From plain values, as of JSON or TOML: each component has its `rule`. ValueError names what is unknown."""
         given = dict(value)
-        known = {"inputs", "targets", "most_shown", "across_surveys", "components"}
+        known = {f.name for f in fields(cls)}
         if unknown := sorted(set(given) - known):
             raise ValueError(f"masking: {', '.join(unknown)}: wanted {', '.join(sorted(known))}")
         if "components" in given:
@@ -236,6 +240,9 @@ class Masker:
         most = np.floor(self.masking.most_shown * total + 1e-9).astype(np.int64)
         budget = np.where(across, total, np.where(total > 1, np.maximum(most, 1), 0))
         budget = np.minimum(budget, self.masking.inputs)
+        if self.masking.nothing_shown:
+            bare = rng.random(n) < self.masking.nothing_shown
+            budget[bare], across[bare], can_ask[bare] = 0, False, length[bare]
         shown, asked = np.zeros_like(length), np.zeros_like(length)
         for number, component in enumerate(self.masking.components):
             rows = np.flatnonzero(which == number) if len(self._upto) else np.arange(n)

@@ -249,6 +249,16 @@ def test_across_surveys_is_the_share_that_was_asked_for():
     assert (asked.sum(axis=1) >= 1).all(), "an object of one survey is masked as ever"
 
 
+@pytest.mark.parametrize("component", [Beta(), Dirichlet(), Uniform()])
+def test_some_objects_show_nothing_and_are_asked_of_all_surveys(component):
+    masking = Masking(12, 6, across_surveys=0.5, nothing_shown=0.2, components=(component,))
+    shown, asked = shown_and_asked(SIZES, masking, n=4000)
+    bare = shown.sum(axis=1) == 0
+    assert 0.17 < bare.mean() < 0.26, "Beta shows nothing now and then by itself"
+    assert (asked.sum(axis=1) >= 1).all()
+    assert (asked[bare].sum(axis=0) > 0).all()
+
+
 def test_a_modality_of_alpha_0_is_never_taken_but_where_nothing_else_is():
     rule = Dirichlet(input_alphas={"desi.z": 0}, target_alphas={"legacysurvey": 0})
     masking = Masking(40, 10, most_shown=0.9, components=(rule,))
@@ -283,6 +293,7 @@ def test_across_surveys_keeps_to_what_is_taken_at_all(component):
         ({"targets": 1.5}, "targets is 1.5"),
         ({"most_shown": 1.0}, "most_shown is 1.0"),
         ({"across_surveys": 1.2}, "across_surveys is 1.2"),
+        ({"nothing_shown": -0.1}, "nothing_shown is -0.1; wanted a share of 0 to 1"),
         ({"input": 3}, "input: wanted across_surveys, components, inputs"),
         ({"components": []}, "wanted one or more of beta, dirichlet, uniform"),
         ({"components": [{"rule": "gamma"}]}, "rule is 'gamma'; wanted one of beta, dirichlet, uniform"),
