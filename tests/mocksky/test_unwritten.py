@@ -13,7 +13,7 @@ from skycairn.catalogs.survey import Survey
 from skycairn.mocksky.patches import TIERS
 from skycairn.mocksky.replica import replica, seed_of
 from skycairn.mocksky.unwritten import Sky, View, observe
-from skycairn.pipeline.mockpile import payload
+from skycairn.pipeline.mockpatch import payload
 from skycairn.pipeline.recipe import MOCK
 
 CENTRES = ((200.0, 10.0),)

@@ -19,7 +19,8 @@ from skycairn.model.strata import find
 from skycairn.pile.shards import token_columns
 from skycairn.pile.store import Pile
 from skycairn.pipeline.explain import explain
-from skycairn.pipeline.mockpile import GROUP, NOT_ASKED, Source, build, patches
+from skycairn.pipeline.mockpatch import NOT_ASKED
+from skycairn.pipeline.mockpile import GROUP, Source, build, patches
 from skycairn.pipeline.task import float64
 from skycairn.tokenizers.lock import read_lock
 from tests.conftest import once
