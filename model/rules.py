@@ -366,8 +366,15 @@ def in_random_order(wanted: I64, room: I64, budget: I64, rng: np.random.Generato
 
 
 def fairly(wanted: I64, room: I64, budget: I64, rng: np.random.Generator) -> I64:
-    """What is wanted of each modality, (n, modality), all cut to one height where the budget, (n,), is too small."""
+    """What is wanted of each modality, (n, modality), all cut to one height where the budget, (n,), is too small.
+
+    Where nothing is wanted, a random one of those that have room gets one token, as the budget allows.
+    """
     wanted = np.minimum(wanted, room)
+    lacking = np.flatnonzero((wanted.sum(axis=1) == 0) & (room > 0).any(axis=1))
+    if len(lacking):
+        first = np.argmin(np.where(room[lacking] > 0, rng.random((len(lacking), room.shape[1])), 2.0), axis=1)
+        wanted[lacking, first] = 1
     return in_proportion(np.ones(wanted.shape), wanted, np.minimum(budget, wanted.sum(axis=1)), rng)
 
 
