@@ -106,10 +106,12 @@ def modalities(model: Any, source: str, target: str) -> tuple[str, ...]:
     if target not in names or not {"image", "spectrum"} & set(target.split(".")):
         wanted = [n for n in names if n.endswith((".image", ".spectrum"))]
         raise ValueError(f"translate: TO is {target!r}; wanted one of {', '.join(wanted)}")
-    chosen = tuple(n for n in names for given in source.split(",") if n == given or n.split(".")[0] == given)
-    if not chosen:
-        surveys = sorted({n.split(".")[0] for n in names})
-        raise ValueError(f"translate: FROM is {source!r}; wanted one of {', '.join(surveys)}, or of {', '.join(names)}")
+    given = source.split(",")
+    for word in given:
+        if not any(word in (n, n.split(".")[0]) for n in names):
+            surveys = ", ".join(sorted({n.split(".")[0] for n in names}))
+            raise ValueError(f"translate: FROM is {word!r}; wanted one of {surveys}, or of {', '.join(names)}")
+    chosen = tuple(n for n in names if n in given or n.split(".")[0] in given)
     if any(n.split(".")[0] == target.split(".")[0] for n in chosen):
         raise ValueError(f"translate: {source} and {target} are of one survey, which would show what is asked for")
     return chosen
@@ -145,8 +147,8 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
     ]
     draws = np.stack([_flux(codec, tokens[:, s]) for s in range(how.samples)], axis=1)
     training = objects_with(pile, snapshot, "train", shown, (target,), ("object_id",), LEARNED_FROM)
-    known = evened(features({n: training.tokens[n] for n in shown}, model.codecs), features(given, model.codecs))
-    near = nearest(*known, 1)[:, 0]
+    known, asked = evened(features({n: training.tokens[n] for n in shown}, model.codecs), features(given, model.codecs))
+    near = nearest(known, asked, 1)[:, 0]
     side = draws.shape[-1] if m.image else 0
     cut = {k: central(v, side) if m.image else v for k, v in measured.items()}
     data = Measured(

@@ -43,7 +43,7 @@ def _images(found: Translated, rows: Sequence[int]) -> Figure:
         paper.text(MARGIN, top - 0.18, found.ids[i], 8, color=DIM)
         bands = skyimage.seen_bands(found.bands, ~found.data.good[i])
         chosen = skyimage.colour_bands(bands)
-        shown: list[tuple[str, NDArray[np.generic]]] = []
+        shown: list[tuple[str, NDArray[np.uint8]]] = []
         if found.source is not None:
             other = next(n for n in found.shown if n.endswith(".image"))
             own = skyimage.colour_bands(skyimage.seen_bands(found.source_bands, np.zeros(found.source[i].shape, bool)))

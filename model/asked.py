@@ -26,7 +26,7 @@ class Asked(NamedTuple):
 
     def take(self, rows: NDArray[np.int64]) -> Asked:
         """Some of them."""
-        tokens = {name: TokenArray(*(a[rows] for a in t)) for name, t in self.tokens.items()}
+        tokens = {name: _rows(t, rows) for name, t in self.tokens.items()}
         return Asked(tokens, self.about.take(pa.array(rows)))
 
 
@@ -66,7 +66,7 @@ def objects_with(
                     there = there & found[m].present
                 rows = np.flatnonzero(there)
                 if len(rows):
-                    parts.append({m: TokenArray(*(a[rows] for a in found[m])) for m in names})
+                    parts.append({m: _rows(found[m], rows) for m in names})
                     about = shard.objects(group, list(dict.fromkeys(["object_id", *columns])))
                     abouts.append(about.take(pa.array(rows)))
     if not parts:
@@ -75,9 +75,18 @@ def objects_with(
     about = pa.concat_tables(abouts)
     hashes = [zlib.crc32(i.encode()) for i in about.column("object_id").to_pylist()]
     order = np.argsort(hashes, kind="stable")[: most or None]
-    tokens = {m: TokenArray(*(np.concatenate([p[m][i] for p in parts])[order] for i in range(3))) for m in names}
+    tokens = {m: _rows(_joined([p[m] for p in parts]), order) for m in names}
     return Asked(tokens, about.take(pa.array(order)).select(list(columns)).combine_chunks())
 
 
 def _blank(width: int, dtype: np.dtype[np.unsignedinteger], n: int) -> TokenArray:
     return TokenArray(np.zeros((n, width), dtype), np.zeros(n, bool), np.zeros(n, np.int64))
+
+
+def _rows(tokens: TokenArray, rows: NDArray[np.int64]) -> TokenArray:
+    return TokenArray(tokens.values[rows], tokens.present[rows], tokens.length[rows])
+
+
+def _joined(parts: Sequence[TokenArray]) -> TokenArray:
+    values, present, length = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return TokenArray(values, present, length)

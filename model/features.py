@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skycairn.model.measurements import whole
 from skycairn.pile.shards import TokenArray
 from skycairn.tokenizers.codec import Codec
 
@@ -33,12 +35,12 @@ def features(tokens: Mapping[str, TokenArray], codecs: Mapping[str, Codec]) -> F
     return np.concatenate(columns, axis=1)
 
 
-def decoded(codec: Codec, tokens: NDArray[np.integer], there: NDArray[np.int64]) -> F64 | None:
+def decoded(codec: Codec, tokens: NDArray[Any], there: NDArray[np.int64]) -> F64 | None:
     """Features of one modality's tokens (n, n_tokens), NaN but in the rows `there`; None where there is none."""
     out: F64 | None = None
     for first in range(0, len(there), AT_ONCE):
         rows = there[first : first + AT_ONCE]
-        found = _of_arrays(codec.decode(tokens[rows].astype(codec.dtype)))
+        found = _of_arrays(codec.decode(whole(codec, tokens[rows])))
         if out is None:
             out = np.full((len(tokens), found.shape[1]), np.nan)
         out[rows] = found

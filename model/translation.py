@@ -17,6 +17,7 @@ from skycairn.tokenizers.quality import aperture, colour_bias
 from skycairn.tokenizers.spectralquality import lines, redshift_shift
 
 F64 = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 APERTURE_PIXELS = 12.0
 INTERVAL = (0.16, 0.84)
@@ -54,7 +55,7 @@ class Residual(NamedTuple):
     "mean of the same"
 
 
-def residual(answer: F64, data: Measured) -> Residual:
+def residual(answer: Floats, data: Measured) -> Residual:
     """ValueError where shapes differ."""
     if answer.shape != data.flux.shape:
         raise ValueError(f"translation: an answer of shape {answer.shape}; wanted {data.flux.shape}")
@@ -82,7 +83,7 @@ class Light(NamedTuple):
     colour_scatter: float
 
 
-def light(answer: F64, data: Measured) -> Light:
+def light(answer: Floats, data: Measured) -> Light:
     """Of images (object, band, y, x)."""
     seen = aperture(data.flux, answer, data.ivar, data.good, APERTURE_PIXELS)
     bright = seen.whole & (seen.truth > 10 * seen.sigma) & (seen.sigma > 0)
@@ -112,7 +113,7 @@ class Lines(NamedTuple):
     "the same of the whole spectrum's shift against the data, km/s; of those that have one"
 
 
-def line_errors(answer: F64, data: Measured, wavelength: F64, z: F64) -> Lines:
+def line_errors(answer: Floats, data: Measured, wavelength: F64, z: F64) -> Lines:
     """Emission lines where the redshift is known, and absorption lines of stars (|z| below 0.005)."""
     shifts, velocities = [], []
     for flux, given, ivar, good, own in zip(answer, data.flux, data.ivar, data.good, z, strict=True):
@@ -122,8 +123,8 @@ def line_errors(answer: F64, data: Measured, wavelength: F64, z: F64) -> Lines:
         safe = np.where(good, given, 0.0)
         found = lines(wavelength, safe, flux, np.where(good, ivar, 1.0), good, own)
         if abs(own) < 0.005:
-            mirrored = [2 * _continuum(f, weight) - f for f in (safe, flux)]
-            found += lines(wavelength, *mirrored, np.where(good, ivar, 1.0), good, own, ABSORPTION)
+            true, other = (2 * _continuum(f, weight) - f for f in (safe, flux))
+            found += lines(wavelength, true, other, np.where(good, ivar, 1.0), good, own, ABSORPTION)
         shifts += [line.shift_pixels for line in found]
         velocities.append(redshift_shift(wavelength, safe, flux, ivar, good))
     known, fast = (np.array([x for x in values if np.isfinite(x)]) for values in (shifts, velocities))
@@ -135,7 +136,7 @@ def line_errors(answer: F64, data: Measured, wavelength: F64, z: F64) -> Lines:
     )
 
 
-def _continuum(flux: F64, weight: F64) -> F64:
+def _continuum(flux: Floats, weight: F64) -> F64:
     box, seen = np.ones(CONTINUUM_PIXELS), (weight > 0).astype(np.float64)
     return np.asarray(np.convolve(flux * seen, box, "same") / np.maximum(np.convolve(seen, box, "same"), 1.0))
 
@@ -148,7 +149,7 @@ class Coverage(NamedTuple):
     "0.68 where spreads are right"
 
 
-def coverage(draws: F64, data: Measured, seed: int = 0) -> Coverage:
+def coverage(draws: Floats, data: Measured, seed: int = 0) -> Coverage:
     """Of apertures' light in each band (draws (object, sample, band, y, x)), or of means over pieces of spectra.
 
     Each draw gets noise of the data's own. Apertures and pieces with a bad pixel, or half of them bad, are left out.
@@ -162,7 +163,8 @@ def coverage(draws: F64, data: Measured, seed: int = 0) -> Coverage:
     else:
         pieces = np.array_split(np.arange(data.flux.shape[1]), max(1, data.flux.shape[1] // BIN_PIXELS))
         weight = np.where(data.good, data.ivar, 0.0)
-        measured, variance, there = (np.zeros((n, len(pieces))) for _ in range(3))
+        measured, variance = (np.zeros((n, len(pieces))) for _ in range(2))
+        there = np.zeros((n, len(pieces)), bool)
         drawn = np.zeros((n, samples, len(pieces)))
         for k, piece in enumerate(pieces):
             w = weight[:, piece]
@@ -171,7 +173,7 @@ def coverage(draws: F64, data: Measured, seed: int = 0) -> Coverage:
             measured[:, k] = (w * np.where(w > 0, data.flux[:, piece], 0.0)).sum(axis=1) / total
             variance[:, k] = 1 / total
             drawn[:, :, k] = (w[:, None] * draws[:, :, piece]).sum(axis=2) / total[:, None]
-        sigma, there = np.sqrt(variance), there > 0
+        sigma = np.sqrt(variance)
     noisy = drawn + sigma[:, None] * rng.standard_normal(drawn.shape)
     low, high = np.quantile(noisy, INTERVAL, axis=1)
     inner = (measured >= low) & (measured <= high)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from skycairn.model import evaluate as ev
+from skycairn.model.asked import objects_with
 from skycairn.model.calibrate import TRUSTS, calibrate, careful
 from skycairn.model.forms import FORMS, Form
 from skycairn.model.kept import network_of
@@ -229,3 +230,24 @@ def test_fault_53_a_damaged_checkpoint_is_refused(trained, tmp_path, file, damag
     damage(copy / file)
     with pytest.raises(ValueError, match=says):
         network_of(copy)
+
+
+def test_objects_of_a_question_are_whole_rows_in_an_order_of_their_own(trained):
+    pile, snapshot, _ = trained[0][0]
+    found = objects_with(pile, snapshot, "test", ("hsc.mag_g", "desi.spectrum"), ("legacysurvey.flux_g",))
+    assert len(found.about) == 320, "those of HSC, with a spectrum or without"
+    flux, mag, spectrum = (found.tokens[m] for m in ("legacysurvey.flux_g", "hsc.mag_g", "desi.spectrum"))
+    assert (flux.values + mag.values == BINS - 1).all()
+    assert 100 < spectrum.present.sum() < 220 and (spectrum.length == 5 * spectrum.present).all()
+    assert (spectrum.values[spectrum.present] == flux.values[spectrum.present] // 4).all()
+    ids = found.about["object_id"].to_pylist()
+    assert len(set(ids)) == 320 and ids != sorted(ids)
+    few = objects_with(pile, snapshot, "test", ("hsc.mag_g",), ("legacysurvey.flux_g",), most=7)
+    assert few.about["object_id"].to_pylist() == ids[:7]
+    turned = found.take(np.arange(319, -1, -1))
+    assert turned.about["object_id"].to_pylist() == ids[::-1]
+    assert (turned.tokens["hsc.mag_g"].values == mag.values[::-1]).all()
+    with pytest.raises(ValueError, match=r"no tokens of gaia\.flux_g; it has desi\.spectrum"):
+        objects_with(pile, snapshot, "test", ("gaia.flux_g",), ())
+    with pytest.raises(ValueError, match=r"no object of the split 'elsewhere' has one of hsc\.mag_g"):
+        objects_with(pile, snapshot, "elsewhere", ("hsc.mag_g",), ())
