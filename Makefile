@@ -13,7 +13,7 @@ FOLDERS := catalogs archives mocksky mirror tokenizers pile match pipeline repor
 PIP_CONSTRAINT_cpu := -c constraints.txt
 PIP_CONSTRAINT_cuda :=
 
-.PHONY: help install install-test build-pile ingest codecs learned-pile judge-codecs train test crash-test check lint typing typecheck bench bench-gpu clean
+.PHONY: help install install-test build-pile ingest codecs learned-pile judge-codecs train test crash-test check lint typing typecheck bench bench-gpu posteriors clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +95,15 @@ bench: install-test build-pile ## the same work done by us, by a peer, and held 
 	$(BIN)/python benchmarks/fetch.py --folder $(WORK)/fetch
 	$(BIN)/skycairn mock default --out $(WORK)/mocksky2 --release 2 --first $(WORK)/mocksky
 	$(BIN)/python benchmarks/ingest.py $(WORK)/mocksky $(WORK)/mocksky2 $(WORK)/bench
+
+posteriors: $(VENV)/installed-mock,plot,bench ## p(number | image, spectrum, photometry) of small models against boosting and neighbours
+	test -e $(WORK)/pile/pile.json || $(MAKE) build-pile
+	$(BIN)/skycairn mock-pile --codecs-from $(WORK)/pile --pile $(WORK)/train-tier --workers $(WORKERS)
+	for size in nano micro; do \
+		$(BIN)/skycairn-train benchmarks/posteriors.toml --size $$size --out $(WORK)/tier-$$size && \
+		$(BIN)/skycairn-train export $(WORK)/tier-$$size --pile $(WORK)/train-tier --out $(WORK)/tier-$$size/exported \
+		|| exit 1; done
+	$(BIN)/python benchmarks/posteriors.py $(WORK)/train-tier nano=$(WORK)/tier-nano/exported micro=$(WORK)/tier-micro/exported
 
 bench-gpu: install-test ## useful MFU and objects/s of a training step on one GPU, by size, beside a peer
 	$(BIN)/python benchmarks/gpu.py
