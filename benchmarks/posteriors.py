@@ -87,10 +87,12 @@ class Objects(NamedTuple):
     "what is shown, by modality"
     outcome: F64
     "(object, asked), scaled; NaN where it was not measured"
+    measured: F64
+    "the same as the survey has it"
 
     def take(self, some: NDArray[np.int64]) -> Objects:
         tokens = {k: TokenArray(*(a[some] for a in v)) for k, v in self.tokens.items()}
-        return Objects(tokens, self.outcome[some])
+        return Objects(tokens, self.outcome[some], self.measured[some])
 
 
 def read(pile: Pile, split: str, question: Question, most: int) -> Objects:
@@ -99,11 +101,10 @@ def read(pile: Pile, split: str, question: Question, most: int) -> Objects:
     found = objects_with(pile, snapshot, split, question.shown, (), most=most)
     truth = pa.concat_tables(pile.read_table(e.part, ["object_id", *question.asked]) for e in snapshot.entries("truth"))
     at = pc.index_in(found.about["object_id"], truth["object_id"].combine_chunks())
-    measured = truth.take(at.combine_chunks() if isinstance(at, pa.ChunkedArray) else at)
-    outcome = np.stack(
-        [question.scale(measured[m].to_numpy(zero_copy_only=False).astype(float)) for m in question.asked], axis=1
-    )
-    return Objects(found.tokens, outcome).take(np.flatnonzero(np.isfinite(outcome).any(axis=1)))
+    rows = truth.take(at.combine_chunks() if isinstance(at, pa.ChunkedArray) else at)
+    measured = np.stack([rows[m].to_numpy(zero_copy_only=False).astype(float) for m in question.asked], axis=1)
+    outcome = question.scale(measured)
+    return Objects(found.tokens, outcome, measured).take(np.flatnonzero(np.isfinite(outcome).any(axis=1)))
 
 
 class Answers(NamedTuple):
@@ -123,7 +124,7 @@ def answers(question: Question, pile: Pile, models: Mapping[str, Model], objects
     x, x_held, x_test = (features(o.tokens, codecs) for o in (training, held, test))
     sums: dict[str, F64] = {}
     count = np.zeros(len(test.outcome))
-    rank: dict[str, list[NDArray[np.int64]]] = {}
+    rank: dict[str, list[float]] = {}
     for k, name in enumerate(question.asked):
         own = np.flatnonzero(np.isfinite(test.outcome[:, k]))
         known, chosen = (np.isfinite(o.outcome[:, k]) for o in (training, held))
@@ -144,12 +145,14 @@ def answers(question: Question, pile: Pile, models: Mapping[str, Model], objects
             fits = np.isfinite(points)
             weights = weights[:, fits] / weights[:, fits].sum(axis=1, keepdims=True)
             found[who] = crps_of_weights(points[fits], weights, y_test)
-            drawn = points[generate(model.network, shown, [name], SAMPLES)[name][:, :, 0]]
-            rank.setdefault(who, []).append(ranks(np.nan_to_num(drawn, nan=points[fits][0]), y_test))
+            drawn = generate(model.network, shown, [name], SAMPLES)[name][:, :, 0]
+            # bins are compared, not values: samples lie in the middles of bins, outcomes anywhere
+            true = codec.encode({"value": test.measured[own, k]}).reshape(-1)
+            rank.setdefault(who, []).append(unevenness(ranks(drawn.astype(float), true.astype(float)), SAMPLES))
         for who, crps in found.items():
             sums.setdefault(who, np.zeros(len(count)))[own] += crps
     crps = {who: total[count > 0] / count[count > 0] for who, total in sums.items()}
-    return Answers(crps, {who: unevenness(np.concatenate(r), SAMPLES) for who, r in rank.items()})
+    return Answers(crps, {who: float(np.mean(r)) for who, r in rank.items()})
 
 
 def neighbours(x: F64, y: F64, held: tuple[F64, F64], x_test: F64, y_test: F64) -> F64:

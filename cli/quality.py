@@ -111,9 +111,7 @@ def judge(pile: Pile, s: Survey, m: Modality, codecs: Mapping[str, Codec], truth
         truth, decoded = central(truth, side), {k: central(v, side) for k, v in decoded.items()}
     table = heldout.catalogue(pile, m, key)
     z = table["z_good"].to_numpy() if "z_good" in table.column_names else np.full(len(key), np.nan)
-    out = Judged(
-        m, key, measured, truth.astype(np.float64), _wavelength(m), z.astype(float), _kinds(table), flips=flips
-    )
+    out = Judged(m, key, measured, truth.astype(np.float64), _wavelength(m), z.astype(float), kinds(table), flips=flips)
     out.decoded = {DARK: np.zeros(truth.shape), **decoded}
     for name, light in out.decoded.items():
         codes = numbers.codes(tokens[name], codecs[name].vocabulary) if name != DARK else None
@@ -129,7 +127,7 @@ def _wavelength(m: Modality) -> NDArray[np.float64] | None:
     return grid(m).wavelength()
 
 
-def _kinds(table: Any) -> NDArray[Any]:
+def kinds(table: Any) -> NDArray[Any]:
     """What the survey's own columns call each source; a point of the Legacy Survey's is a star here."""
     words = {"PSF": "star", "STAR": "star", "GALAXY": "galaxy", "QSO": "quasar"}
     for column, otherwise in (("type", "galaxy"), ("spectype", ""), ("class", "")):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +88,7 @@ def _run(wanted: RunFile) -> None:
     import torch
 
     from skycairn.model.evaluate import as_markdown, evaluate, write
-    from skycairn.model.processes import processes
+    from skycairn.model.processes import processes, rank_and_world
     from skycairn.model.trained import finished
     from skycairn.model.trainer import train
 
@@ -97,28 +96,48 @@ def _run(wanted: RunFile) -> None:
         torch.set_num_threads(wanted.threads)
     settings, out = wanted.settings, wanted.out
     with ExitStack() as held:
-        sources = pinned(wanted, held)
-        splits = set.intersection(*({str(e.labels["split"]) for e in s.snapshot.entries("shards")} for s in sources))
-        if wanted.score and "test" not in splits:
-            raise ValueError(
-                f"{', '.join(wanted.piles)}: no test split to score on ({', '.join(sorted(splits))}); build a pile of "
-                "more sky, or give --no-score (score = false)"
-            )
-        validation = "validation" if "validation" in splits else ""
         began = time.monotonic()
         with processes(wanted.device) as device:
+            first = rank_and_world()[0] == 0
+            sources = pinned(wanted, held)
+            splits = set.intersection(*(set(_splits(s)) for s in sources))
+            if wanted.score:
+                _refuse_to_score(sources, splits)
+            validation = "validation" if "validation" in splits else ""
+            if not validation and first:
+                lacking = [s.name for s in sources if "validation" not in _splits(s)]
+                _told(f"{', '.join(lacking)}: no validation split, so the last weights are taken for the best")
             train(sources, settings, out, device, validation, _told)
-        if os.environ.get("RANK", "0") != "0":
+        if not first:
             return
         network = finished(sources, out, device, validation)
         seconds = time.monotonic() - began
-        _told(f"{settings.steps} steps in {seconds:.0f} s on {device}; weights in {out / 'model'}")
+        _told(f"trained to step {settings.steps}, {seconds:.0f} s by now on {device}; weights in {out / 'model'}")
         if not wanted.score:
             return
-        about = {"snapshots": [s.snapshot.content_id for s in sources], "settings": settings.as_json()}
+        about = {"snapshots": [s.content_id for s in sources], "settings": settings.as_json()}
         found = evaluate(network, sources)
-        write(found, out, {**about, "split": "test", "device": device, "training_seconds": round(seconds, 1)})
+        write(found, out, {**about, "split": "test", "device": device})
         typer.echo(as_markdown(found))
+
+
+def _splits(source: Source) -> list[str]:
+    return sorted({str(e.labels["split"]) for e in source.snapshot.entries("shards")})
+
+
+def _refuse_to_score(sources: Sequence[Source], splits: Collection[str]) -> None:
+    """ValueError where there is no test sky, or one pile's lies on what another is learned from."""
+    if "test" not in splits:
+        told = "; ".join(f"{s.name} has {', '.join(_splits(s))}" for s in sources)
+        raise ValueError(
+            f"no test split to score on ({told}); build a pile of more sky, or give --no-score (score = false)"
+        )
+    ways = {json.dumps([(s.split or {}).get(k) for k in ("salt", "fractions")]): s.name for s in sources}
+    if len(ways) > 1:
+        raise ValueError(
+            f"{', '.join(ways.values())}: their skies are split unlike each other ({'; '.join(ways)}), so that one's "
+            "test sky is learned from in another; build them with one [split], or give --no-score (score = false)"
+        )
 
 
 def _told(text: str) -> None:
@@ -191,17 +210,22 @@ def show(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
         lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
         typer.echo("| step | loss | validation | objects a second | waiting for data |\n|--:|--:|--:|--:|--:|")
         for line in lines:
-            validation = f"{line['validation']['loss']:.4f}" if "validation" in line else ""
+            validation = _shown(line["validation"]["loss"]) if "validation" in line else ""
             typer.echo(
-                f"| {line['step']} | {line['loss']:.4f} | {validation} | {line['objects_s']:.0f} "
+                f"| {line['step']} | {_shown(line['loss'])} | {validation} | {line['objects_s']:.0f} "
                 f"| {line['waiting']:.0%} |"
             )
         if lines and "validation" in lines[-1]:
             typer.echo("\n| modality | validation, nats a token |\n|---|--:|")
             for name, loss in lines[-1]["validation"]["modalities"].items():
-                typer.echo(f"| {name} | {loss:.3f} |")
+                typer.echo(f"| {name} | {_shown(loss)} |")
         if (scores := out / "evaluation.md").exists():
             typer.echo(f"\n{scores.read_text()}")
+
+
+def _shown(loss: float | None) -> str:
+    """Where all steps were skipped there is none."""
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def config(pile: Annotated[Path, typer.Argument(help="folder of the pile to learn from")] = Path("work/pile")) -> None:

@@ -32,7 +32,7 @@ def translate(
     out: Annotated[Path, typer.Option(help="folder for translation.md, .json and .png")],
     objects: Annotated[int, typer.Option(help="objects of the test sky, at most")] = 100,
     samples: Annotated[int, typer.Option(help="draws of each")] = 8,
-    steps: Annotated[int, typer.Option(help="steps of MaskGIT for each draw")] = 8,
+    steps: Annotated[int, typer.Option(help="passes for each draw; the more, the truer")] = 32,
     temperature: Annotated[float, typer.Option(help="of the draws; 0 takes what is likeliest")] = 1.0,
     seed: Annotated[int, typer.Option(help="same seed, same draws")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -92,7 +92,7 @@ class Translated(NamedTuple):
     wavelength: F64 | None
     "Angstrom; None of images"
     z: F64
-    "NaN where the survey gives none"
+    "NaN where the survey gives none, and of quasars"
     bands: tuple[str, ...]
     unit: str
     source: NDArray[np.float32] | None
@@ -119,11 +119,11 @@ def modalities(model: Any, source: str, target: str) -> tuple[str, ...]:
 
 def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most: int, how: How, say: Any) -> Translated:
     """Draw, and gather what it is held against. ValueError where codecs differ, or the pile keeps no payload of it."""
-    from skycairn.cli.quality import central
+    from skycairn.cli.quality import central, kinds
     from skycairn.model.asked import objects_with
     from skycairn.model.features import evened, features, nearest
     from skycairn.model.generate import generate, shown_of
-    from skycairn.model.schemes import MaskGit, Target
+    from skycairn.model.schemes import Roar, Target
     from skycairn.model.translation import Measured
     from skycairn.model.vocabulary import Vocabulary
     from skycairn.pipeline import heldout
@@ -131,7 +131,16 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
 
     snapshot, survey = pile.snapshot(), target.split(".")[0]
     model.vocabulary.refuse_other_codecs(Vocabulary.of(pile, snapshot).columns, str(pile.root))
-    m = next(m for s in heldout.surveys(pile) for m in s.modalities if m.name == target)
+    m = next((m for s in heldout.surveys(pile) for m in s.modalities if m.name == target), None)
+    if m is None:
+        raise ValueError(f"{pile.root}: has no {target}; build it with {survey}, or ask for another TO")
+    if not heldout.weighted(pile, m):
+        raise ValueError(f"{pile.root}: its {target} has no inverse variances, without which nothing can be judged")
+    if snapshot.recipe.get("split") not in model.config["provenance"]["splits"]:
+        say(
+            "warning: the model learned from a sky that was split otherwise; of one and the same sky it may have seen "
+            "what it is judged by here"
+        )
     columns = ("object_id", f"key.{survey}")
     test = objects_with(pile, snapshot, "test", shown, (target,), columns, most)
     order = np.argsort(test.about[f"key.{survey}"].to_numpy())
@@ -141,7 +150,7 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
     codec, ids = model.codecs[target], test.about["object_id"].to_pylist()
     say(f"{len(ids)} objects of the test sky, {how.samples} draws of {target} each")
     given = {name: test.tokens[name] for name in shown}
-    scheme = Target(target, MaskGit(how.steps), temperature=how.temperature)
+    scheme = Target(target, Roar(steps=how.steps), temperature=how.temperature)
     tokens = generate(model.network, shown_of(model.vocabulary, given, len(ids)), [scheme], how.samples, how.seed, ids)[
         target
     ]
@@ -164,6 +173,7 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
     }
     table = heldout.catalogue(pile, m, key)
     z = table["z_good"].to_numpy(zero_copy_only=False) if "z_good" in table.column_names else np.full(len(key), np.nan)
+    z = np.where(kinds(table) == "quasar", np.nan, z.astype(np.float64))  # whose broad lines are no narrow ones
     image = next((n for n in shown if n.endswith(".image")), None)
     seen = _flux(model.codecs[image], given[image].values) if image else None
     return Translated(
@@ -174,7 +184,7 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
         draws,
         answers,
         None if m.image else _wavelength(m),
-        z.astype(np.float64),
+        z,
         tuple(m.bands) if m.image else (),
         model.quantities[target].unit,
         seen,
@@ -214,7 +224,8 @@ def numbers(found: Translated) -> dict[str, dict[str, Any]]:
         else:
             out[who]["lines"] = line_errors(answer, found.data, found.wavelength, found.z)._asdict()
     if found.draws.shape[1] > 1:
-        out["model, mean of draws"]["coverage"] = coverage(found.draws, found.data)._asdict()
+        own = found.answers["its own tokens"]
+        out["model, mean of draws"]["coverage"] = coverage(found.draws, own, found.data.good)._asdict()
     return out
 
 
@@ -225,7 +236,7 @@ def markdown(found: Translated, told: Mapping[str, Mapping[str, Any]]) -> str:
     heads += (
         ["flux error", "scatter", "colour error, mag", "scatter, mag"]
         if images
-        else ["lines", "lost", "line centre, pixels", "velocity, km/s"]
+        else ["lines", "lost", "line centre, pixels", "velocity, km/s", "without"]
     )
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for who, of in told.items():
@@ -239,13 +250,15 @@ def markdown(found: Translated, told: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{s['colour_scatter']:.3f}",
             ]
         elif s := of.get("lines"):
-            cells += [str(s["lines"]), str(s["lost"]), f"{s['shift_pixels']:.2f}", f"{s['velocity']:.0f}"]
+            cells += [str(s["lines"]), str(s["lost"]), f"{s['shift_pixels']:.2f}"]
+            cells += [f"{s['velocity']:.0f}", str(s["unknown"])]
         rows.append("| " + " | ".join([*cells, *[""] * (len(heads) - len(cells))]) + " |")
     head = f"{found.target} of {len(found.ids)} objects of the test sky from {', '.join(found.shown)}.\n\n"
     covered = told["model, mean of draws"].get("coverage")
     tail = (
-        f"\nOf {covered['n']} {'apertures' if images else 'pieces'}, {covered['share']:.0%} lie within the middle 68 % "
-        f"of {found.draws.shape[1]} draws.\n"
+        f"\nOf {covered['n']} {'apertures' if images else 'pieces'} of their own tokens, {covered['share']:.0%} lie "
+        f"within the middle 68 % of {found.draws.shape[1]} draws. Lines and velocities are against the data, whose "
+        "noise is in the own tokens too.\n"
         if covered
         else ""
     )

@@ -87,10 +87,15 @@ def _metrics(validation: Mapping[str, Any] | None) -> list[str]:
         return []
     return [
         f"Validation sky after {validation['step']:,} steps, cross-entropy in nats a token under the masks of training "
-        f"(mean {validation['loss']:.3f}):",
+        f"(mean {_shown(validation['loss'])}):",
         "",
         "| modality | nats a token |",
         "|---|--:|",
-        *(f"| `{name}` | {loss:.3f} |" for name, loss in validation["modalities"].items()),
+        *(f"| `{name}` | {_shown(loss)} |" for name, loss in validation["modalities"].items()),
         "",
     ]
+
+
+def _shown(loss: float | None) -> str:
+    """A mean that was not finite is null in the metrics."""
+    return "-" if loss is None else f"{loss:.3f}"

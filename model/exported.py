@@ -97,6 +97,7 @@ def export(
             "size": settings.size,
             "step": about["step"],
             "snapshots": about["snapshots"],
+            "splits": about.get("splits", []),
             "settings": about["settings"],
             "parameters": sum(p.numel() for p in whole.parameters()),
             "validation": _validation(run / "metrics.jsonl", about["step"]),

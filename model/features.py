@@ -23,27 +23,21 @@ AT_ONCE = 256
 def features(tokens: Mapping[str, TokenArray], codecs: Mapping[str, Codec]) -> F64:
     """(object, feature): numbers and coefficients as they are, images as light within apertures, spectra as means.
 
-    NaN where an object lacks a modality. Units are the codecs' own. ValueError where no object has any modality.
+    NaN where an object lacks a modality. Units are the codecs' own.
     """
     columns = []
     for name, (values, present, _) in tokens.items():
-        found = decoded(codecs[name], values, np.flatnonzero(present))
-        if found is not None:
-            columns.append(found)
-    if not columns:
-        raise ValueError(f"features: no object has any of {', '.join(tokens)}")
+        columns.append(decoded(codecs[name], values, np.flatnonzero(present)))
     return np.concatenate(columns, axis=1)
 
 
-def decoded(codec: Codec, tokens: NDArray[Any], there: NDArray[np.int64]) -> F64 | None:
-    """Features of one modality's tokens (n, n_tokens), NaN but in the rows `there`; None where there is none."""
-    out: F64 | None = None
+def decoded(codec: Codec, tokens: NDArray[Any], there: NDArray[np.int64]) -> F64:
+    """Features of one modality's tokens (n, n_tokens), NaN but in the rows `there`."""
+    any_tokens = whole(codec, np.zeros((1, tokens.shape[1]), np.int64))
+    out = np.full((len(tokens), _of_arrays(codec.decode(any_tokens)).shape[1]), np.nan)
     for first in range(0, len(there), AT_ONCE):
         rows = there[first : first + AT_ONCE]
-        found = _of_arrays(codec.decode(whole(codec, tokens[rows])))
-        if out is None:
-            out = np.full((len(tokens), found.shape[1]), np.nan)
-        out[rows] = found
+        out[rows] = _of_arrays(codec.decode(whole(codec, tokens[rows])))
     return out
 
 

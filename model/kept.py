@@ -27,6 +27,7 @@ from skycairn.model.transformer import Network
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.tokenizers.checkpoint import into_place, on_disk
 
+OF_A_RUN = ("best", "best.old", "model", "model.old")
 WEIGHTS = "network."
 """What the names of weights begin with, beside those of what the optimizer keeps."""
 
@@ -54,6 +55,15 @@ def keep(out: Path, step: int, most: int) -> None:
         # half a folder must not be taken for a checkpoint
         (old / "about.json").unlink(missing_ok=True)
         shutil.rmtree(old)
+
+
+def forget(out: Path) -> None:
+    """Remove what another run left in `out` that would be taken for this one's: its best weights, and its scores."""
+    for name in OF_A_RUN:
+        if (out / name / "about.json").exists():  # no folder but a checkpoint's is touched
+            shutil.rmtree(out / name)
+    for path in (*out.glob("evaluation.*"), *out.glob("loss.*")):
+        path.unlink()
 
 
 def weights_of(network: Network) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ class Pairs(nn.Module):
         if self.training and self.dropout:
             wave = wave * F.dropout(wave.new_ones(len(wave), 1), self.dropout)
         shown = wave.new_zeros(pairing.n_objects * n, TERMS).index_copy(0, pairing.cell, wave)
-        said = SCALE * (shown.view(pairing.n_objects, -1) @ self.weight)
+        said = SCALE * (shown.view(pairing.n_objects, n * TERMS) @ self.weight)
         each = torch.split(said.view(-1, TERMS).index_select(0, pairing.asked), pairing.counts)
         out = {}
         for m, piece in zip(self.numbers, each, strict=True):

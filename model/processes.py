@@ -84,8 +84,8 @@ def own_device(device: str, place: Place | None) -> str:
         return device
     if not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch sees no GPU here; give cpu, or install with make TORCH=cuda")
-    if place is not None and device == "cuda":
-        device = f"cuda:{place.local}"
+    if device == "cuda":
+        device = f"cuda:{place.local if place is not None else 0}"
     there = torch.cuda.device_count()
     if (torch.device(device).index or 0) >= there:
         raise ValueError(f"device {device}: there are {there} GPUs here, counted from 0; start as many processes")

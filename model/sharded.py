@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from skycairn.model.processes import rank_and_world, together
+from skycairn.model.processes import most, rank_and_world, together
 from skycairn.tokenizers import checkpoint
 from skycairn.tokenizers.checkpoint import into_place, on_disk, own_sha256, sha256_of
 from skycairn.tokenizers.codec import read_json
@@ -123,7 +123,8 @@ def there(folder: Path) -> bool:
     with together():
         if rank_and_world()[0] == 0:
             checkpoint.found(folder)
-    return (folder / "about.json").exists()
+        found = (folder / "about.json").exists()
+    return bool(most(int(found)))
 
 
 def read(folder: Path, into: Mapping[str, Tensor], part: str = "") -> dict[str, Any]:

@@ -40,6 +40,18 @@ class Source(NamedTuple):
     name: str = ""
     "by which weights and errors speak of it; the first 12 digits of its content id unless given"
 
+    @property
+    def content_id(self) -> str:
+        """Of the pile's snapshot, whether it is read there or from an export of it."""
+        whole = self.pile.pile if isinstance(self.pile, LocalCopy) else self.pile
+        return whole.content_id if isinstance(whole, Export) else self.snapshot.content_id
+
+    @property
+    def split(self) -> dict[str, Any] | None:
+        """How the sky of its recipe is split; None where that is not known."""
+        found: dict[str, Any] | None = self.snapshot.recipe.get("split")
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Stratum:

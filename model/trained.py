@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from skycairn.model import sharded
 from skycairn.model.calibrate import calibrate
 from skycairn.model.kept import network_of, weights_of
@@ -17,6 +19,8 @@ from skycairn.model.settings import Settings
 from skycairn.model.strata import Source
 from skycairn.model.transformer import Network
 
+AT_ONCE = 64
+"""Objects of a pass."""
 MOST_CALIBRATED = 20_000
 """Objects of the validation sky that trust is found on, or all that there are."""
 
@@ -33,7 +37,8 @@ def finished(sources: Sequence[Source], out: Path, device: str = "cpu", validati
         held = Loader(
             sources, validation, settings.masking, network.vocabulary, None, settings.seed, settings.objects, 1
         )
-        n = min(MOST_CALIBRATED, sum(s.rows for s in held.order.strata))
-        calibrate(network, (held.microbatch(i) for i in range(-(-n // settings.objects))))
+        rows, rng = held.whole(MOST_CALIBRATED), np.random.default_rng(settings.seed)
+        pieces = (np.arange(i, min(i + AT_ONCE, len(rows.length))) for i in range(0, len(rows.length), AT_ONCE))
+        calibrate(network, (held.masker.draw(*rows.take(piece), rng) for piece in pieces))
     sharded.write(out / "model", weights_of(network), about)
     return network

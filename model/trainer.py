@@ -127,7 +127,8 @@ class Run:
             "run": FORMAT,
             "settings": settings.as_json(),
             "loader": self.loader.identity,
-            "snapshots": [s.snapshot.content_id for s in sources],
+            "snapshots": [s.content_id for s in sources],
+            "splits": [s.split for s in sources],
             "modalities": self.vocabulary.as_json(),
         }
 
@@ -309,6 +310,7 @@ class Run:
                     "copy that to `last` to go on from it, or give another folder"
                 )
             if self.rank == 0:
+                kept.forget(self.out)
                 (self.out / metrics.FILE).unlink(missing_ok=True)
             return
         about = sharded.read_about(last)

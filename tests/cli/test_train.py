@@ -82,8 +82,13 @@ def test_what_is_missing_is_told_before_the_first_step(pile: Pile, tmp_path: Pat
     lone = Pile.create(tmp_path / "lone")
     commit(lone, 0, ("train",))
     told = run(lone.root, "--out", tmp_path / "out", "--steps", 1)
-    assert told.exit_code == 1 and "no test split to score on (train)" in told.stderr and "--no-score" in told.stderr
-    assert run(lone.root, "--out", tmp_path / "out", "--steps", 1, "--no-score").exit_code == 0
+    assert (
+        told.exit_code == 1
+        and "no test split to score on (lone has train)" in told.stderr
+        and "--no-score" in told.stderr
+    )
+    told = run(lone.root, "--out", tmp_path / "out", "--steps", 1, "--no-score")
+    assert told.exit_code == 0 and "lone: no validation split, so the last weights are taken" in told.stderr
     assert "wanted a pile, or a file" in run(tmp_path / "nothing").stderr
     assert "size is 'huge'; choose one of nano" in run(pile.root, "--size", "huge").stderr
 

@@ -38,6 +38,7 @@ def translated(images: bool) -> Translated:
         "model, mean of draws": draws.mean(axis=1),
         "nearest neighbour": 2 * true.astype(np.float32),
         "no light": np.zeros(true.shape, np.float32),
+        "its own tokens": true.astype(np.float32),
     }
     return Translated(
         "hsc.image" if images else "desi.spectrum",
@@ -59,7 +60,7 @@ def translated(images: bool) -> Translated:
 def test_numbers_and_a_picture_of_answers_that_are_known(images: bool, tmp_path: Path) -> None:
     found = translated(images)
     told = numbers(found)
-    ours, other, dark = (told[who] for who in found.answers)
+    ours, other, dark, _ = (told[who] for who in found.answers)
     assert ours["residual"]["chi"] < other["residual"]["chi"] and ours["residual"]["objects"] == 10
     assert dark.keys() == {"residual"}
     assert 0.2 < ours["coverage"]["share"] < 0.95

@@ -321,7 +321,9 @@ def test_half_precision_is_drawn_from_too(net):
 
 
 def test_temperature_0_is_one_answer(net):
-    found = generate(net, shows(3), [Target("sdss.z", temperature=0), Target("hsc.image", temperature=0)], n_samples=4)
+    found = generate(
+        net, shows(3), [Target("sdss.z", temperature=0), Target("hsc.image", MaskGit(), temperature=0)], n_samples=4
+    )
     for tokens in found.values():
         assert (tokens == tokens[:, :1]).all()
     p = distribution(net, nothing(2), "sdss.z")

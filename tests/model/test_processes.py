@@ -28,7 +28,7 @@ def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert own_device("auto", Place(3, 4, 1)) == "cuda:1" and own_device("cuda:0", None) == "cuda:0"
-    assert own_device("auto", None) == "cuda" and own_device("cpu", Place(3, 4, 1)) == "cpu"
+    assert own_device("auto", None) == "cuda:0" and own_device("cpu", Place(3, 4, 1)) == "cpu"
     with pytest.raises(ValueError, match="device cuda:2: there are 2 GPUs here"):
         own_device("cuda", Place(2, 4, 2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,11 +47,20 @@ def test_curves_are_those_of_maskgit():
     assert MaskGit(3).left(1, 8) == 4, "cos 60 degrees is a half"
 
 
+@pytest.mark.parametrize(("n", "steps"), [(576, 32), (9, 4), (3, 32), (1, 32), (7, 7)])
+def test_roar_in_so_many_steps_fixes_all_and_some_at_each(n, steps):
+    scheme = Roar(steps=steps)
+    left = [scheme.left(i, n) for i in range(scheme.n_steps(n))]
+    assert len(left) == min(n, steps) and left[-1] == 0
+    fixed = -np.diff([n, *left])
+    assert fixed.min() >= 1 and fixed.max() - fixed.min() <= 1
+    # an object that shows some of the modality lacks fewer
+    assert all(scheme.left(i, n - 1) >= 0 for i in range(scheme.n_steps(n))) and scheme.left(len(left) - 1, n - 1) == 0
+
+
 def test_a_chain_is_the_steps_of_each_target_in_turn():
     steps = schedule(VOCABULARY, [Target("hsc.image", Roar(4)), "desi.z"])
-    assert [(s.target.modality, s.number) for s in steps] == [*(("hsc.image", i) for i in range(3))] + [
-        ("desi.z", i) for i in range(8)
-    ]
+    assert [(s.target.modality, s.number) for s in steps] == [*(("hsc.image", i) for i in range(3))] + [("desi.z", 0)]
     assert len(schedule(VOCABULARY, [Target("hsc.image", Autoregressive())])) == 9
 
 
