@@ -90,3 +90,11 @@ def test_each_weight_has_a_gradient_whatever_a_microbatch_holds():
         start = np.array([0, 3], np.int64)
         net(Packed(slots[:3], 0 * slots[:3], start, slots[3:], 0 * slots[3:], start)).sums.sum().backward()
         assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_microbatch_without_objects_says_nothing_of_numbers():
+    nothing, start = np.zeros(0, np.int32), np.zeros(1, np.int64)
+    found = network(True, [np.ones((c.n_tokens, c.vocabulary), np.int64) for c in VOCABULARY.columns])(
+        Packed(nothing, nothing, start, nothing, nothing, start)
+    )
+    assert not found.counts.any() and not found.sums.any()

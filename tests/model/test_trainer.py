@@ -149,6 +149,18 @@ def test_what_one_survey_says_of_another_is_learned(pile: Pile, tmp_path: Path) 
     assert (tmp_path / "loss.svg").read_text().count("<svg") == 1
 
 
+def test_what_another_run_left_in_a_folder_is_not_taken_for_a_new_one(pile: Pile, tmp_path: Path) -> None:
+    train(sources(pile), replace(PICO, steps=2, check_every=2), tmp_path)
+    (tmp_path / "evaluation.md").write_text("scores of the first run")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("no checkpoint")
+    shutil.rmtree(tmp_path / "last")
+    train(sources(pile), replace(PICO, steps=2, check_every=2, seed=1), tmp_path, validation="")
+    assert not (tmp_path / "best").exists() and not (tmp_path / "evaluation.md").exists()
+    assert (tmp_path / "model" / "mine.txt").exists(), "what is no checkpoint is left alone"
+    assert [line["step"] for line in lines_of(tmp_path)] == [2]
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(pile: Pile, tmp_path: Path) -> None:
     train(sources(pile), SETTINGS, tmp_path / "whole")
     stopped = Run(sources(pile), SETTINGS, tmp_path / "parts", "cpu", "validation", lambda _: None)
