@@ -1,122 +1,75 @@
-"""What a model learns from tokens, by the codecs that made them: the trainer's loss on the validation sky.
+"""What a model learns from tokens, by the codecs that made them: scores of runs on piles of one sky, in one table.
 
-    python benchmarks/codec_loss.py [--steps 600] [--threads 1] [NAME=]PILE ...
+    skycairn-train work/pile --out work/model
+    skycairn-train work/learned --out work/model-learned
+    python benchmarks/codec_loss.py fitted=work/model learned=work/model-learned
 
-The same model, settings, masks and sky on each pile; piles differ by their codecs of images and spectra. *Numbers*:
-mean cross-entropy, nats a token, of numbers that all piles hold by one codec, the objects' image or spectrum alone
-being shown (`INPUTS` of its tokens): comparable, as it is the same question. *Own tokens*: of the image or spectrum
-itself, random tokens of it shown: each codec has its own, of which it is the price in nats a token; not comparable.
-*Start*: before a step of training, when each slot's own counts are all that is known. The error is that of the mean
-over batches. Mock-sky scores where the sky is a mock.
+The piles differ by their codecs of images and spectra, the runs by nothing else. Cross-entropy on the test sky, nats a
+token, each modality given the object's others. *Numbers*, held by one codec in all piles, are comparable: the same
+question is asked of the same objects. Of images and spectra each codec has tokens of its own: there *bits* (what an
+object's tokens cost by the model) tell how much of a codec's bits is news, not which codec is better. *Validation*: the
+trainer's own loss, mean over modalities, of the weights that were taken. Mock-sky scores where the sky is a mock.
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-from dataclasses import replace
+import json
+import math
+import sys
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Any
 
 from skycairn.cli.qualitytables import Table
-from skycairn.model.loader import Loader
-from skycairn.model.rules import Dirichlet, Masker, Masking
-from skycairn.model.settings import Settings
-from skycairn.model.strata import Source, Weights
-from skycairn.model.trainer import Run
-from skycairn.model.transformer import Network
-from skycairn.pile.store import Pile
-from skycairn.tokenizers.training import Signals
+from skycairn.model.metrics import lines_of
+from skycairn.model.sharded import read_about
 
-INPUTS, TARGETS, OBJECTS = 128, 32, 64
-MAGNITUDES = tuple(f"hsc.mag_{b}" for b in "grizy")
-FLUXES = tuple(f"legacysurvey.flux_{b}" for b in "griz")
-QUESTIONS = {
-    "legacysurvey.image": FLUXES,
-    "hsc.image": MAGNITUDES,
-    "desi.spectrum": ("desi.z",),
-    "sdss.spectrum": ("sdss.z",),
-}
+OWN = ("image", "spectrum", "segmap")
 
 
-def settings(steps: int) -> Settings:
-    """Of all runs."""
-    masking = Masking(INPUTS, TARGETS, across_surveys=0.35, components=(Dirichlet(), Dirichlet(0.3, 0.3)))
-    return Settings(
-        steps=steps,
-        objects=OBJECTS // 2,
-        microbatches=2,
-        smooth=True,
-        counted=2000,
-        check_every=steps,
-        masking=masking,
-        weights=Weights(matched=3.0),
-    )
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The scores of a run, and its checkpoint's own words; ValueError where it was not scored."""
+    path = folder / "evaluation.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: holds no evaluation.json; train there by `skycairn-train`, without --no-score")
+    return json.loads(path.read_text()), read_about(folder / "model")
 
 
-def score(network: Network, source: Source, shown: str, asked: tuple[str, ...]) -> tuple[float, float, int]:
-    """Mean cross-entropy of the asked modalities, the error of the mean, and of how many objects."""
-    own = shown in asked
-    alphas = dict.fromkeys(asked, 1.0)
-    rule = Dirichlet(0.0, 0.0, {shown: 1.0}, alphas)
-    vocabulary = network.vocabulary
-    loader = Loader([source], "validation", Masking(INPUTS, TARGETS, components=(rule,)), vocabulary, objects=OBJECTS)
-    masker = Masker(vocabulary, replace(loader.masker.masking, most_shown=0.9 if own else 0.999))
-    at, there = vocabulary.indices([shown])[0], vocabulary.indices(asked)
-    rng, losses, n, seen = np.random.default_rng(0), [], 0, set()
-    for i in range(-(-sum(s.rows for s in loader.order.strata) // OBJECTS)):
-        rows = loader.rows(i)
-        which = list(map(tuple, loader.order.samples(i).tolist()))
-        new = np.array([k not in seen for k in which])
-        seen.update(which)
-        some = (rows.length[:, at] > 0) & (rows.length[:, there] > 0).any(axis=1) & new
-        if not some.any():
-            continue
-        length = np.zeros_like(rows.length[some])
-        length[:, [at, *there]] = rows.length[some][:, [at, *there]]
-        with torch.no_grad():
-            found = network(masker.draw(rows.tokens[some], length, rng))
-        losses.append((float(found.sums[there].sum()), int(found.counts[there].sum())))
-        n += int(some.sum())
-    sums, counts = np.array(losses).T
-    mean = sums.sum() / counts.sum()
-    error = np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum()
-    return float(mean), float(error), n
+def validation(folder: Path, step: int) -> float:
+    """Loss at the look of this step."""
+    return float(next(line["validation"]["loss"] for line in lines_of(folder) if line["step"] == step))
 
 
-def _add(network: Network, source: Source, cells: dict[tuple[str, str], list[str]]) -> None:
-    network.eval()
-    for shown, asked in QUESTIONS.items():
-        for what, of in (("numbers", asked), ("own tokens", (shown,))):
-            mean, error, n = score(network, source, shown, of)
-            cells.setdefault((shown, what), [str(n)]).append(f"{mean:.3f} +- {error:.3f}")
-
-
-def main() -> None:
-    """Train on each pile, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("piles", nargs="+")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    named = [(g.split("=", 1) if "=" in g else [Path(g).name, g]) for g in given.piles]
-    cells: dict[tuple[str, str], list[str]] = {}
-    validation = []
-    for name, path in named:
-        pile = Pile.open(Path(path))
-        source = Source(pile, pile.snapshot(), name)
-        validation += [f"{name}: start", "trained"]
-        with tempfile.TemporaryDirectory() as out, Signals() as told:
-            run = Run([source], settings(given.steps), Path(out), "cpu", "validation", lambda t: print(t, flush=True))
-            _add(run.network, source, cells)
-            run.go(told)
-            _add(run.network, source, cells)
-    rows = [(shown, what, *found) for (shown, what), found in cells.items()]
-    print(Table("Loss on the validation sky", "", ("shown", "asked", "objects", *validation), rows).markdown())
+def main(given: list[str]) -> None:
+    """Print the table."""
+    folders = {name: Path(folder) for name, folder in (g.split("=", 1) for g in given)}
+    runs = {name: read(folder) for name, folder in folders.items()}
+    settings = {json.dumps(about["settings"], sort_keys=True) for _, about in runs.values()}
+    if len(settings) > 1:
+        raise ValueError(f"{', '.join(given)}: runs of unlike settings, which compare nothing")
+    tokens = {name: {m["modality"]: m["n_tokens"] for m in about["modalities"]} for name, (_, about) in runs.items()}
+    rows = []
+    told = {
+        name: {g["what"]: g for table in ("marginal", "partner") for g in found[table]}
+        for name, (found, _) in runs.items()
+    }
+    for what in next(iter(told.values())):
+        cells = [what, str(next(iter(told.values()))[what]["objects"])]
+        for name, gains in told.items():
+            g = gains[what]
+            start = g["against"].get("start") or g["against"]["marginal"]
+            cells += [f"{g['model']:.3f}", f"{start['gain']:.3f} ({start['low']:.3f} to {start['high']:.3f})"]
+            own = what.split(".")[-1] in OWN
+            cells.append(f"{g['model'] * tokens[name][what] / math.log(2):.0f}" if own else "")
+        rows.append(tuple(cells))
+    last = ["validation", ""]
+    for name, folder in folders.items():
+        step = int(runs[name][1]["step"])
+        last += [f"{validation(folder, step):.3f}", f"after {step} steps", ""]
+    heads = [h for name in runs for h in (f"{name}: loss", "gain over the start", "bits")]
+    print(Table("What is learned", "", ("of", "objects", *heads), [*rows, tuple(last)]).markdown())
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(sys.argv[1:])
