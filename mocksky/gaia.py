@@ -54,6 +54,8 @@ class Options:
 
     spectra: bool = True
     compression: int = 1
+    first_source: int = 0
+    "before the running numbers within a pixel"
 
 
 def file_ranges() -> list[tuple[int, int]]:
@@ -71,13 +73,13 @@ def range_name(first: int, last: int) -> str:
     return f"{first:06d}-{last:06d}"
 
 
-def source_ids(ra: F64, dec: F64) -> I64:
-    """Gaia's source_id: level-12 NESTED pixel at bit 35, then a running number within the pixel at bit 7."""
+def source_ids(ra: F64, dec: F64, first: int = 0) -> I64:
+    """Gaia's source_id: level-12 NESTED pixel at bit 35, then a running number within it, after `first`, at bit 7."""
     pixel = healpy.ang2pix(4096, ra, dec, nest=True, lonlat=True).astype(np.int64)
     order = np.argsort(pixel, kind="stable")
     number = np.empty(len(pixel), dtype=np.int64)
     number[order] = np.arange(len(pixel)) - np.searchsorted(pixel[order], pixel[order])
-    return np.asarray((pixel << 35) | ((number + 1) << 7), dtype=np.int64)
+    return np.asarray((pixel << 35) | ((first + number + 1) << 7), dtype=np.int64)
 
 
 def _stream(seed: int, *words: int | str) -> np.random.Generator:
@@ -189,7 +191,7 @@ def measure(s: Rows, options: Options, rng: np.random.Generator) -> tuple[Rows, 
     g = s["gaia_g"]
     sigma = parallax_error(g) * rng.lognormal(0.0, 0.12, n)
     dirt = np.full(n, "", dtype="U24")
-    c: Rows = {"source_id": source_ids(s["ra"], s["dec"])}
+    c: Rows = {"source_id": source_ids(s["ra"], s["dec"], options.first_source)}
     for name, scale in (("ra", 0.8), ("dec", 0.7), ("parallax", 1.0), ("pmra", 1.03), ("pmdec", 0.9)):
         c[f"{name}_error"] = sigma * scale
     c["dec"] = np.clip(s["dec"] + c["dec_error"] * rng.standard_normal(n) / 3.6e6, -90.0, 90.0)

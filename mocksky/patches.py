@@ -111,7 +111,8 @@ class Tier:
     first_brick: int = 330_001
     first_tract: int = 9_000
     first_plate: int = 0
-    "of a replica others, so that no key of two skies is the same"
+    first_source: int = 0
+    "before Gaia's running numbers; of a replica these four are others, so that no key of two skies is the same"
 
     @cached_property
     def bricks(self) -> tuple[Brick, ...]:

@@ -104,7 +104,7 @@ def observe(tier: Tier, seed: int) -> Sky:
     """Draw the truth of a tier with pixels and observe it: all catalogues, no image and no spectrum but Gaia's."""
     rows = truth.assemble(tier, seed)
     kept = sed.rows_of(truth.table(rows))
-    held = gaia.observe(kept, gaia.Options(), seed)
+    held = gaia.observe(kept, gaia.Options(first_source=tier.first_source), seed)
     t, _ = desi.assign(
         kept, _desi(tier), seed, in_desi(tier, rows["ra"], rows["dec"], rows["patch"]), brick_of_everything(tier, rows)
     )
@@ -213,7 +213,7 @@ def _numbers(values: Iterable[int]) -> NDArray[np.int32]:
 @lru_cache(maxsize=1)
 def replica_sky(tier: str, seed: int, number: int, centres: tuple[tuple[float, float], ...]) -> Sky:
     """A replica of a tier with its patches near these centres, observed; the last one is kept, for its next patch."""
-    return observe(replica(TIERS[tier], number, centres), seed_of(seed, number))
+    return observe(replica(TIERS[tier], number, centres, seed), seed_of(seed, number))
 
 
 def look(tier: str, seed: int, number: int, centres: tuple[tuple[float, float], ...], patch: int) -> View:

@@ -73,6 +73,7 @@ class Patch(NamedTuple):
     number: int
     "among all patches of all skies"
     sky: int
+    "from 1"
     patch: int
     centres: tuple[tuple[float, float], ...]
     "of all patches of the sky"

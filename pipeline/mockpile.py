@@ -36,7 +36,7 @@ from skycairn.pipeline.task import Context, Task, close
 from skycairn.tokenizers.codec import Codec
 from skycairn.tokenizers.lock import lock_ids, read_lock
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a patch would come out otherwise."""
 SPLIT_ORDER = 5
 GROUP = 10
@@ -136,16 +136,16 @@ def patches(source: Source, seed: int, images: float) -> Iterator[Patch]:
         free[str(of[i])].append(i)
     deal = [name for name, share in split.by_name().items() for _ in range(round(share * GROUP))]
     wanted: list[str] = []
-    for sky in range(len(coarse)):
-        while len(wanted) < (sky + 1) * source.patches:
+    for sky in range(1, len(coarse)):
+        while len(wanted) < sky * source.patches:
             wanted += [deal[i] for i in rng.permutation(GROUP)]
-        names = wanted[sky * source.patches : (sky + 1) * source.patches]
+        names = wanted[(sky - 1) * source.patches : sky * source.patches]
         if any(len(free[name]) < names.count(name) for name in names):
             return
         at = [free[name].pop() for name in names]
         places = tuple((float(ra[i]), float(dec[i])) for i in at)
         for k, i in enumerate(at):
-            number = sky * source.patches + k
+            number = (sky - 1) * source.patches + k
             yield Patch(number, sky, k, places, int(child[i]), int((number + 1) * images) > int(number * images))
 
 
