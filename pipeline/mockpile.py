@@ -33,6 +33,7 @@ from skycairn.pipeline.mockpatch import Patch, View, tables_of
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import adopt_lock
 from skycairn.pipeline.task import Context, Task, close
+from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.codec import Codec
 from skycairn.tokenizers.lock import lock_ids, read_lock
 
@@ -49,6 +50,9 @@ SETTINGS: dict[str, Any] = {
     "payload": {"keep": "none"},
 }
 """The recipe `mock` but for its split."""
+
+STEPS = ("read", "gather", "extract", "encode", "encode payload", "objects", "shard")
+"""Steps of a build whose work a patch or the pile does too."""
 
 Progress = Callable[[str], None]
 
@@ -88,7 +92,7 @@ def build(
     settings = recipe.parse({**SETTINGS, "codecs": {"lock": str(codecs_from.resolve())}}, "mock-pile")
     pile = Pile.create(root)
     with builder_lock(pile.root, "mock-pile"):
-        asked = {**source.settings, "objects": n_objects, "seed": seed, "images": images, "version": VERSION}
+        asked = {**source.settings, "objects": n_objects, "seed": seed, "images": images, **_versions()}
         head = pile.head()
         if head is not None and head.stats.get("mock") != asked:
             raise ValueError(
@@ -154,7 +158,7 @@ def _receipts(
 ) -> Iterator[tuple[Patch, Receipt]]:
     """The patches in their order, each done, or found done."""
     ids = lock_ids(pile.root / "codecs.lock")
-    about = {**source.settings, "seed": asked["seed"], "recipe": settings.rootless()}
+    about = {**source.settings, "seed": asked["seed"], "recipe": settings.rootless(), **_versions()}
     do = partial(_do, pile.root, settings.settings(), source)
 
     def key(patch: Patch) -> str:
@@ -177,6 +181,10 @@ def _receipts(
                     yield first, made if isinstance(made, Receipt) else made.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _versions() -> dict[str, Any]:
+    return {"version": VERSION, "steps": {name: VERSIONS[name] for name in STEPS}}
 
 
 def _do(root: Path, settings: dict[str, Any], source: Source, patch: Patch, key: str) -> Receipt:

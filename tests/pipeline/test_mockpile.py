@@ -3,6 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pyarrow as pa
@@ -18,21 +19,24 @@ from skycairn.model.strata import Source as Read
 from skycairn.model.strata import find
 from skycairn.pile.shards import token_columns
 from skycairn.pile.store import Pile
+from skycairn.pipeline import mockpile
 from skycairn.pipeline.explain import explain
 from skycairn.pipeline.mockpatch import NOT_ASKED
 from skycairn.pipeline.mockpile import GROUP, Source, build, patches
 from skycairn.pipeline.task import float64
+from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import read_lock
 from tests.conftest import once
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Source(partial(look, "tiny", 0), 1, {"like": "tiny"})
+OBJECTS = 200
 
 
 @pytest.fixture(scope="module")
 def tier(tmp_path_factory: pytest.TempPathFactory, tiny_pile: Path) -> Path:
     """Two patches of the tiny sky elsewhere, images of the second."""
-    return once(tmp_path_factory, "tier", lambda out: build(out, tiny_pile, TINY, 200, images=0.5))
+    return once(tmp_path_factory, "tier", lambda out: build(out, tiny_pile, TINY, OBJECTS, images=0.5))
 
 
 def side_table(pile: Pile) -> pa.Table:
@@ -122,25 +126,49 @@ class Stopped(Exception):
     pass
 
 
-def test_an_interrupted_one_goes_on_and_is_the_same_by_two_workers(tmp_path: Path, tiny_pile: Path) -> None:
-    def stop(text: str) -> None:
-        if text.startswith("patch 2"):
-            raise Stopped
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, tiny_pile: Path) -> Path:
+    """The same, interrupted after its first patch."""
 
-    whole = build(tmp_path / "one", tiny_pile, TINY, 200, images=0)
-    with pytest.raises(Stopped):
-        build(tmp_path / "two", tiny_pile, TINY, 200, images=0, progress=stop)
-    assert Pile.open(tmp_path / "two").head() is None
-    done = sorted((tmp_path / "two" / "receipts").rglob("*.json"))
+    def stop(text: str) -> None:
+        raise Stopped
+
+    def make(out: Path) -> None:
+        with pytest.raises(Stopped):
+            build(out, tiny_pile, TINY, OBJECTS, images=0.5, progress=stop)
+
+    return once(tmp_path_factory, "begun", make)
+
+
+def test_an_interrupted_one_goes_on_and_is_the_same_by_two_workers(
+    tmp_path: Path, tiny_pile: Path, tier: Path, begun: Path
+) -> None:
+    assert Pile.open(begun).head() is None
+    tmp_path = copytree(begun, tmp_path / "pile")
+    done = sorted((tmp_path / "receipts").rglob("*.json"))
     times = [p.stat().st_mtime_ns for p in done]
-    again = build(tmp_path / "two", tiny_pile, TINY, 200, workers=2, images=0)
-    assert again.content_id == whole.content_id
-    assert [p.stat().st_mtime_ns for p in done] == times and len(done) == 2
+    again = build(tmp_path, tiny_pile, TINY, OBJECTS, workers=2, images=0.5)
+    assert again.content_id == Pile.open(tier).snapshot().content_id
+    assert [p.stat().st_mtime_ns for p in done] == times and len(done) == 1
     said: list[str] = []
-    assert build(tmp_path / "two", tiny_pile, TINY, 200, images=0, progress=said.append).number == again.number
+    assert build(tmp_path, tiny_pile, TINY, OBJECTS, images=0.5, progress=said.append).number == again.number
     assert said == ["the pile is there and whole"]
     with pytest.raises(ValueError, match="name another"):
-        build(tmp_path / "two", tiny_pile, TINY, 300, images=0)
+        build(tmp_path, tiny_pile, TINY, 300, images=0.5)
+
+
+def test_a_raised_version_of_a_step_makes_patches_anew(
+    tier: Path, begun: Path, tiny_pile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(mockpile, "_do", do)
+    monkeypatch.setitem(VERSIONS, "encode", 99)
+    with pytest.raises(ValueError, match="name another"):
+        build(tier, tiny_pile, TINY, OBJECTS, images=0.5)
+    with pytest.raises(Stopped):
+        build(begun, tiny_pile, TINY, OBJECTS, images=0.5)
 
 
 def test_every_patch_has_its_cells_for_itself_and_splits_have_their_shares() -> None:
