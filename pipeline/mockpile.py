@@ -118,6 +118,11 @@ def _build(
         say(f"patch {patch.number + 1}: {receipt.counts['objects']} objects, {n:,} of {asked['objects']:,}")
         if n >= asked["objects"]:
             break
+    else:
+        raise ValueError(
+            f"the sky is full: {len(done):,} patches hold {n:,} objects; wanted {asked['objects']:,}: ask for fewer, "
+            "and name another pile"
+        )
     say("writing the shards")
     shards, counts = _shards(pile, settings, done, files)
     close({"patches": n, **counts}, "patches", "objects", where="shards")
@@ -179,6 +184,8 @@ def _receipts(
                 while len(waiting) > workers:
                     first, made = waiting.pop(0)
                     yield first, made if isinstance(made, Receipt) else made.result()
+            for first, made in waiting:
+                yield first, made if isinstance(made, Receipt) else made.result()
         finally:
             pool.shutdown(cancel_futures=True)
 

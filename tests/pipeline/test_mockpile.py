@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from shutil import copytree
 
@@ -169,6 +170,17 @@ def test_a_raised_version_of_a_step_makes_patches_anew(
         build(tier, tiny_pile, TINY, OBJECTS, images=0.5)
     with pytest.raises(Stopped):
         build(begun, tiny_pile, TINY, OBJECTS, images=0.5)
+
+
+def test_a_sky_too_small_is_an_error_once_all_of_it_is_looked_at(
+    begun: Path, tiny_pile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = list(islice(patches(TINY, 0, 0.5), 1))
+    monkeypatch.setattr(mockpile, "patches", lambda *_: first)
+    for workers in (1, 2):
+        with pytest.raises(ValueError, match=r"full: 1 patches hold [1-9]"):
+            build(begun, tiny_pile, TINY, OBJECTS, workers=workers, images=0.5)
+    assert Pile.open(begun).head() is None
 
 
 def test_every_patch_has_its_cells_for_itself_and_splits_have_their_shares() -> None:
