@@ -144,6 +144,7 @@ def patches(source: Source, seed: int, images: float) -> Iterator[Patch]:
     for i in np.flatnonzero(np.abs(dec) < FARTHEST_DEC)[::-1].tolist():
         free[str(of[i])].append(i)
     deal = [name for name, share in split.by_name().items() for _ in range(round(share * GROUP))]
+    shown = {name: _shares(images, [seed, 6, place]) for place, name in enumerate(free)}
     wanted: list[str] = []
     for sky in range(1, len(coarse)):
         while len(wanted) < sky * source.patches:
@@ -155,7 +156,18 @@ def patches(source: Source, seed: int, images: float) -> Iterator[Patch]:
         places = tuple((float(ra[i]), float(dec[i])) for i in at)
         for k, i in enumerate(at):
             number = (sky - 1) * source.patches + k
-            yield Patch(number, sky, k, places, int(child[i]), int((number + 1) * images) > int(number * images))
+            yield Patch(number, sky, k, places, int(child[i]), next(shown[names[k]]))
+
+
+def _shares(share: float, seed: Sequence[int]) -> Iterator[bool]:
+    """True for this share of all, drawn anew among each `GROUP` so that it keeps no step with anything."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    so_far = 0
+    while True:
+        # rounded, since 0.29 x 100 is not quite 29
+        before, after = (int(round(share * n, 9)) for n in (so_far, so_far + GROUP))
+        so_far += GROUP
+        yield from (rng.permutation(GROUP) < after - before).tolist()
 
 
 def _receipts(

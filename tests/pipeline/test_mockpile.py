@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.match.sky import cells, healpix29
+from skycairn.match.sky import cells, healpix29, split_of_cell
 from skycairn.mocksky.patches import TIERS
 from skycairn.mocksky.unwritten import look
 from skycairn.model.loader import Loader
@@ -20,10 +20,10 @@ from skycairn.model.strata import Source as Read
 from skycairn.model.strata import find
 from skycairn.pile.shards import token_columns
 from skycairn.pile.store import Pile
-from skycairn.pipeline import mockpile
+from skycairn.pipeline import mockpile, recipe
 from skycairn.pipeline.explain import explain
 from skycairn.pipeline.mockpatch import NOT_ASKED
-from skycairn.pipeline.mockpile import GROUP, Source, build, patches
+from skycairn.pipeline.mockpile import GROUP, SETTINGS, SPLIT_ORDER, Source, build, patches
 from skycairn.pipeline.task import float64
 from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import read_lock
@@ -187,13 +187,26 @@ def test_every_patch_has_its_cells_for_itself_and_splits_have_their_shares() -> 
     source = Source(partial(look, "default", 0), len(TIERS["default"].patches))
     found = [p for p, _ in zip(patches(source, 0, 0.2), range(280), strict=False)]
     assert len({p.cell >> 2 for p in found}) == len({p.cell for p in found}) == 280
-    assert sum(p.images for p in found) == 56
     ra, dec = np.array([p.centres[p.patch] for p in found]).T
     near = np.round(ra, 1) % 360, np.round(dec, 1)
     for east, north in ((0.06, 0.06), (-0.06, 0.06), (0.06, -0.06), (-0.06, -0.06), (0, 0)):
         there = cells(healpix29((near[0] + east / np.cos(np.radians(near[1]))) % 360, near[1] + north), WORK_ORDER)
         assert there.tolist() == [p.cell for p in found]
     assert GROUP == 10
+
+
+@pytest.mark.parametrize("share", [0.25, 1 / 7, 0.03])
+def test_images_are_of_patches_of_every_place_and_split_alike(share: float) -> None:
+    """A place is a patch of the mock with its own density and surveys, of 28."""
+    source = Source(partial(look, "default", 0), len(TIERS["default"].patches))
+    found = list(islice(patches(source, 0, share), 28 * 100))
+    places = np.bincount([p.patch for p in found if p.images], minlength=28)
+    assert np.abs(places - 100 * share).max() < 4.5 * np.sqrt(100 * share)
+    split = recipe.parse(SETTINGS, "mock-pile").split
+    of = split_of_cell(np.array([p.cell >> 2 for p in found]), split.salt, split.by_name(), SPLIT_ORDER)
+    for name in split.by_name():
+        mine = [p.images for p, s in zip(found, of, strict=True) if s == name]
+        assert abs(sum(mine) - share * len(mine)) <= GROUP * share + 1
 
 
 def distances(ours: Path, theirs: Path) -> dict[str, tuple[float, float]]:
