@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skycairn.match.sky import angle, unit_vectors
-from skycairn.pipeline.task import close, concat, float64, int64
+from skycairn.match.pairs import separation_uas
+from skycairn.pipeline.task import close, concat, int64
 
 I64 = NDArray[np.int64]
 LEADERS = ("legacysurvey", "hsc")
@@ -39,10 +39,9 @@ def members(
     """Objects of the sources in `slim`, by survey in the order of anchors.
 
     `shown`: pairs of a source's key and a true thing in it; of each true thing its `light`, and the number of its
-    `blend`, 0 for none. A source is of the brightest
-    thing in it. A blend's fainter things are of the object of its brightest, unless a survey tells them apart; of two
-    sources of one survey and thing the one of the smaller key is kept. Objects of one true blend are a blend group, which
-    counts all sources of theirs, those not kept too.
+    `blend`, 0 for none. A source is of the brightest thing in it. A blend's fainter things are of the object of its
+    brightest, unless a survey tells them apart; of two sources of one survey and thing the one of the smaller key is
+    kept. Objects of one true blend are a blend group, in which all their sources count, those not kept too.
     """
     counts: Counter[str] = Counter()
     home = {name: _homes(int64(table, "key"), *shown[name], light) for name, table in slim.items()}
@@ -112,8 +111,7 @@ def _piece(
         of = np.flatnonzero([anchor[u] == first != name for u in mine])
         there = _rows(slim[first], np.array([objects[mine[i]][first] for i in of], np.int64))
         here = own.take(pa.array(of))
-        radians = angle(*(unit_vectors(float64(t, "ra"), float64(t, "dec")) for t in (here, there)))
-        apart[of] = np.round(np.degrees(radians) * 3.6e9).astype(np.int64)
+        apart[of] = separation_uas(here, there)
     return pa.table(
         {
             "object_id": ids,
@@ -129,9 +127,9 @@ def _piece(
 
 
 def _rows(table: pa.Table, keys: I64) -> pa.Table:
-    """Positions of the sources of these keys."""
+    """The sources of these keys."""
     at = pc.index_in(pa.array(keys, pa.int64()), table.column("key").combine_chunks())
-    return table.select(["ra", "dec", "healpix29"]).take(at)
+    return table.take(at)
 
 
 def _homes(keys: I64, key: I64, uid: I64, light: Mapping[int, float]) -> dict[int, int]:

@@ -64,3 +64,15 @@ def test_a_second_source_of_a_thing_and_one_of_none_are_dropped_and_counted() ->
         "dropped:another source of the same thing": 1,
         "dropped:no true thing": 1,
     }
+
+
+def test_separation_minds_motion() -> None:
+    """A star goes 1 arcsec a year to the north; images of 2014 to 2015 show it where it was then."""
+    gaia, legacy = sources(5), sources(1)
+    gaia = gaia.append_column("epoch", pa.array([2016.0]))
+    gaia = gaia.append_column("pmra", pa.array([0.0])).append_column("pmdec", pa.array([1000.0]))
+    legacy = legacy.set_column(1, "ra", gaia["ra"]).set_column(2, "dec", pa.array([5.0 - 1.5 / 3600]))
+    legacy = legacy.append_column("epoch_min", pa.array([2014.0])).append_column("epoch_max", pa.array([2015.0]))
+    slim = {"legacysurvey": legacy, "gaia": gaia}
+    table = members(slim, {"legacysurvey": pairs((1, 1)), "gaia": pairs((5, 1))}, LIGHT, NONE).table
+    assert max(table["separation_uas"].to_pylist()) < 10
