@@ -368,14 +368,16 @@ def _write_spectra(
     _list(folder, {f"XpContinuousMeanSpectrum_{name}.csv.gz": d for name, d in zip(rows, sums, strict=True)})
 
 
-def spoil_spectra(held: Held, files: dict[str, tuple[int, int]], seed: int) -> tuple[dict[str, I64], str | None]:
-    """The sources of each XP file, and the file that is listed and not there; the labels of dirt are set."""
+def spoil_spectra(
+    held: Held, files: dict[str, tuple[int, int]], seed: int, lose_file: bool = True
+) -> tuple[dict[str, I64], str | None]:
+    """The sources of each XP file, and the file that is listed and not there, if any; the labels of dirt are set."""
     has, dirt = held.columns["has_xp_continuous"], held.dirt
     rows = {name: np.arange(a, b)[has[a:b]] for name, (a, b) in files.items()}
     rows = {name: r for name, r in rows.items() if len(r)}
     dirt[_some(_stream(seed, "xp"), has & (dirt == ""), 0.01)] = "xp without bp"
     # the smallest
-    absent = min(rows, key=lambda name: (len(rows[name]), name)) if len(rows) > 1 else None
+    absent = min(rows, key=lambda name: (len(rows[name]), name)) if lose_file and len(rows) > 1 else None
     if absent is not None:
         lost = rows[absent]
         dirt[lost] = np.where(dirt[lost] == "", "file absent", dirt[lost])
@@ -393,9 +395,9 @@ class Xp(NamedTuple):
     chi2: F64
 
 
-def spectra(held: Held, seed: int) -> Iterator[tuple[I64, dict[str, Xp]]]:
+def spectra(held: Held, seed: int, lose_file: bool = True) -> Iterator[tuple[I64, dict[str, Xp]]]:
     """What `xp_text` writes into each XP file that is there, by band, and the rows of `held` that it is of."""
-    rows, absent = spoil_spectra(held, group(held.columns["source_id"]), seed)
+    rows, absent = spoil_spectra(held, group(held.columns["source_id"]), seed, lose_file)
     for name, some in rows.items():
         if name != absent:
             yield some, measure_xp({k: v[some] for k, v in held.source.items()}, _stream(seed, "xp", name))

@@ -108,6 +108,8 @@ class Tier:
     "part of the possible stars that has a fibre of SDSS"
     pixels: bool = True
     "images and spectra too; else catalogues only"
+    loses_xp: bool = True
+    "the smallest of Gaia's XP files is listed and not there; patches of a replica have one each, too much to lose"
     first_brick: int = 330_001
     first_tract: int = 9_000
     first_plate: int = 0

@@ -47,6 +47,7 @@ def replica(tier: Tier, number: int, centres: Sequence[tuple[float, float]], see
     return replace(
         tier,
         patches=moved,
+        loses_xp=False,
         first_brick=tier.first_brick + place * len(tier.bricks),
         first_tract=tier.first_tract + place * len(tracts(tier)),
         first_plate=tier.first_plate + place * len(tier.patches),

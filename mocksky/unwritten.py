@@ -120,7 +120,7 @@ def observe(tier: Tier, seed: int) -> Sky:
     columns = {
         "legacysurvey": stored(legacytables.SWEEP, v, len(catalogue.dirt)),
         "hsc": _stacked([stored(hsc.COLUMNS, x, len(x["object_id"])) for x in tables.values()], hsc.COLUMNS),
-        "gaia": _gaia(held, seed),
+        "gaia": _gaia(held, seed, tier.loses_xp),
         "desi": _typed(desi_columns.ZCATALOG, t),
         "sdss": stored(sdss_columns.columns(sdss_columns.SPECOBJ), fibres, len(fibres["uid"]) if fibres else 0),
     }
@@ -179,7 +179,7 @@ def _stacked(tables: list[dict[str, NDArray[Any]]], columns: Iterable[TableColum
     return {c.name: np.concatenate([np.zeros(0, c.dtype), *(t[c.name] for t in tables)]) for c in columns}
 
 
-def _gaia(held: gaia.Held, seed: int) -> dict[str, NDArray[Any]]:
+def _gaia(held: gaia.Held, seed: int, lose_file: bool) -> dict[str, NDArray[Any]]:
     """Columns of GaiaSource and of the XP files, and `held`: which sources have a row in one that is there."""
     n = len(held.dirt)
     out = dict(held.columns)
@@ -190,7 +190,7 @@ def _gaia(held: gaia.Held, seed: int) -> dict[str, NDArray[Any]]:
     for band in ("bp", "rp"):
         out |= {f"{band}_coefficients": np.full((n, 55), np.nan), f"{band}_n_relevant_bases": np.full(n, np.nan)}
         out[f"{band}_coefficient_errors"] = np.full((n, 55), np.nan)
-    for rows, bands in gaia.spectra(held, seed):
+    for rows, bands in gaia.spectra(held, seed, lose_file):
         out["held"][rows] = True
         for band, x in bands.items():
             there = (held.dirt[rows] != "xp without bp") | (band == "rp")

@@ -1,5 +1,6 @@
 """What is kept in memory is what the archives hold, read by the surveys' own readers."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,16 @@ def test_replicas_share_no_key(sky: Sky) -> None:
         # sky fibres and stuck ones have no key
         keys = [set(held.read(s, sky.columns[s.name])["key"].drop_null().to_pylist()) for sky in skies]
         assert min(map(len, keys)) > 5 and sum(map(len, keys)) == len(set().union(*keys)), s.name
+
+
+def test_a_replica_loses_no_xp_file() -> None:
+    """Of two patches far apart, so that there are two files."""
+    patch = TIERS["tiny"].patches[0]
+    tier = dataclasses.replace(TIERS["tiny"], patches=(patch, dataclasses.replace(patch, number=1, ra=90.0)))
+    gaia = observe(replica(tier, 1, ((200.0, 10.0), (20.0, 10.0))), 0).columns["gaia"]
+    assert gaia["has_xp_continuous"].sum() > 5 and (gaia["held"] == gaia["has_xp_continuous"]).all()
+    gaia = observe(tier, 0).columns["gaia"]
+    assert (gaia["held"] < gaia["has_xp_continuous"]).any()
 
 
 def test_a_replica_near_a_pole_is_refused() -> None:
