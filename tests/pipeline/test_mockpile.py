@@ -141,9 +141,13 @@ def begun(tmp_path_factory: pytest.TempPathFactory, tiny_pile: Path) -> Path:
     return once(tmp_path_factory, "begun", make)
 
 
+@pytest.mark.parametrize("ahead", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_interrupted_one_goes_on_and_is_the_same_by_two_workers(
-    tmp_path: Path, tiny_pile: Path, tier: Path, begun: Path
+    ahead: int, tmp_path: Path, tiny_pile: Path, tier: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A worker takes 10 s to start: the second, which makes a patch `ahead` that is not needed, only where slow is."""
+    every = list(islice(patches(TINY, 0, 0.5), 2 + ahead))
+    monkeypatch.setattr(mockpile, "patches", lambda *_: every)
     assert Pile.open(begun).head() is None
     tmp_path = copytree(begun, tmp_path / "pile")
     done = sorted((tmp_path / "receipts").rglob("*.json"))
