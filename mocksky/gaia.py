@@ -54,6 +54,8 @@ class Options:
 
     spectra: bool = True
     compression: int = 1
+    first_source: int = 0
+    "before the running numbers within a pixel"
 
 
 def file_ranges() -> list[tuple[int, int]]:
@@ -71,13 +73,13 @@ def range_name(first: int, last: int) -> str:
     return f"{first:06d}-{last:06d}"
 
 
-def source_ids(ra: F64, dec: F64) -> I64:
-    """Gaia's source_id: level-12 NESTED pixel at bit 35, then a running number within the pixel at bit 7."""
+def source_ids(ra: F64, dec: F64, first: int = 0) -> I64:
+    """Gaia's source_id: level-12 NESTED pixel at bit 35, then a running number within it, after `first`, at bit 7."""
     pixel = healpy.ang2pix(4096, ra, dec, nest=True, lonlat=True).astype(np.int64)
     order = np.argsort(pixel, kind="stable")
     number = np.empty(len(pixel), dtype=np.int64)
     number[order] = np.arange(len(pixel)) - np.searchsorted(pixel[order], pixel[order])
-    return np.asarray((pixel << 35) | ((number + 1) << 7), dtype=np.int64)
+    return np.asarray((pixel << 35) | ((first + number + 1) << 7), dtype=np.int64)
 
 
 def _stream(seed: int, *words: int | str) -> np.random.Generator:
@@ -189,7 +191,7 @@ def measure(s: Rows, options: Options, rng: np.random.Generator) -> tuple[Rows, 
     g = s["gaia_g"]
     sigma = parallax_error(g) * rng.lognormal(0.0, 0.12, n)
     dirt = np.full(n, "", dtype="U24")
-    c: Rows = {"source_id": source_ids(s["ra"], s["dec"])}
+    c: Rows = {"source_id": source_ids(s["ra"], s["dec"], options.first_source)}
     for name, scale in (("ra", 0.8), ("dec", 0.7), ("parallax", 1.0), ("pmra", 1.03), ("pmdec", 0.9)):
         c[f"{name}_error"] = sigma * scale
     c["dec"] = np.clip(s["dec"] + c["dec_error"] * rng.standard_normal(n) / 3.6e6, -90.0, 90.0)
@@ -366,14 +368,16 @@ def _write_spectra(
     _list(folder, {f"XpContinuousMeanSpectrum_{name}.csv.gz": d for name, d in zip(rows, sums, strict=True)})
 
 
-def spoil_spectra(held: Held, files: dict[str, tuple[int, int]], seed: int) -> tuple[dict[str, I64], str | None]:
-    """The sources of each XP file, and the file that is listed and not there; the labels of dirt are set."""
+def spoil_spectra(
+    held: Held, files: dict[str, tuple[int, int]], seed: int, lose_file: bool = True
+) -> tuple[dict[str, I64], str | None]:
+    """The sources of each XP file, and the file that is listed and not there, if any; the labels of dirt are set."""
     has, dirt = held.columns["has_xp_continuous"], held.dirt
     rows = {name: np.arange(a, b)[has[a:b]] for name, (a, b) in files.items()}
     rows = {name: r for name, r in rows.items() if len(r)}
     dirt[_some(_stream(seed, "xp"), has & (dirt == ""), 0.01)] = "xp without bp"
     # the smallest
-    absent = min(rows, key=lambda name: (len(rows[name]), name)) if len(rows) > 1 else None
+    absent = min(rows, key=lambda name: (len(rows[name]), name)) if lose_file and len(rows) > 1 else None
     if absent is not None:
         lost = rows[absent]
         dirt[lost] = np.where(dirt[lost] == "", "file absent", dirt[lost])
@@ -391,9 +395,9 @@ class Xp(NamedTuple):
     chi2: F64
 
 
-def spectra(held: Held, seed: int) -> Iterator[tuple[I64, dict[str, Xp]]]:
+def spectra(held: Held, seed: int, lose_file: bool = True) -> Iterator[tuple[I64, dict[str, Xp]]]:
     """What `xp_text` writes into each XP file that is there, by band, and the rows of `held` that it is of."""
-    rows, absent = spoil_spectra(held, group(held.columns["source_id"]), seed)
+    rows, absent = spoil_spectra(held, group(held.columns["source_id"]), seed, lose_file)
     for name, some in rows.items():
         if name != absent:
             yield some, measure_xp({k: v[some] for k, v in held.source.items()}, _stream(seed, "xp", name))

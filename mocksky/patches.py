@@ -108,10 +108,13 @@ class Tier:
     "part of the possible stars that has a fibre of SDSS"
     pixels: bool = True
     "images and spectra too; else catalogues only"
+    loses_xp: bool = True
+    "the smallest of Gaia's XP files is listed and not there; patches of a replica have one each, too much to lose"
     first_brick: int = 330_001
     first_tract: int = 9_000
     first_plate: int = 0
-    "of a replica others, so that no key of two skies is the same"
+    first_source: int = 0
+    "before Gaia's running numbers; of a replica these four are others, so that no key of two skies is the same"
 
     @cached_property
     def bricks(self) -> tuple[Brick, ...]:

@@ -33,6 +33,8 @@ Rows = dict[str, NDArray[Any]]
 ZWARNING = {"sky": 1 << 0, "zwarn": 1 << 2, "unplugged": (1 << 7) | (1 << 9)}
 SCATTER_ARCSEC = 0.06
 """Of the targets' positions, in each coordinate."""
+PATCHES_A_TURN = 6_000
+"""Patches whose plates have numbers of their own, 20 for each."""
 N_LITE = 3
 """Fibres of each survey that have a spec-lite file too."""
 
@@ -238,7 +240,11 @@ def _plates(rows: Rows, want: NDArray[Any], patch: int, k: int, seed: int, numbe
                     Plate(survey, run2d, number, day, some[order], standard[order], epoch, quality, absent)  # noqa: B023
                 )
 
-            number, day = first + 20 * number_of_patch + c // room, mjd + 11 * number_of_patch
+            # plates have 17 bits and days 15: numbers begin anew, on later days. All days are 11 apart, which the first
+            # ones of BOSS's plates are not, so that they never meet, and more than the second plugging's 28 days where
+            # the numbers are the same
+            turn, place = divmod(number_of_patch, PATCHES_A_TURN)
+            number, day = first + 20 * place + c // room, mjd + 11 * (number_of_patch % 28 + 30 * turn)
             every = np.arange(len(some))
             plug(number, day, every)
             if k == 0 and c == 0 and kind == "legacy":

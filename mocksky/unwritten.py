@@ -104,7 +104,7 @@ def observe(tier: Tier, seed: int) -> Sky:
     """Draw the truth of a tier with pixels and observe it: all catalogues, no image and no spectrum but Gaia's."""
     rows = truth.assemble(tier, seed)
     kept = sed.rows_of(truth.table(rows))
-    held = gaia.observe(kept, gaia.Options(), seed)
+    held = gaia.observe(kept, gaia.Options(first_source=tier.first_source), seed)
     t, _ = desi.assign(
         kept, _desi(tier), seed, in_desi(tier, rows["ra"], rows["dec"], rows["patch"]), brick_of_everything(tier, rows)
     )
@@ -120,7 +120,7 @@ def observe(tier: Tier, seed: int) -> Sky:
     columns = {
         "legacysurvey": stored(legacytables.SWEEP, v, len(catalogue.dirt)),
         "hsc": _stacked([stored(hsc.COLUMNS, x, len(x["object_id"])) for x in tables.values()], hsc.COLUMNS),
-        "gaia": _gaia(held, seed),
+        "gaia": _gaia(held, seed, tier.loses_xp),
         "desi": _typed(desi_columns.ZCATALOG, t),
         "sdss": stored(sdss_columns.columns(sdss_columns.SPECOBJ), fibres, len(fibres["uid"]) if fibres else 0),
     }
@@ -179,7 +179,7 @@ def _stacked(tables: list[dict[str, NDArray[Any]]], columns: Iterable[TableColum
     return {c.name: np.concatenate([np.zeros(0, c.dtype), *(t[c.name] for t in tables)]) for c in columns}
 
 
-def _gaia(held: gaia.Held, seed: int) -> dict[str, NDArray[Any]]:
+def _gaia(held: gaia.Held, seed: int, lose_file: bool) -> dict[str, NDArray[Any]]:
     """Columns of GaiaSource and of the XP files, and `held`: which sources have a row in one that is there."""
     n = len(held.dirt)
     out = dict(held.columns)
@@ -190,7 +190,7 @@ def _gaia(held: gaia.Held, seed: int) -> dict[str, NDArray[Any]]:
     for band in ("bp", "rp"):
         out |= {f"{band}_coefficients": np.full((n, 55), np.nan), f"{band}_n_relevant_bases": np.full(n, np.nan)}
         out[f"{band}_coefficient_errors"] = np.full((n, 55), np.nan)
-    for rows, bands in gaia.spectra(held, seed):
+    for rows, bands in gaia.spectra(held, seed, lose_file):
         out["held"][rows] = True
         for band, x in bands.items():
             there = (held.dirt[rows] != "xp without bp") | (band == "rp")
@@ -213,7 +213,7 @@ def _numbers(values: Iterable[int]) -> NDArray[np.int32]:
 @lru_cache(maxsize=1)
 def replica_sky(tier: str, seed: int, number: int, centres: tuple[tuple[float, float], ...]) -> Sky:
     """A replica of a tier with its patches near these centres, observed; the last one is kept, for its next patch."""
-    return observe(replica(TIERS[tier], number, centres), seed_of(seed, number))
+    return observe(replica(TIERS[tier], number, centres, seed), seed_of(seed, number))
 
 
 def look(tier: str, seed: int, number: int, centres: tuple[tuple[float, float], ...], patch: int) -> View:

@@ -46,7 +46,7 @@ class View(Protocol):
         """Pairs of a row of `columns` and the uid of a true thing in it."""
 
     def truth(self) -> pa.Table:
-        """True things: `uid`, `flux_r` and whatever else is true of them."""
+        """True things: `uid`, `flux_r`, `blend_group` (0: none) and whatever else is true of them."""
 
     def boxes(self) -> NDArray[np.float64]:
         """The Legacy Survey's footprint: `Survey.coverage`."""
@@ -73,6 +73,7 @@ class Patch(NamedTuple):
     number: int
     "among all patches of all skies"
     sky: int
+    "from 1"
     patch: int
     centres: tuple[tuple[float, float], ...]
     "of all patches of the sky"
@@ -130,8 +131,10 @@ def tables_of(
         out |= {f"tokens.{m}": part for m, part in tokens.items()}
         near[name] = {str(cell): {**parts, "tokens": tokens}}
     truth = view.truth()
-    light = dict(zip(truth.column("uid").to_pylist(), truth.column("flux_r").to_pylist(), strict=True))
-    matched = truematch.members(slim, shown, light)
+    things, flux, blend = (truth.column(n).to_pylist() for n in ("uid", "flux_r", "blend_group"))
+    matched = truematch.members(
+        slim, shown, dict(zip(things, flux, strict=True)), dict(zip(things, blend, strict=True))
+    )
     counts.update({f"match:{k}": v for k, v in matched.counts.items()})
     out["members"] = members = pile.put_table(matched.table)
     args = {"cell": cell, "members": members, "near": near}

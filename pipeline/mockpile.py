@@ -33,10 +33,11 @@ from skycairn.pipeline.mockpatch import Patch, View, tables_of
 from skycairn.pipeline.recipe import Recipe
 from skycairn.pipeline.run import adopt_lock
 from skycairn.pipeline.task import Context, Task, close
+from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.codec import Codec
 from skycairn.tokenizers.lock import lock_ids, read_lock
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a patch would come out otherwise."""
 SPLIT_ORDER = 5
 GROUP = 10
@@ -49,6 +50,9 @@ SETTINGS: dict[str, Any] = {
     "payload": {"keep": "none"},
 }
 """The recipe `mock` but for its split."""
+
+STEPS = ("read", "gather", "extract", "encode", "encode payload", "objects", "shard")
+"""Steps of a build whose work a patch or the pile does too."""
 
 Progress = Callable[[str], None]
 
@@ -88,7 +92,7 @@ def build(
     settings = recipe.parse({**SETTINGS, "codecs": {"lock": str(codecs_from.resolve())}}, "mock-pile")
     pile = Pile.create(root)
     with builder_lock(pile.root, "mock-pile"):
-        asked = {**source.settings, "objects": n_objects, "seed": seed, "images": images, "version": VERSION}
+        asked = {**source.settings, "objects": n_objects, "seed": seed, "images": images, **_versions()}
         head = pile.head()
         if head is not None and head.stats.get("mock") != asked:
             raise ValueError(
@@ -114,6 +118,11 @@ def _build(
         say(f"patch {patch.number + 1}: {receipt.counts['objects']} objects, {n:,} of {asked['objects']:,}")
         if n >= asked["objects"]:
             break
+    else:
+        raise ValueError(
+            f"the sky is full: {len(done):,} patches hold {n:,} objects; wanted {asked['objects']:,}: ask for fewer, "
+            "and name another pile"
+        )
     say("writing the shards")
     shards, counts = _shards(pile, settings, done, files)
     close({"patches": n, **counts}, "patches", "objects", where="shards")
@@ -135,18 +144,30 @@ def patches(source: Source, seed: int, images: float) -> Iterator[Patch]:
     for i in np.flatnonzero(np.abs(dec) < FARTHEST_DEC)[::-1].tolist():
         free[str(of[i])].append(i)
     deal = [name for name, share in split.by_name().items() for _ in range(round(share * GROUP))]
+    shown = {name: _shares(images, [seed, 6, place]) for place, name in enumerate(free)}
     wanted: list[str] = []
-    for sky in range(len(coarse)):
-        while len(wanted) < (sky + 1) * source.patches:
+    for sky in range(1, len(coarse)):
+        while len(wanted) < sky * source.patches:
             wanted += [deal[i] for i in rng.permutation(GROUP)]
-        names = wanted[sky * source.patches : (sky + 1) * source.patches]
+        names = wanted[(sky - 1) * source.patches : sky * source.patches]
         if any(len(free[name]) < names.count(name) for name in names):
             return
         at = [free[name].pop() for name in names]
         places = tuple((float(ra[i]), float(dec[i])) for i in at)
         for k, i in enumerate(at):
-            number = sky * source.patches + k
-            yield Patch(number, sky, k, places, int(child[i]), int((number + 1) * images) > int(number * images))
+            number = (sky - 1) * source.patches + k
+            yield Patch(number, sky, k, places, int(child[i]), next(shown[names[k]]))
+
+
+def _shares(share: float, seed: Sequence[int]) -> Iterator[bool]:
+    """True for this share of all, drawn anew among each `GROUP` so that it keeps no step with anything."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    so_far = 0
+    while True:
+        # rounded, since 0.29 x 100 is not quite 29
+        before, after = (int(round(share * n, 9)) for n in (so_far, so_far + GROUP))
+        so_far += GROUP
+        yield from (rng.permutation(GROUP) < after - before).tolist()
 
 
 def _receipts(
@@ -154,7 +175,7 @@ def _receipts(
 ) -> Iterator[tuple[Patch, Receipt]]:
     """The patches in their order, each done, or found done."""
     ids = lock_ids(pile.root / "codecs.lock")
-    about = {**source.settings, "seed": asked["seed"], "recipe": settings.rootless()}
+    about = {**source.settings, "seed": asked["seed"], "recipe": settings.rootless(), **_versions()}
     do = partial(_do, pile.root, settings.settings(), source)
 
     def key(patch: Patch) -> str:
@@ -175,8 +196,14 @@ def _receipts(
                 while len(waiting) > workers:
                     first, made = waiting.pop(0)
                     yield first, made if isinstance(made, Receipt) else made.result()
+            for first, made in waiting:
+                yield first, made if isinstance(made, Receipt) else made.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _versions() -> dict[str, Any]:
+    return {"version": VERSION, "steps": {name: VERSIONS[name] for name in STEPS}}
 
 
 def _do(root: Path, settings: dict[str, Any], source: Source, patch: Patch, key: str) -> Receipt:

@@ -14,6 +14,7 @@ from astropy.io import fits
 from skycairn.catalogs.sdsskey import pack_key
 from skycairn.mocksky import lines, sdss, sed, truth
 from skycairn.mocksky.patches import TIERS, in_sdss
+from skycairn.mocksky.replica import MOST_PATCHES, SEEDS
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +173,17 @@ def test_same_bytes_whatever_the_workers_and_specobj_alone_without_pixels(sky, m
     assert list(digests(tmp_path / "b")) == ["sdss/spectro/redux/specObj-dr17.fits"]
     none = sdss.write(tmp_path / "c", sky[0], footprint=np.zeros(sky[0].num_rows, dtype=bool))
     assert not any(none["observed"].to_pylist()) and none.num_rows == sky[0].num_rows
+
+
+def test_plates_of_far_patches_have_names_of_their_own_that_fit_a_key() -> None:
+    """To the last of the last seed of a train tier; plates of two kinds share a number, 330 patches apart, say."""
+    rows, wanted = {"patch": np.zeros(40, np.int32)}, np.array(["boss", "segue", "legacy", "legacy"] * 10)
+    names = []
+    for patch in (0, 27, 28, 50, 280, 330, 5999, 6000, 6050, 6280, 12330, MOST_PATCHES * SEEDS + 28):
+        for k in (0, 1, 2):
+            plates = sdss._plates(rows, wanted, 0, k, 0, patch)
+            keys = [pack_key(np.array([p.run2d]), *(np.array([v]) for v in (p.plate, p.mjd, 1))) for p in plates]
+            assert all(packed.all() for _, packed in keys)
+            names.append({int(key[0]) for key, _ in keys})
+    of_patch = [a | b | c for a, b, c in zip(names[::3], names[1::3], names[2::3], strict=True)]
+    assert sum(map(len, of_patch)) == len(set().union(*of_patch))

@@ -1,5 +1,6 @@
 """What is kept in memory is what the archives hold, read by the surveys' own readers."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +83,30 @@ def test_pixels_and_spectra_are_those_of_the_archive(name: str, sky: Sky, tiny_s
     assert compared > 3
 
 
-def test_replicas_share_no_key_and_no_place() -> None:
-    one, two = (replica(TIERS["tiny"], n, ((ra, 10.0),)) for n, ra in ((1, 200.0), (2, 210.0)))
-    assert {b.brickid for b in one.bricks}.isdisjoint({b.brickid for b in two.bricks})
-    assert [p.hsc for p in one.patches] == [p.hsc for p in TIERS["tiny"].patches]
-    assert seed_of(0, 1) != seed_of(0, 2) != seed_of(1, 2)
-    skies = [observe(t, seed_of(0, n)) for n, t in ((1, one), (2, two))]
+def test_replicas_share_no_key(sky: Sky) -> None:
+    """Where they look at the same place, too."""
+    tier = TIERS["tiny"]
+    here = ((tier.patches[0].ra, tier.patches[0].dec),)
+    skies = [sky]
+    for seed, number in ((0, 1), (0, 2), (1, 1)):
+        # the same stars, so that only the numbering keeps them apart; two of one seed never lie in one pixel
+        centres = here if number == 1 else CENTRES
+        skies.append(observe(replica(tier, number, centres, seed), 0))
+    assert len({seed_of(s, n) for s in (0, 1) for n in (1, 2)}) == 4
     for s in surveys():
-        keys = [held.read(s, sky.columns[s.name])["key"].drop_null().to_pylist() for sky in skies]
-        # sky fibres and stuck ones have no key, or one that is not theirs alone
-        assert not set(keys[0]) & set(keys[1]), s.name
+        # sky fibres and stuck ones have no key
+        keys = [set(held.read(s, sky.columns[s.name])["key"].drop_null().to_pylist()) for sky in skies]
+        assert min(map(len, keys)) > 5 and sum(map(len, keys)) == len(set().union(*keys)), s.name
+
+
+def test_a_replica_loses_no_xp_file() -> None:
+    """Of two patches far apart, so that there are two files."""
+    patch = TIERS["tiny"].patches[0]
+    tier = dataclasses.replace(TIERS["tiny"], patches=(patch, dataclasses.replace(patch, number=1, ra=90.0)))
+    gaia = observe(replica(tier, 1, ((200.0, 10.0), (20.0, 10.0))), 0).columns["gaia"]
+    assert gaia["has_xp_continuous"].sum() > 5 and (gaia["held"] == gaia["has_xp_continuous"]).all()
+    gaia = observe(tier, 0).columns["gaia"]
+    assert (gaia["held"] < gaia["has_xp_continuous"]).any()
 
 
 def test_a_replica_near_a_pole_is_refused() -> None:
@@ -99,3 +114,5 @@ def test_a_replica_near_a_pole_is_refused() -> None:
         replica(TIERS["tiny"], 1, ((0.0, 80.0),))
     with pytest.raises(ValueError, match="wanted as many"):
         replica(TIERS["tiny"], 1, ())
+    with pytest.raises(ValueError, match="wanted 1 to"):
+        replica(TIERS["tiny"], 0, CENTRES)

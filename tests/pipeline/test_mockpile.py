@@ -2,14 +2,16 @@
 
 import os
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from skycairn.catalogs.survey import WORK_ORDER
-from skycairn.match.sky import cells, healpix29
+from skycairn.match.sky import cells, healpix29, split_of_cell
 from skycairn.mocksky.patches import TIERS
 from skycairn.mocksky.unwritten import look
 from skycairn.model.loader import Loader
@@ -18,21 +20,24 @@ from skycairn.model.strata import Source as Read
 from skycairn.model.strata import find
 from skycairn.pile.shards import token_columns
 from skycairn.pile.store import Pile
+from skycairn.pipeline import mockpile, recipe
 from skycairn.pipeline.explain import explain
 from skycairn.pipeline.mockpatch import NOT_ASKED
-from skycairn.pipeline.mockpile import GROUP, Source, build, patches
+from skycairn.pipeline.mockpile import GROUP, SETTINGS, SPLIT_ORDER, Source, build, patches
 from skycairn.pipeline.task import float64
+from skycairn.pipeline.versions import VERSIONS
 from skycairn.tokenizers.lock import read_lock
 from tests.conftest import once
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Source(partial(look, "tiny", 0), 1, {"like": "tiny"})
+OBJECTS = 200
 
 
 @pytest.fixture(scope="module")
 def tier(tmp_path_factory: pytest.TempPathFactory, tiny_pile: Path) -> Path:
     """Two patches of the tiny sky elsewhere, images of the second."""
-    return once(tmp_path_factory, "tier", lambda out: build(out, tiny_pile, TINY, 200, images=0.5))
+    return once(tmp_path_factory, "tier", lambda out: build(out, tiny_pile, TINY, OBJECTS, images=0.5))
 
 
 def side_table(pile: Pile) -> pa.Table:
@@ -122,38 +127,90 @@ class Stopped(Exception):
     pass
 
 
-def test_an_interrupted_one_goes_on_and_is_the_same_by_two_workers(tmp_path: Path, tiny_pile: Path) -> None:
-    def stop(text: str) -> None:
-        if text.startswith("patch 2"):
-            raise Stopped
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, tiny_pile: Path) -> Path:
+    """The same, interrupted after its first patch."""
 
-    whole = build(tmp_path / "one", tiny_pile, TINY, 200, images=0)
-    with pytest.raises(Stopped):
-        build(tmp_path / "two", tiny_pile, TINY, 200, images=0, progress=stop)
-    assert Pile.open(tmp_path / "two").head() is None
-    done = sorted((tmp_path / "two" / "receipts").rglob("*.json"))
+    def stop(text: str) -> None:
+        raise Stopped
+
+    def make(out: Path) -> None:
+        with pytest.raises(Stopped):
+            build(out, tiny_pile, TINY, OBJECTS, images=0.5, progress=stop)
+
+    return once(tmp_path_factory, "begun", make)
+
+
+@pytest.mark.parametrize("ahead", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_interrupted_one_goes_on_and_is_the_same_by_two_workers(
+    ahead: int, tmp_path: Path, tiny_pile: Path, tier: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker takes 10 s to start: the second, which makes a patch `ahead` that is not needed, only where slow is."""
+    every = list(islice(patches(TINY, 0, 0.5), 2 + ahead))
+    monkeypatch.setattr(mockpile, "patches", lambda *_: every)
+    assert Pile.open(begun).head() is None
+    tmp_path = copytree(begun, tmp_path / "pile")
+    done = sorted((tmp_path / "receipts").rglob("*.json"))
     times = [p.stat().st_mtime_ns for p in done]
-    again = build(tmp_path / "two", tiny_pile, TINY, 200, workers=2, images=0)
-    assert again.content_id == whole.content_id
-    assert [p.stat().st_mtime_ns for p in done] == times and len(done) == 2
+    again = build(tmp_path, tiny_pile, TINY, OBJECTS, workers=2, images=0.5)
+    assert again.content_id == Pile.open(tier).snapshot().content_id
+    assert [p.stat().st_mtime_ns for p in done] == times and len(done) == 1
     said: list[str] = []
-    assert build(tmp_path / "two", tiny_pile, TINY, 200, images=0, progress=said.append).number == again.number
+    assert build(tmp_path, tiny_pile, TINY, OBJECTS, images=0.5, progress=said.append).number == again.number
     assert said == ["the pile is there and whole"]
     with pytest.raises(ValueError, match="name another"):
-        build(tmp_path / "two", tiny_pile, TINY, 300, images=0)
+        build(tmp_path, tiny_pile, TINY, 300, images=0.5)
+
+
+def test_a_raised_version_of_a_step_makes_patches_anew(
+    tier: Path, begun: Path, tiny_pile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(mockpile, "_do", do)
+    monkeypatch.setitem(VERSIONS, "encode", 99)
+    with pytest.raises(ValueError, match="name another"):
+        build(tier, tiny_pile, TINY, OBJECTS, images=0.5)
+    with pytest.raises(Stopped):
+        build(begun, tiny_pile, TINY, OBJECTS, images=0.5)
+
+
+def test_a_sky_too_small_is_an_error_once_all_of_it_is_looked_at(
+    begun: Path, tiny_pile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = list(islice(patches(TINY, 0, 0.5), 1))
+    monkeypatch.setattr(mockpile, "patches", lambda *_: first)
+    for workers in (1, 2):
+        with pytest.raises(ValueError, match=r"full: 1 patches hold [1-9]"):
+            build(begun, tiny_pile, TINY, OBJECTS, workers=workers, images=0.5)
+    assert Pile.open(begun).head() is None
 
 
 def test_every_patch_has_its_cells_for_itself_and_splits_have_their_shares() -> None:
     source = Source(partial(look, "default", 0), len(TIERS["default"].patches))
     found = [p for p, _ in zip(patches(source, 0, 0.2), range(280), strict=False)]
     assert len({p.cell >> 2 for p in found}) == len({p.cell for p in found}) == 280
-    assert sum(p.images for p in found) == 56
     ra, dec = np.array([p.centres[p.patch] for p in found]).T
     near = np.round(ra, 1) % 360, np.round(dec, 1)
     for east, north in ((0.06, 0.06), (-0.06, 0.06), (0.06, -0.06), (-0.06, -0.06), (0, 0)):
         there = cells(healpix29((near[0] + east / np.cos(np.radians(near[1]))) % 360, near[1] + north), WORK_ORDER)
         assert there.tolist() == [p.cell for p in found]
     assert GROUP == 10
+
+
+@pytest.mark.parametrize("share", [0.25, 1 / 7, 0.03])
+def test_images_are_of_patches_of_every_place_and_split_alike(share: float) -> None:
+    """A place is a patch of the mock with its own density and surveys, of 28."""
+    source = Source(partial(look, "default", 0), len(TIERS["default"].patches))
+    found = list(islice(patches(source, 0, share), 28 * 100))
+    places = np.bincount([p.patch for p in found if p.images], minlength=28)
+    assert np.abs(places - 100 * share).max() < 4.5 * np.sqrt(100 * share)
+    split = recipe.parse(SETTINGS, "mock-pile").split
+    of = split_of_cell(np.array([p.cell >> 2 for p in found]), split.salt, split.by_name(), SPLIT_ORDER)
+    for name in split.by_name():
+        mine = [p.images for p, s in zip(found, of, strict=True) if s == name]
+        assert abs(sum(mine) - share * len(mine)) <= GROUP * share + 1
 
 
 def distances(ours: Path, theirs: Path) -> dict[str, tuple[float, float]]:
