@@ -1,6 +1,6 @@
 """p(number | what another survey saw): trained models against a marginal, nearest neighbours and boosting.
 
-    python benchmarks/posteriors.py PILE NAME=MODEL [NAME=MODEL ...] [--objects 2000] [--learn 20000]
+    python benchmarks/posteriors.py PILE NAME=MODEL [NAME=MODEL ...] [--objects 1000] [--learn 20000]
 
 PILE is a pile of `skycairn mock-pile`, whose table `truth` holds what each survey measured; a MODEL is a folder that
 `skycairn-train export` wrote. Each question is asked of objects of the test sky, by all that answer it, about the same
@@ -11,7 +11,7 @@ by object, their 95 % intervals a bootstrap over objects.
 scaled by its spread; how many is chosen on the validation sky. *Boosting*: scikit-learn's histogram gradient boosting,
 one regression for each of 19 quantiles. Both learn from decoded tokens, so that they know what the model is shown:
 numbers as they are, images as light within four apertures of each band, spectra as 128 means, XP as coefficients.
-*Ranks*: unevenness of the ranks of outcomes among 19 samples of the model, 1 where spreads are right. Fluxes of
+*Ranks*: unevenness of where outcomes lie in the model's distributions, in 20 parts, 1 where spreads are right. Fluxes of
 the Legacy Survey are scored as asinh magnitudes, softened at 0.05 nanomaggies. Mock-sky scores.
 """
 
@@ -32,9 +32,9 @@ from skycairn.cli.qualitytables import Table
 from skycairn.model.asked import objects_with
 from skycairn.model.evaluate import paired
 from skycairn.model.features import evened, features, nearest
-from skycairn.model.generate import distribution, generate, shown_of
+from skycairn.model.generate import distribution, shown_of
 from skycairn.model.model import Model
-from skycairn.model.scores import crps_of_samples, crps_of_weights, ranks, unevenness
+from skycairn.model.scores import crps_of_samples, crps_of_weights, unevenness
 from skycairn.pile.shards import TokenArray
 from skycairn.pile.store import Pile
 
@@ -71,12 +71,12 @@ class Question(NamedTuple):
 LEGACY = tuple(f"legacysurvey.flux_{b}" for b in ("g", "r", "i", "z"))
 HSC = tuple(f"hsc.mag_{b}" for b in "grizy")
 QUESTIONS = (
-    Question("Legacy Survey photometry from its image", LEGACY, ("legacysurvey.image",), "mag", asinh_magnitude),
-    Question("HSC photometry from its image", HSC, ("hsc.image",), "mag", as_it_is),
-    Question("Gaia flux from XP", ("gaia.flux_g",), ("gaia.xp_bp", "gaia.xp_rp"), "mag", magnitude),
-    Question("Legacy Survey flux from XP", LEGACY, ("gaia.xp_bp", "gaia.xp_rp"), "mag", asinh_magnitude),
     Question("redshift from photometry", ("desi.z",), (*LEGACY, *HSC), "z", as_it_is),
     Question("redshift from spectrum", ("desi.z",), ("desi.spectrum",), "z", as_it_is),
+    Question("Gaia flux from XP", ("gaia.flux_g",), ("gaia.xp_bp", "gaia.xp_rp"), "mag", magnitude),
+    Question("Legacy Survey flux from XP", LEGACY, ("gaia.xp_bp", "gaia.xp_rp"), "mag", asinh_magnitude),
+    Question("Legacy Survey photometry from its image", LEGACY, ("legacysurvey.image",), "mag", asinh_magnitude),
+    Question("HSC photometry from its image", HSC, ("hsc.image",), "mag", as_it_is),
 )
 
 
@@ -141,18 +141,25 @@ def answers(question: Question, pile: Pile, models: Mapping[str, Model], objects
             codec = model.codecs[name]
             bins = codec.decode(np.arange(codec.vocabulary)[:, None].astype(codec.dtype))["value"]
             points = question.scale(np.asarray(bins, float).ravel())
-            weights = distribution(model.network, shown, name)
+            found_weights = distribution(model.network, shown, name)
             fits = np.isfinite(points)
-            weights = weights[:, fits] / weights[:, fits].sum(axis=1, keepdims=True)
+            weights = found_weights[:, fits] / found_weights[:, fits].sum(axis=1, keepdims=True)
             found[who] = crps_of_weights(points[fits], weights, y_test)
-            drawn = generate(model.network, shown, [name], SAMPLES)[name][:, :, 0]
-            # bins are compared, not values: samples lie in the middles of bins, outcomes anywhere
-            true = codec.encode({"value": test.measured[own, k]}).reshape(-1)
-            rank.setdefault(who, []).append(unevenness(ranks(drawn.astype(float), true.astype(float)), SAMPLES))
+            # of its own bin the outcome has a random part below it: samples lie in the middles of bins, outcomes anywhere
+            true = codec.encode({"value": test.measured[own, k]}).reshape(-1).astype(np.int64)
+            rank.setdefault(who, []).append(unevenness(ranks_in(found_weights, true), SAMPLES))
         for who, crps in found.items():
             sums.setdefault(who, np.zeros(len(count)))[own] += crps
     crps = {who: total[count > 0] / count[count > 0] for who, total in sums.items()}
     return Answers(crps, {who: float(np.mean(r)) for who, r in rank.items()})
+
+
+def ranks_in(weights: F64, true: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ranks of true bins among `SAMPLES` equal parts and one of a distribution over bins, 0 to SAMPLES."""
+    row = np.arange(len(true))
+    below = np.cumsum(weights, axis=1)[row, true] - weights[row, true]
+    at = below + np.random.default_rng(0).random(len(true)) * weights[row, true]
+    return np.minimum((at * (SAMPLES + 1)).astype(np.int64), SAMPLES)
 
 
 def neighbours(x: F64, y: F64, held: tuple[F64, F64], x_test: F64, y_test: F64) -> F64:
@@ -190,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pile", type=Path)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--objects", type=int, default=2000)
+    parser.add_argument("--objects", type=int, default=1000)
     parser.add_argument("--learn", type=int, default=20_000)
     given = parser.parse_args()
     models = {name: Model.load(folder) for name, folder in (m.split("=", 1) for m in given.models)}
