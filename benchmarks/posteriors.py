@@ -11,8 +11,8 @@ by object, their 95 % intervals a bootstrap over objects.
 scaled by its spread; how many is chosen on the validation sky. *Boosting*: scikit-learn's histogram gradient boosting,
 one regression for each of 19 quantiles. Both learn from decoded tokens, so that they know what the model is shown:
 numbers as they are, images as light within four apertures of each band, spectra as 128 means, XP as coefficients.
-*Ranks*: unevenness of where outcomes lie in the model's distributions, in 20 parts, 1 where spreads are right. Fluxes of
-the Legacy Survey are scored as asinh magnitudes, softened at 0.05 nanomaggies. Mock-sky scores.
+*Ranks*: unevenness of where outcomes lie in the model's distributions, in 20 parts, 1 where spreads are right. Fluxes
+of the Legacy Survey are scored as asinh magnitudes, softened at 0.05 nanomaggies. Mock-sky scores.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def answers(question: Question, pile: Pile, models: Mapping[str, Model], objects
             fits = np.isfinite(points)
             weights = found_weights[:, fits] / found_weights[:, fits].sum(axis=1, keepdims=True)
             found[who] = crps_of_weights(points[fits], weights, y_test)
-            # of its own bin the outcome has a random part below it: samples lie in the middles of bins, outcomes anywhere
+            # by bins, with a random part of an outcome's own below it: a model knows nothing finer than a bin
             true = codec.encode({"value": test.measured[own, k]}).reshape(-1).astype(np.int64)
             rank.setdefault(who, []).append(unevenness(ranks_in(found_weights, true), SAMPLES))
         for who, crps in found.items():
