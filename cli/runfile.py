@@ -88,11 +88,8 @@ def small(pile: Path) -> RunFile:
 def parsed(given: Mapping[str, Any]) -> RunFile:
     """From the plain values of a file."""
     rest = dict(given)
-    _known(
-        "the file",
-        rest,
-        {"piles": dict, "out": str, "device": str, "threads": int, "score": bool, "start": str, "settings": dict},
-    )
+    kinds = {"piles": dict, "out": str, "device": str, "threads": int, "score": bool, "start": str, "settings": dict}
+    _known("the file", rest, kinds)
     piles = {}
     for name, about in rest.pop("piles", {}).items():
         if not isinstance(about, dict):

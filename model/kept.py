@@ -101,9 +101,7 @@ def network_of(folder: Path, device: str = "cpu") -> Network:
     about: Mapping[str, Any] = sharded.read_about(folder)
     settings = Settings.from_json(about["settings"])
     if "network" not in about:
-        raise ValueError(
-            f"{folder}: was written by an earlier version, which did not say what its network is; train anew"
-        )
+        raise ValueError(f"{folder}: an earlier version wrote it, and did not say what its network is; train anew")
     network = built(about["network"], Vocabulary.from_json(about["modalities"])).to(device)
     network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     sharded.read(folder, weights_of(network), WEIGHTS)

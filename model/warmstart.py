@@ -64,8 +64,8 @@ def check(start: Start, settings: Settings) -> None:
     network = start.network
     if network.starts is not None or network.pairs is not None or network.token.waves is not None:
         raise ValueError(
-            f"{start.where}: was trained with counted, pairs or smooth, which are fitted to its own pile; wanted a network "
-            "without them: train one with counted = 0, pairs = false, smooth = false"
+            f"{start.where}: was trained with counted, pairs or smooth, which are fitted to its own pile; wanted a "
+            "network without them: train one with counted = 0, pairs = false, smooth = false"
         )
     if settings.counted or settings.pairs or settings.smooth:
         raise ValueError(
