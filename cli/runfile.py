@@ -55,6 +55,8 @@ class RunFile:
     device: str = "auto"
     threads: int = 0
     score: bool = True
+    start: str = ""
+    "exported model, or AION-1's, whose weights a new run begins from; empty: at random"
     settings: Settings = field(default_factory=Settings)
 
 
@@ -86,9 +88,8 @@ def small(pile: Path) -> RunFile:
 def parsed(given: Mapping[str, Any]) -> RunFile:
     """From the plain values of a file."""
     rest = dict(given)
-    _known(
-        "the file", rest, {"piles": dict, "out": str, "device": str, "threads": int, "score": bool, "settings": dict}
-    )
+    kinds = {"piles": dict, "out": str, "device": str, "threads": int, "score": bool, "start": str, "settings": dict}
+    _known("the file", rest, kinds)
     piles = {}
     for name, about in rest.pop("piles", {}).items():
         if not isinstance(about, dict):
@@ -124,6 +125,8 @@ device = "auto"
 threads = 0
 # whether the model is scored on the test sky when it is trained
 score = true
+# an exported model, a folder of AION-1's or its name on the Hub, whose weights a new run begins from; empty: at random
+start = ""
 
 # a pile or an export of one, by any name; there may be several, whose codecs must be the same
 [piles.{name}]

@@ -56,6 +56,9 @@ def run(
         str | None, typer.Option(help="number, tag or head; a run that goes on keeps to its own, a new one takes head")
     ] = None,
     score: Annotated[bool | None, typer.Option(help="score the model on the test sky when it is trained")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="exported model, or AION-1's (folder or name on the Hub), to begin from")
+    ] = None,
 ) -> None:
     """Train, or go on where a run in OUT was stopped; then score the model on the test sky.
 
@@ -67,7 +70,7 @@ def run(
 
         wanted = read_run(config)
         settings = {"size": size, "steps": steps, "seed": seed}
-        rest = {"out": out, "device": device, "threads": threads, "score": score}
+        rest = {"out": out, "device": device, "threads": threads, "score": score, "start": start}
         wanted = replace(
             wanted,
             settings=replace(wanted.settings, **_given(settings)),
@@ -91,6 +94,7 @@ def _run(wanted: RunFile) -> None:
     from skycairn.model.processes import processes, rank_and_world
     from skycairn.model.trained import finished
     from skycairn.model.trainer import train
+    from skycairn.model.warmstart import read_start
 
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
@@ -107,7 +111,8 @@ def _run(wanted: RunFile) -> None:
             if not validation and first:
                 lacking = [s.name for s in sources if "validation" not in _splits(s)]
                 _told(f"{', '.join(lacking)}: no validation split, so the last weights are taken for the best")
-            train(sources, settings, out, device, validation, _told)
+            begin = read_start(wanted.start) if wanted.start else None
+            train(sources, settings, out, device, validation, _told, begin)
         if not first:
             return
         network = finished(sources, out, device, validation)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skycairn.model import sharded
 from skycairn.model.card import card
-from skycairn.model.kept import built, shape_of
+from skycairn.model.kept import built
 from skycairn.model.measurements import Quantity, quantity_of
 from skycairn.model.settings import Settings
 from skycairn.model.transformer import Network
@@ -85,7 +85,7 @@ def export(
     _refuse_others(out)
     given = quantities or {}
     held = {name: given.get(name) or quantity_of(c, own[name]) for name, c in _columns(vocabulary).items()}
-    network, weights = shape_of(settings), _weights(checkpoint, about)
+    network, weights = about["network"], _weights(checkpoint, about)
     whole = built(network, vocabulary)
     whole.load_state_dict(weights)
     config: dict[str, Any] = {

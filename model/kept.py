@@ -76,10 +76,10 @@ def no_counts(vocabulary: Vocabulary) -> Counts:
     return [np.zeros((c.n_tokens, c.vocabulary), np.int64) for c in vocabulary.columns]
 
 
-def shape_of(settings: Settings) -> dict[str, Any]:
-    """Of a run's settings, what shapes the network, as plain values."""
+def shape_of(settings: Settings, form: Form | None = None) -> dict[str, Any]:
+    """Of a run's settings, what shapes the network, as plain values; of a form of its own where one is given."""
     return {
-        "form": asdict(form_named(settings.size, settings.dropout)),
+        "form": asdict(form or form_named(settings.size, settings.dropout)),
         "smooth": settings.smooth,
         "counted": settings.counted > 0,
         "pairs": settings.pairs,
@@ -100,7 +100,9 @@ def network_of(folder: Path, device: str = "cpu") -> Network:
     """
     about: Mapping[str, Any] = sharded.read_about(folder)
     settings = Settings.from_json(about["settings"])
-    network = built(shape_of(settings), Vocabulary.from_json(about["modalities"])).to(device)
+    if "network" not in about:
+        raise ValueError(f"{folder}: an earlier version wrote it, and did not say what its network is; train anew")
+    network = built(about["network"], Vocabulary.from_json(about["modalities"])).to(device)
     network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     sharded.read(folder, weights_of(network), WEIGHTS)
     return network.eval()

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from skycairn.model import kept, lossplot, metrics, sharded
+from skycairn.model import kept, lossplot, metrics, sharded, warmstart
 from skycairn.model.blocks import readied
 from skycairn.model.directions import Directions, passes
-from skycairn.model.forms import flops, form_named
+from skycairn.model.forms import Form, flops
 from skycairn.model.loader import Loader, slot_counts
 from skycairn.model.metrics import Board, Learned, Tally
 from skycairn.model.packed import Packed
@@ -35,10 +36,11 @@ from skycairn.model.settings import FREE, Settings
 from skycairn.model.strata import Source
 from skycairn.model.transformer import Network, equal_weights, objective, token_weights
 from skycairn.model.vocabulary import BY_SKY, Vocabulary
+from skycairn.model.warmstart import Start
 from skycairn.tokenizers.checkpoint import unlike
 from skycairn.tokenizers.training import Signals, Stopped, forget_after
 
-FORMAT = 2
+FORMAT = 3
 QUIET_SECONDS = 15.0
 """A line at least this often."""
 Progress = Callable[[str], None]
@@ -52,6 +54,7 @@ def train(
     device: str = "cpu",
     validation: str = "validation",
     progress: Progress = lambda _: None,
+    start: Start | None = None,
 ) -> Network:
     """Train, or go on from the checkpoint in `out/last`; gives the network.
 
@@ -63,7 +66,7 @@ def train(
     processes cannot share the microbatches; FloatingPointError names the step whose loss is not finite, on all
     processes alike, the checkpoint before it stays; `Stopped` on SIGINT and SIGTERM, after a checkpoint.
     """
-    run = Run(sources, settings, out, device, validation, progress)
+    run = Run(sources, settings, out, device, validation, progress, start)
     with Signals() as told:
         run.go(told)
     return run.network
@@ -80,6 +83,7 @@ class Run:
         device: str,
         validation: str,
         progress: Progress,
+        start: Start | None = None,
     ) -> None:
         self.rank, self.world = rank_and_world()
         if settings.microbatches % self.world:
@@ -111,9 +115,16 @@ class Run:
             # a checkpoint holds what they come to
             whole = None if self.goes_on else self.loader.whole(settings.counted)
             counts = kept.no_counts(self.vocabulary) if whole is None else slot_counts(whole, self.vocabulary)
-        self.form = form_named(settings.size, settings.dropout)
+        shape = kept.shape_of(settings, replace(start.network.form, dropout=settings.dropout) if start else None)
+        if self.goes_on:
+            # what it began from is in the checkpoint
+            shape, start = sharded.read_about(out / "last")["network"], None
+        self.form = Form(**shape["form"])
         torch.manual_seed(settings.seed)
         self.network = Network(self.vocabulary, self.form, settings.smooth, counts, pairs=settings.pairs).to(device)
+        if start is not None:
+            warmstart.check(start, settings)
+            self._told_of(start, warmstart.take_over(self.network, start))
         self.network.compute_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
         readied(self.network, settings.checkpoint_activations, settings.compile, dealt_out=self.world > 1)
         self.optimizer = _optimizer(self.network, settings)
@@ -130,7 +141,13 @@ class Run:
             "snapshots": [s.content_id for s in sources],
             "splits": [s.split for s in sources],
             "modalities": self.vocabulary.as_json(),
+            "network": shape,
+            "start": start.where if start is not None else None,
         }
+
+    def _told_of(self, start: Start, taken: warmstart.Taken) -> None:
+        for what, names in (("takes over", taken.known), ("begins at random", taken.new), ("leaves", taken.left)):
+            self.progress(f"{start.where}: {what} {', '.join(names) or 'nothing'}")
 
     def go(self, told: Signals) -> None:
         """To the end."""

@@ -24,7 +24,9 @@ from skycairn.model.rules import Masking
 from skycairn.model.settings import Settings
 from skycairn.model.strata import Source
 from skycairn.model.trainer import Run, train
-from skycairn.model.transformer import Losses, Prepared
+from skycairn.model.transformer import Losses, Network, Prepared
+from skycairn.model.vocabulary import Vocabulary
+from skycairn.model.warmstart import Start
 from skycairn.pile.shards import TokenArray, TokenColumn, shard_schema, shard_table
 from skycairn.pile.store import Draft, Entry, Pile
 from skycairn.tokenizers.training import Signals, Stopped
@@ -343,6 +345,21 @@ def test_a_run_that_goes_on_counts_nothing_anew(pile: Pile, tmp_path: Path, monk
     second.go(StopAt(99))
     starts = {k: v for k, v in first.network.state_dict().items() if "start" in k or "cosines" in k}
     assert starts and all(torch.equal(v, second.network.state_dict()[k]) for k, v in starts.items())
+
+
+def test_a_run_that_begins_from_a_model_has_its_form_and_goes_on_without_it(pile: Pile, tmp_path: Path) -> None:
+    known = Vocabulary(tuple(c for c in COLUMNS if c.modality != "hsc.mag_g"))
+    start = Start(Network(known, Form(2, 1, 24, 2, 40)), "mine")
+    told: list[str] = []
+    train(sources(pile), PICO, tmp_path / "whole", start=start, progress=told.append)
+    assert told[0] == "mine: takes over desi.spectrum, legacysurvey.flux_g"
+    assert told[1:3] == ["mine: begins at random hsc.mag_g", "mine: leaves nothing"]
+    with pytest.raises(Stopped):
+        Run(sources(pile), PICO, tmp_path / "parts", "cpu", "validation", lambda _: None, start).go(StopAt(4))
+    train(sources(pile), PICO, tmp_path / "parts")
+    whole, parts = weights(tmp_path / "whole" / "last"), weights(tmp_path / "parts" / "last")
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert kept.network_of(tmp_path / "parts" / "last").form == start.network.form
 
 
 def golden(pile: Pile, out: Path) -> dict[str, list[float]]:
