@@ -66,7 +66,10 @@ def test_a_pile_is_trained_on_scored_and_told_of(pile: Pile, tmp_path: Path) -> 
     assert run(pile.root, "--out", out, "--steps", 1, "--no-score", "--snapshot", 1).exit_code == 0
 
 
-def test_the_printed_file_is_what_a_pile_alone_gives(pile: Pile, tmp_path: Path) -> None:
+def test_the_printed_file_is_what_a_pile_alone_gives(
+    pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a run in work/model would be gone on with
     path = tmp_path / "run.toml"
     path.write_text(run("config", pile.root).stdout)
     assert read_run(path) == small(pile.root)
