@@ -255,13 +255,12 @@ def markdown(found: Translated, told: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append("| " + " | ".join([*cells, *[""] * (len(heads) - len(cells))]) + " |")
     head = f"{found.target} of {len(found.ids)} objects of the test sky from {', '.join(found.shown)}.\n\n"
     covered = told["model, mean of draws"].get("coverage")
-    tail = (
-        f"\nOf {covered['n']} {'apertures' if images else 'pieces'} of their own tokens, {covered['share']:.0%} lie "
-        f"within the middle 68 % of {found.draws.shape[1]} draws. Lines and velocities are against the data, whose "
-        "noise is in the own tokens too.\n"
-        if covered
-        else ""
-    )
+    tail = ""
+    if covered:
+        tail += f"\nOf {covered['n']} {'apertures' if images else 'pieces'} of their own tokens, {covered['share']:.0%} lie "
+        tail += f"within the middle 68 % of {found.draws.shape[1]} draws.\n"
+    if not images:
+        tail += "\nLines and velocities are against the data, whose noise is in their own tokens too.\n"
     return head + "\n".join(rows) + "\n" + tail
 
 
