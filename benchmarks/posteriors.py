@@ -74,7 +74,9 @@ QUESTIONS = (
     Question("redshift from photometry", ("desi.z",), (*LEGACY, *HSC), "z", as_it_is),
     Question("redshift from spectrum", ("desi.z",), ("desi.spectrum",), "z", as_it_is),
     Question("Gaia flux from XP", ("gaia.flux_g",), ("gaia.xp_bp", "gaia.xp_rp"), "mag", magnitude),
-    Question("Legacy Survey flux from XP", LEGACY, ("gaia.xp_bp", "gaia.xp_rp"), "mag", asinh_magnitude),
+    Question(
+        "Gaia BP and RP from XP", ("gaia.flux_bp", "gaia.flux_rp"), ("gaia.xp_bp", "gaia.xp_rp"), "mag", magnitude
+    ),
     Question("Legacy Survey photometry from its image", LEGACY, ("legacysurvey.image",), "mag", asinh_magnitude),
     Question("HSC photometry from its image", HSC, ("hsc.image",), "mag", as_it_is),
 )
@@ -96,15 +98,16 @@ class Objects(NamedTuple):
 
 
 def read(pile: Pile, split: str, question: Question, most: int) -> Objects:
-    """At most so many."""
+    """At most so many, of those that have tokens of what is asked: a model knows of no others, which no cut chose."""
     snapshot = pile.snapshot()
-    found = objects_with(pile, snapshot, split, question.shown, (), most=most)
+    found = objects_with(pile, snapshot, split, question.shown, question.asked, most=most)
     truth = pa.concat_tables(pile.read_table(e.part, ["object_id", *question.asked]) for e in snapshot.entries("truth"))
     at = pc.index_in(found.about["object_id"], truth["object_id"].combine_chunks())
     rows = truth.take(at.combine_chunks() if isinstance(at, pa.ChunkedArray) else at)
     measured = np.stack([rows[m].to_numpy(zero_copy_only=False).astype(float) for m in question.asked], axis=1)
     outcome = question.scale(measured)
-    return Objects(found.tokens, outcome, measured).take(np.flatnonzero(np.isfinite(outcome).any(axis=1)))
+    shown = {m: found.tokens[m] for m in question.shown}
+    return Objects(shown, outcome, measured).take(np.flatnonzero(np.isfinite(outcome).any(axis=1)))
 
 
 class Answers(NamedTuple):

@@ -257,8 +257,9 @@ def markdown(found: Translated, told: Mapping[str, Mapping[str, Any]]) -> str:
     covered = told["model, mean of draws"].get("coverage")
     tail = ""
     if covered:
-        tail += f"\nOf {covered['n']} {'apertures' if images else 'pieces'} of their own tokens, {covered['share']:.0%} lie "
-        tail += f"within the middle 68 % of {found.draws.shape[1]} draws.\n"
+        what = "apertures" if images else "pieces"
+        tail += f"\nOf {covered['n']} {what} of their own tokens, {covered['share']:.0%} lie within the middle 68 % of "
+        tail += f"{found.draws.shape[1]} draws.\n"
     if not images:
         tail += "\nLines and velocities are against the data, whose noise is in their own tokens too.\n"
     return head + "\n".join(rows) + "\n" + tail
