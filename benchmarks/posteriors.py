@@ -70,13 +70,12 @@ class Question(NamedTuple):
 
 LEGACY = tuple(f"legacysurvey.flux_{b}" for b in ("g", "r", "i", "z"))
 HSC = tuple(f"hsc.mag_{b}" for b in "grizy")
+XP = ("gaia.xp_bp", "gaia.xp_rp")
 QUESTIONS = (
     Question("redshift from photometry", ("desi.z",), (*LEGACY, *HSC), "z", as_it_is),
     Question("redshift from spectrum", ("desi.z",), ("desi.spectrum",), "z", as_it_is),
-    Question("Gaia flux from XP", ("gaia.flux_g",), ("gaia.xp_bp", "gaia.xp_rp"), "mag", magnitude),
-    Question(
-        "Gaia BP and RP from XP", ("gaia.flux_bp", "gaia.flux_rp"), ("gaia.xp_bp", "gaia.xp_rp"), "mag", magnitude
-    ),
+    Question("Gaia flux from XP", ("gaia.flux_g",), XP, "mag", magnitude),
+    Question("Gaia BP and RP from XP", ("gaia.flux_bp", "gaia.flux_rp"), XP, "mag", magnitude),
     Question("Legacy Survey photometry from its image", LEGACY, ("legacysurvey.image",), "mag", asinh_magnitude),
     Question("HSC photometry from its image", HSC, ("hsc.image",), "mag", as_it_is),
 )
