@@ -237,7 +237,10 @@ def config(pile: Annotated[Path, typer.Argument(help="folder of the pile to lear
     """Print a file to begin with: all settings of `skycairn-train PILE`, each with what it means."""
     with errors():
         from skycairn.cli.runfile import as_text, small
+        from skycairn.pile.export import MANIFEST
 
+        if not any((pile / name).exists() for name in ("pile.json", MANIFEST)):
+            raise ValueError(f"{pile}: there is no pile, and no export of one; give the folder of one")
         typer.echo(as_text(small(pile)), nl=False)
 
 

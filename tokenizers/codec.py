@@ -146,3 +146,17 @@ def load(folder: Path) -> Codec:
             f"{head['content_id'][:12]}..; the files are damaged or mixed: fetch or fit them again"
         )
     return codec
+
+
+def refuse_other_wavelengths(measurement: Measurement, own: NDArray[np.float64]) -> None:
+    """ValueError where a measurement comes with wavelengths (pixel,) or (n, pixel) that are not the codec's own."""
+    if "wavelength" not in measurement:
+        return
+    given = np.asarray(measurement["wavelength"])
+    if given.dtype.kind not in "fiu" or given.shape[-1:] != own.shape or not np.allclose(given, own, rtol=1e-6, atol=0):
+        told = f"run from {given.ravel()[0]} to {given.ravel()[-1]}" if given.size else "are none"
+        raise ValueError(
+            f"spectrum codec: the wavelengths, of shape {given.shape}, {told}; wanted the codec's own {len(own)}, "
+            f"{own[0]:.2f} to {own[-1]:.2f} Angstrom: resample the spectrum onto them of the survey, or leave "
+            "them out if it is on them"
+        )

@@ -58,7 +58,14 @@ class NetworkCodec(Codec):
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device, precision: Precision = "fp32") -> Self:
-        """Move the network; gives the codec itself."""
+        """Move the network, which then does its products in this precision; gives the codec itself.
+
+        ValueError for another precision, or a GPU where torch sees none.
+        """
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"codec: precision is {precision!r}; wanted fp32 or bf16")
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"codec: {device}: torch sees no GPU here; give cpu, or install with make TORCH=cuda")
         self.network.to(device)
         self.precision = precision
         return self

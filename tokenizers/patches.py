@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skycairn.tokenizers.basis import PatchBasis, Patches, fit_basis
-from skycairn.tokenizers.codec import Codec, Layout, Measurement, Tokens
+from skycairn.tokenizers.codec import Codec, Layout, Measurement, Tokens, refuse_other_wavelengths
 from skycairn.tokenizers.scalar import Bins, Floats
 from skycairn.tokenizers.vocabulary import from_tokens, to_tokens
 
@@ -304,6 +304,7 @@ class PatchSpectrumCodec(Codec):
                 f"spectrum codec: spectra have {arrays[0].shape[1]} pixels, wanted {self.n_pixels} "
                 f"({self.scale} in wavelength, from {self.start} in steps of {self.step})"
             )
+        refuse_other_wavelengths(measurement, self.wavelength())
         codes = np.empty((len(arrays[0]), self.n_tokens), dtype=np.int64)
         for part, (flux, ivar) in _chunks("spectrum codec", arrays):
             codes[part, 0], patches = self._patches(flux, ivar)

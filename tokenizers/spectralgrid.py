@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skycairn.tokenizers.codec import Measurement
+from skycairn.tokenizers.codec import Measurement, refuse_other_wavelengths
 
 SCALES = ("linear", "log10")
 F64 = NDArray[np.float64]
@@ -121,6 +121,8 @@ def checked(measurement: Measurement, grid: SpectralGrid | None, first_row: int)
         raise ValueError(f"spectrum codec: shapes {told}; wanted one shape of 2 axes, (n, pixel)")
     if found["mask"].dtype != np.bool_:
         raise ValueError(f"spectrum codec: the mask is {found['mask'].dtype}, wanted bool (True = bad)")
+    if grid is not None:
+        refuse_other_wavelengths(measurement, grid.wavelength())
     wrong = [k for k, a in found.items() if k != "mask" and a.dtype.kind not in "fiu"]
     if wrong:
         raise ValueError(f"spectrum codec: {wrong[0]} is {found[wrong[0]].dtype}, wanted numbers")

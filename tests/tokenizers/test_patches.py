@@ -451,6 +451,17 @@ def test_a_band_without_pixels_takes_the_others_softening_and_blank_images_fit_n
         UniformImageCodec.fit({"flux": np.ones((2, 3, 96, 96)), "mask": np.zeros((2, 3, 96, 96), bool)}, BANDS)
 
 
+def test_wavelengths_that_are_not_the_codecs_are_refused(spectrum_codec):
+    _, some = spectra(2)
+    own = 3600 + 0.8 * np.arange(7781)
+    tokens = spectrum_codec.encode(some)
+    for fits in (own, np.stack([own, own])):
+        assert (spectrum_codec.encode({**some, "wavelength": fits}) == tokens).all()
+    for other in (own[::-1], own / 10, own[:-1], np.where(own > 5000, np.nan, own), "3600"):
+        with pytest.raises(ValueError, match=r"wanted the codec's own 7781, 3600\.00 to 9824\.00 Angstrom"):
+            spectrum_codec.encode({**some, "wavelength": other})
+
+
 def test_real_spectra(real_data: Path):
     from astropy.io import fits
 

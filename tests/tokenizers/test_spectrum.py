@@ -263,6 +263,16 @@ def test_a_grid_and_its_wavelengths_given_are_the_same() -> None:
     assert not own[:, 295:].any() and fixed.decode(tokens)["mask"][:, 295:].all()
 
 
+def test_a_codec_of_a_grid_refuses_other_wavelengths_and_precisions() -> None:
+    grid = SpectralGrid("linear", 3600.0, 0.8, 7781)
+    codec, given = SpectrumCodec.fresh("tiny", 0, grid), spectra(grid, 1)
+    assert (codec.encode({**given, "wavelength": grid.wavelength()[None]}) == codec.encode(given)).all()
+    with pytest.raises(ValueError, match=r"run from 360\.0 to .*; wanted the codec's own 7781"):
+        codec.encode({**given, "wavelength": grid.wavelength()[None] / 10})
+    with pytest.raises(ValueError, match="precision is 'fp99'; wanted fp32 or bf16"):
+        codec.to("cpu", "fp99")  # type: ignore[arg-type]
+
+
 def test_amplitude_is_that_of_the_light_or_of_the_noise() -> None:
     rng = np.random.default_rng(0)
     flux, ivar = rng.normal(size=(4, 7781)) * 0.5, np.full((4, 7781), 4.0)
