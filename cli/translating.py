@@ -42,6 +42,7 @@ def translate(
     with errors():
         import torch
 
+        from skycairn.model.metrics import plain
         from skycairn.model.model import Model
         from skycairn.pile.store import Pile
 
@@ -57,7 +58,7 @@ def translate(
         out.mkdir(parents=True, exist_ok=True)
         told = numbers(found)
         about = {"from": found.shown, "to": target, "snapshot": opened.snapshot().content_id, **how._asdict()}
-        (out / "translation.json").write_text(json.dumps({**about, "answers": told}, indent=1) + "\n")
+        (out / "translation.json").write_text(json.dumps(plain({**about, "answers": told}), indent=1) + "\n")
         text = markdown(found, told)
         (out / "translation.md").write_text(text)
         typer.echo(text)

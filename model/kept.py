@@ -62,8 +62,8 @@ def forget(out: Path) -> None:
     for name in OF_A_RUN:
         if (out / name / "about.json").exists():  # no folder but a checkpoint's is touched
             shutil.rmtree(out / name)
-    for path in (*out.glob("evaluation.*"), *out.glob("loss.*")):
-        path.unlink()
+    for name in ("evaluation.json", "evaluation.md", "loss.svg"):
+        (out / name).unlink(missing_ok=True)
 
 
 def weights_of(network: Network) -> dict[str, Tensor]:

@@ -116,9 +116,15 @@ class Run:
             whole = None if self.goes_on else self.loader.whole(settings.counted)
             counts = kept.no_counts(self.vocabulary) if whole is None else slot_counts(whole, self.vocabulary)
         shape = kept.shape_of(settings, replace(start.network.form, dropout=settings.dropout) if start else None)
+        begun_from = start.where if start is not None else None
         if self.goes_on:
+            if start is not None:
+                self.progress(f"{start.where} is not looked at: the run in {out} goes on")
             # what it began from is in the checkpoint
-            shape, start = sharded.read_about(out / "last")["network"], None
+            before, start = sharded.read_about(out / "last"), None
+            if "network" not in before:
+                raise ValueError(f"{out / 'last'}: an earlier version wrote it; give another folder or remove this one")
+            shape, begun_from = before["network"], before["start"]
         self.form = Form(**shape["form"])
         torch.manual_seed(settings.seed)
         self.network = Network(self.vocabulary, self.form, settings.smooth, counts, pairs=settings.pairs).to(device)
@@ -142,7 +148,7 @@ class Run:
             "splits": [s.split for s in sources],
             "modalities": self.vocabulary.as_json(),
             "network": shape,
-            "start": start.where if start is not None else None,
+            "start": begun_from,
         }
 
     def _told_of(self, start: Start, taken: warmstart.Taken) -> None:

@@ -360,6 +360,7 @@ def test_a_run_that_begins_from_a_model_has_its_form_and_goes_on_without_it(pile
     whole, parts = weights(tmp_path / "whole" / "last"), weights(tmp_path / "parts" / "last")
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     assert kept.network_of(tmp_path / "parts" / "last").form == start.network.form
+    assert sharded.read_about(tmp_path / "parts" / "last")["start"] == "mine"
 
 
 def golden(pile: Pile, out: Path) -> dict[str, list[float]]:
