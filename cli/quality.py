@@ -204,7 +204,8 @@ def report(
                 tables += tables_of(m.name, j.found, about)
                 judged.append(j)
     if not judged:
-        raise ValueError(f"{root}: no modality to judge{f' of the name {only!r}' if only else ''}")
+        named = f" of the name {only!r}; it has {', '.join(codecs)}" if only else ""
+        raise ValueError(f"{root}: no modality to judge{named}")
     return [use_of_codes({j.modality.name: j.found for j in judged}), *tables], judged
 
 

@@ -190,7 +190,8 @@ def _fitting(
         return replace(schedule.of_steps(before["steps"]), check_every=before["check_every"])
     chosen = within(schedule, codecs, examples, seconds, device)
     if chosen.steps < schedule.steps:
-        _say(f"{chosen.steps:,} steps, not {schedule.steps:,}, fit into the time")
+        few = "; of so few comes a codec that is worth nothing" if 20 * chosen.steps < schedule.steps else ""
+        _say(f"{chosen.steps:,} of {schedule.steps:,} steps fit into the time{few}")
     return chosen
 
 
@@ -230,9 +231,9 @@ def _codecs(folder: Path) -> dict[str, Codec]:
 
     if (folder / "codec.json").is_file():
         return {folder.name[:12]: load(folder)}
-    if not (folder / "codecs.lock").is_file():
+    if not folder.is_file() and not (folder / "codecs.lock").is_file():
         raise ValueError(f"{folder} holds neither codec.json nor codecs.lock; name the folder of a codec or of a lock")
-    return read_lock(folder / "codecs.lock")
+    return read_lock(folder)
 
 
 def _described(name: str, codec: Codec) -> list[str]:

@@ -59,4 +59,11 @@ def to_aion(codecs: Mapping[str, Codec], out: Path) -> list[Path]:
             raise ValueError(
                 f"{modality} and {name} have other weights, and AION-1 has one network for both; choose one"
             )
-    return [codec.to_aion(out) for _, codec in first.values()]
+    written = []
+    for modality, codec in first.values():
+        try:
+            written.append(codec.to_aion(out))
+        except ValueError as error:
+            done = f"; {', '.join(str(p) for p in written)} is written" if written else ""
+            raise ValueError(f"{modality}: {error}; --codec leaves it out{done}") from error
+    return written

@@ -67,15 +67,21 @@ STEEPEST = 20.0
 
 @dataclass(frozen=True)
 class Objective:
-    """How the loss keeps a few bright cores from owning what is learned. With `soft` 0 it is the paper's.
+    """How the loss keeps a few bright cores, and noise, from owning what is learned. With both 0 it is the paper's.
 
     `soft`: an error of this share of the flux counts as one sigma. The loss is the quasi-likelihood (Wedderburn 1974)
     of the variance 1 / ivar + (soft * flux)^2, flux the predicted one, so that it is still the mean flux that is best:
     weights by the measured flux would make light too faint, since upward noise would count less. Of a prediction that
     runs away it grows as the logarithm. 0: the paper's Gaussian.
+
+    `recorrupt`: where not 0, training adds noise to what it shows, and noise that is independent of that to what it
+    asks for: x + r * sigma * e and x - sigma * e / r (Pang et al. 2021, "Recorrupted-to-Recorrupted"). A copy of the
+    noise is then never rewarded, and no code spent on it. It needs ivar, and holds as far as each pixel's noise is its
+    own. 0: as the paper.
     """
 
     soft: float = 0.05
+    recorrupt: float = 0.5
 
 
 class ImageCodec(NetworkCodec):
@@ -273,8 +279,13 @@ class ImageCodec(NetworkCodec):
         parts: `chi2`, mean over pixels, not softened; `chi2_median`, the median of the sources' means; `flux_bias`,
         the share of all light that is too much.
         """
-        quantized, codes = self.network.quantizer(self.latent(tensors))
-        flux, good = tensors["flux"].float(), tensors["good"]
+        flux, good, r = tensors["flux"].float(), tensors["good"], self.objective.recorrupt
+        shown = tensors
+        if r and self.network.training and "ivar" in tensors:
+            ivar = tensors["ivar"]
+            noise = torch.where(ivar > 0, torch.randn_like(flux) * ivar.rsqrt(), 0.0)
+            shown, flux = {**tensors, "flux": flux + r * noise}, flux - noise / r
+        quantized, codes = self.network.quantizer(self.latent(shown))
         predicted = self._opened(quantized)
         with torch.autocast(flux.device.type, enabled=False):
             weight = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good) * good
@@ -400,6 +411,8 @@ class ImageCodec(NetworkCodec):
         """Flux, and ivar and mask where there are any."""
         if "flux" not in measurement:
             raise ValueError(f"image codec: the measurement holds {', '.join(measurement) or 'nothing'}, wanted 'flux'")
+        if strange := sorted(measurement.keys() - {"flux", "ivar", "mask"}):
+            raise ValueError(f"image codec: the measurement holds {strange[0]!r}; wanted flux, ivar and mask, or less")
         flux = np.asarray(measurement["flux"])
         if flux.ndim != 4 or flux.shape[1] != len(self.bands) or min(flux.shape[2:]) < self.crop:
             raise ValueError(

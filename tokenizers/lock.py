@@ -48,8 +48,16 @@ def _entries(path: Path) -> dict[str, dict[str, str]]:
     return entries
 
 
-def read_lock(path: Path) -> dict[str, Codec]:
-    """The codecs of a lock by modality; ValueError where a codec on disk is not the one that the lock names."""
+def read_lock(path: Path | str) -> dict[str, Codec]:
+    """The codecs of a lock, or of the folder that holds one, by modality.
+
+    ValueError where there is no lock, or a codec on disk is not the one that it names.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "codecs.lock"
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file, wanted the codecs.lock of a pile or of trained codecs")
     codecs = {}
     for modality, entry in sorted(_entries(path).items()):
         folder = path.parent / entry["folder"]

@@ -47,7 +47,7 @@ class Schedule:
         if not (0 <= self.decay <= 1 and 0 <= self.ema < 1 and all(0 <= b < 1 for b in self.betas)):
             raise ValueError(f"{self}: wanted decay of 0 to 1, ema and betas of 0 to below 1")
         if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"{self}: precision is {self.precision!r}; choose fp32 or bf16")
+            raise ValueError(f"schedule: precision is {self.precision!r}; choose fp32 or bf16")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

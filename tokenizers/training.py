@@ -290,7 +290,8 @@ class _Run:
         checkpoint.load_optimizer(self.optimizer, checkpoint.tensors_of(last / OPTIMIZER))
         self.step = int(about["step"])
         forget_after(self.folder / "metrics.jsonl", self.step)
-        self.progress(f"going on from step {self.step} in {last}")
+        ended = ", where it ended; for more steps give another --out" if self.step >= self.schedule.steps else ""
+        self.progress(f"going on from step {self.step} in {last}{ended}")
 
     def _finish(self) -> None:
         """The averaged weights are the codecs'."""

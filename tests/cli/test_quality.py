@@ -118,7 +118,7 @@ def test_the_truth_of_another_sky_is_refused(pile, tiny_pile, tiny_free, tiny_sk
         quality.report(tiny_pile, tiny_sky, {}, print)
     with pytest.raises(ValueError, match=r"holds no mock.json"):
         quality.report(tiny_pile, tmp_path, {}, print)
-    with pytest.raises(ValueError, match="no modality to judge of the name 'x'"):
+    with pytest.raises(ValueError, match=r"no modality to judge of the name 'x'; it has .*sdss.spectrum"):
         quality.report(tiny_pile, tiny_free, {}, print, only="x")
 
 

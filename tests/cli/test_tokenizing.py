@@ -124,9 +124,10 @@ def test_it_learns_from_no_more_than_it_is_told_to(pile, tmp_path):
 
 def test_a_limit_of_time_takes_as_many_steps_as_fit(pile, tmp_path):
     said = run("train", "segmap", "--pile", pile, "--out", tmp_path, "--minutes", 0.0002, "--batch", 2, "--threads", 1)
-    assert "1 steps, not 400, fit into the time" in said and "legacysurvey.segmap: codec" in said
+    assert "1 of 400 steps fit into the time; of so few comes a codec that is worth nothing" in said
+    assert "legacysurvey.segmap: codec" in said
     again = run("train", "segmap", "--pile", pile, "--out", tmp_path, "--minutes", 1, "--batch", 2, "--threads", 1)
-    assert "going on from step 1" in again
+    assert "going on from step 1" in again and "where it ended; for more steps give another --out" in again
 
 
 def test_codecs_are_shown(trained):
@@ -136,10 +137,12 @@ def test_codecs_are_shown(trained):
     assert all(f"{m}: " in said and i in said for m, i in ids.items()) and "spectrum_network" in said
     one = ids["sdss.spectrum"]
     assert run("show", out / "codecs" / one).startswith(f"{one[:12]}: spectrum_network")
+    assert run("show", out / "codecs.lock") == said
 
 
 def test_weights_go_to_aion_and_back(tmp_path):
     from skycairn.pipeline.published import from_aion, to_aion
+    from skycairn.tokenizers.image import ImageCodec
     from skycairn.tokenizers.segmap import SegmentationCodec
 
     own = SegmentationCodec.fresh("tiny", seed=3)
@@ -154,6 +157,9 @@ def test_weights_go_to_aion_and_back(tmp_path):
     assert first.read_bytes() == second.read_bytes()
     with pytest.raises(ValueError, match="none has a network"):
         to_aion({}, tmp_path)
+    tiny = ImageCodec.fresh("tiny")
+    with pytest.raises(ValueError, match=r"hsc\.image: image codec: .*--codec leaves it out; .*map is written"):
+        to_aion({"legacysurvey.segmap": own, "hsc.image": tiny}, tmp_path)
 
 
 def test_hsc_codecs_of_aion_take_nanomaggies(tmp_path):

@@ -241,7 +241,9 @@ def test_fault_09_a_worker_that_outgrows_its_share_is_ended(
     assert built.partial and "each has 2000 MB" in built.held_back[f"objects {cell}"]
 
 
-@pytest.mark.parametrize("fault", ["os.kill(os.getpid(), signal.SIGSTOP)", "time.sleep(600)"])
+@pytest.mark.parametrize(
+    "fault", ["os.kill(os.getpid(), signal.SIGSTOP)", pytest.param("time.sleep(600)", marks=pytest.mark.slow)]
+)
 def test_fault_10_a_worker_that_hangs_is_replaced(
     gaia: Recipe, whole: Path, tmp_path: Path, sabotage: Sabotage, fault: str
 ) -> None:

@@ -48,6 +48,13 @@ def test_what_is_no_codec_is_refused(tmp_path):
             read_published(source, "image")
 
 
+def test_a_folder_that_is_misspelt_is_not_asked_for_at_the_hub(tmp_path, monkeypatch):
+    write_published(tmp_path / "work" / "aion", "image", {}, {})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="work is a folder here and holds no aoin; is the name right"):
+        read_published("work/aoin", "image")
+
+
 def test_a_bfloat16_file_is_refused_by_name(tmp_path):
     place = write_published(tmp_path, "image", {}, {})
     head = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()

@@ -421,6 +421,35 @@ def test_the_loss_is_half_chi_square_of_good_pixels():
         assert float(soft.parts["chi2"]) == pytest.approx(float(loss.parts["chi2"]))
 
 
+@pytest.mark.parametrize("copy", [True, False])
+def test_noise_that_training_adds_makes_a_copy_of_the_noise_worse(monkeypatch, copy):
+    codec = ImageCodec.fresh("tiny")
+    codec.objective = Objective(soft=0.0, recorrupt=0.5)
+    noise = torch.randn(8, 4, 96, 96, generator=torch.Generator().manual_seed(0)) / 100
+    tensors = {"flux": noise, "good": noise == noise, "ivar": torch.full_like(noise, 1e4)}
+    tensors["ivar"][:, 0, :50] = 0
+    shown = []
+
+    def latent(tensors):
+        shown.append(tensors["flux"])
+        return torch.zeros(8, 5, 24, 24)
+
+    monkeypatch.setattr(codec, "latent", latent)
+    monkeypatch.setattr(codec, "_opened", lambda _: shown[-1] * copy)
+    torch.manual_seed(1)
+    # half of chi squared. As given, a copy is perfect; in training its noise, 1.25, comes on top of the target's, 5
+    for training, wanted in ((False, 0.0 if copy else 0.5), (True, 3.125 if copy else 2.5)):
+        codec.network.train(training)
+        assert abs(float(codec.loss(tensors).total) - wanted) < 0.03
+        assert torch.equal(shown[-1][:, 0, :50], noise[:, 0, :50]), "no noise where there is no information"
+    assert torch.equal(tensors["flux"], noise)
+
+
+def test_an_image_holds_flux_ivar_and_mask_alone(codec):
+    with pytest.raises(ValueError, match="holds 'masks'; wanted flux, ivar and mask"):
+        codec.encode({"flux": sky(1)["flux"], "masks": sky(1)["mask"]})
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.floats(0.01, 0.3), st.floats(-50, 3000), st.floats(-100, 6000))
 def test_the_softened_loss_is_its_integral(soft, flux, predicted):

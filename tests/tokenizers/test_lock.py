@@ -32,6 +32,9 @@ def test_what_is_locked_is_read_again(tmp_path):
         assert again[modality].content_id == codec.content_id
         np.testing.assert_array_equal(again[modality].encode(X), codec.encode(X))
     assert len(list((lock.parent / "codecs").iterdir())) == 2
+    assert list(read_lock(str(lock))) == list(read_lock(lock.parent)) == list(again)
+    with pytest.raises(ValueError, match=r"other.codecs.lock: there is no such file, wanted the codecs.lock of a pile"):
+        read_lock(tmp_path / "other" / "codecs.lock")
 
 
 def test_the_same_codecs_give_the_same_bytes(tmp_path):
