@@ -12,7 +12,7 @@ from skycairn.cli.failing import errors
 
 if TYPE_CHECKING:
     from skycairn.model.measurements import Quantity
-    from skycairn.pile.store import Part, Pile, Snapshot
+    from skycairn.pile.store import Pile, Snapshot
     from skycairn.tokenizers.codec import Codec
 
 
@@ -29,6 +29,7 @@ def export(
         from skycairn.model import exported
         from skycairn.model.sharded import read_about, there
         from skycairn.pile.store import Pile
+        from skycairn.pipeline.loaded import codecs_of
 
         checkpoint = next((run / name for name in exported.CHECKPOINTS if there(run / name)), run / "last")
         learned = read_about(checkpoint)["snapshots"]
@@ -36,7 +37,7 @@ def export(
         quantities: dict[str, Quantity] = {}
         for opened in map(Pile.open, pile):
             for snapshot in _learned(opened, learned):
-                codecs |= _codecs(opened, snapshot)
+                codecs |= codecs_of(opened, snapshot)
                 quantities |= _quantities(snapshot)
         text = exported.MIT if licence is None else licence.read_text()
         found = exported.export(run, codecs, out, quantities, text)
@@ -52,16 +53,6 @@ def _learned(pile: Pile, learned: Iterable[str]) -> list[Snapshot]:
             f"({', '.join(s[:12] for s in learned)}); wanted the pile that it was trained on"
         )
     return found
-
-
-def _codecs(pile: Pile, snapshot: Snapshot) -> Iterator[tuple[str, Codec]]:
-    """The snapshot's own, whatever `codecs.lock` says by now."""
-    from skycairn.pipeline.loaded import codec_of_parts
-
-    parts: dict[str, dict[str, Part]] = {}
-    for entry in snapshot.entries("codecs"):
-        parts.setdefault(str(entry.labels["modality"]), {})[str(entry.labels["file"])] = entry.part
-    return ((name, codec_of_parts(pile, files)) for name, files in parts.items())
 
 
 def _quantities(snapshot: Snapshot) -> Iterator[tuple[str, Quantity]]:

@@ -19,6 +19,7 @@ from skycairn.cli.translating import translate
 
 if TYPE_CHECKING:
     from skycairn.cli.runfile import RunFile
+    from skycairn.model.settings import Settings
     from skycairn.model.strata import Source
 
 
@@ -112,7 +113,7 @@ def _run(wanted: RunFile) -> None:
                 lacking = [s.name for s in sources if "validation" not in _splits(s)]
                 _told(f"{', '.join(lacking)}: no validation split, so the last weights are taken for the best")
             begin = read_start(wanted.start) if wanted.start else None
-            train(sources, settings, out, device, validation, _told, begin)
+            train(sources, settings, out, device, validation, _told, begin, _levels(sources, settings))
         if not first:
             return
         network = finished(sources, out, device, validation)
@@ -124,6 +125,18 @@ def _run(wanted: RunFile) -> None:
         found = evaluate(network, sources)
         write(found, out, {**about, "split": "test", "device": device})
         typer.echo(as_markdown(found))
+
+
+def _levels(sources: Sequence[Source], settings: Settings) -> dict[str, tuple[int, ...]]:
+    """What the tokens of each codec are made of, where the run wants to know. An export holds no codecs, nor does a bare pile."""
+    from skycairn.pile.store import Pile
+    from skycairn.pipeline.loaded import codecs_of
+
+    if not settings.smooth:
+        return {}
+    told = [s for s in sources if {"codecs"} & {*s.snapshot.tables, *s.snapshot.aside}]
+    piles = [(s.pile, s.snapshot) for s in told if isinstance(s.pile, Pile)]
+    return {name: codec.levels for pile, snapshot in piles for name, codec in codecs_of(pile, snapshot)}
 
 
 def _splits(source: Source) -> list[str]:

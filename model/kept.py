@@ -22,7 +22,7 @@ from torch import Tensor
 from skycairn.model import sharded
 from skycairn.model.forms import Form, form_named
 from skycairn.model.settings import Settings
-from skycairn.model.tables import Counts
+from skycairn.model.tables import Counts, Levels
 from skycairn.model.transformer import Network
 from skycairn.model.vocabulary import Vocabulary
 from skycairn.tokenizers.checkpoint import into_place, on_disk
@@ -76,13 +76,14 @@ def no_counts(vocabulary: Vocabulary) -> Counts:
     return [np.zeros((c.n_tokens, c.vocabulary), np.int64) for c in vocabulary.columns]
 
 
-def shape_of(settings: Settings, form: Form | None = None) -> dict[str, Any]:
+def shape_of(settings: Settings, levels: Levels, form: Form | None = None) -> dict[str, Any]:
     """Of a run's settings, what shapes the network, as plain values; of a form of its own where one is given."""
     return {
         "form": asdict(form or form_named(settings.size, settings.dropout)),
         "smooth": settings.smooth,
         "counted": settings.counted > 0,
         "pairs": settings.pairs,
+        "levels": {name: list(n) for name, n in sorted(levels.items()) if settings.smooth and len(n) > 1},
     }
 
 
@@ -90,7 +91,8 @@ def built(shape: Mapping[str, Any], vocabulary: Vocabulary) -> Network:
     """A network of this shape whose weights are still to come; torch's own generators are left as they were."""
     counts = no_counts(vocabulary) if shape["counted"] else None
     with torch.random.fork_rng(devices=[]):
-        return Network(vocabulary, Form(**shape["form"]), shape["smooth"], counts, pairs=shape["pairs"])
+        form, levels = Form(**shape["form"]), shape.get("levels", {})
+        return Network(vocabulary, form, shape["smooth"], counts, pairs=shape["pairs"], levels=levels)
 
 
 def network_of(folder: Path, device: str = "cpu") -> Network:

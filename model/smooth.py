@@ -29,6 +29,16 @@ def cosines(vocabulary: int, counts: NDArray[np.int64] | None = None) -> NDArray
     return (np.cos(np.pi * k * x[:, None]) * 2 / (1 + k / 2)).astype(np.float32)
 
 
+def parts(levels: Sequence[int], vocabulary: int) -> NDArray[np.float32]:
+    """Of tokens that are made of several numbers (`Codec.levels`): `cosines` of each number, side by side, and of the
+    whole, as a token may be one number too (the amplitude of a spectrum). Of unit weight all in all, as those of one.
+    """
+    steps, index = np.cumprod([1, *levels[:-1]]), np.arange(vocabulary)
+    digits = [np.minimum(index // step % n, n - 1) for step, n in zip(steps, levels, strict=True)]
+    waves = [cosines(vocabulary), *(cosines(n)[d] for n, d in zip(levels, digits, strict=True))]
+    return np.concatenate(waves, axis=1, dtype=np.float32) / np.sqrt(len(waves), dtype=np.float32)
+
+
 def together(counts: Sequence[NDArray[np.int64]], twin: Sequence[int], m: int) -> NDArray[np.int64]:
     """How often each token is seen in all modalities of one codec, (vocabulary,)."""
     return np.sum([counts[k].sum(axis=0) for k in range(len(twin)) if twin[k] == twin[m]], axis=0)

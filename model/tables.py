@@ -6,7 +6,8 @@ token means the same value in both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skycairn.model.layout import Ints
-from skycairn.model.smooth import cosines, starting_logits, together
+from skycairn.model.smooth import cosines, parts, starting_logits, together
 from skycairn.model.vocabulary import Vocabulary
 
 Counts = Sequence[NDArray[np.int64]]
+Levels = Mapping[str, Sequence[int]]
 
 
 def first_rows(vocabulary: Vocabulary) -> Ints:
@@ -38,11 +40,18 @@ class TokenTable(nn.Module):
     """A vector for each token of each codec: embeddings, or the rows of heads.
 
     Where `smooth`, ordered codecs start smooth in value (`model/smooth.py`): low cosines of a token's place in
-    its vocabulary times a matrix, plus free rows that start at 0.
+    its vocabulary times a matrix, plus free rows that start at 0. So do codecs whose tokens are made of several
+    numbers, in each of these, where `levels` (of modalities by name, as of `Codec.levels`) says what they are.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, width: int, scale: float, smooth: bool = False, counts: Counts | None = None
+        self,
+        vocabulary: Vocabulary,
+        width: int,
+        scale: float,
+        smooth: bool = False,
+        counts: Counts | None = None,
+        levels: Levels = MappingProxyType({}),
     ) -> None:
         """`scale` is the standard deviation at the start; `counts`, as of `slot_counts`, place the cosines finer."""
         super().__init__()
@@ -71,10 +80,21 @@ class TokenTable(nn.Module):
             self.register_buffer("cosines", waves)
             self.register_buffer("block", block, persistent=False)
         self.ordered = {m: i for i, m in enumerate(ordered)}
+        made = [m for m in own if len(levels.get(vocabulary.names[m], ())) > 1] if smooth else []
+        self.made = {m: slice(int(first[m]), int(first[m]) + vocabulary.columns[m].vocabulary) for m in made}
+        self.parts = nn.ParameterList()
+        for m, rows in self.made.items():
+            wave = torch.from_numpy(parts(levels[vocabulary.names[m]], vocabulary.columns[m].vocabulary))
+            self.weight.data[rows] = 0
+            self.parts.append(nn.Parameter(scale * torch.randn(wave.shape[1], width)))
+            self.register_buffer(f"parts{m}", wave, persistent=False)
 
     def forward(self, row: Tensor) -> Tensor:
         """The vectors of rows (token,), (token, width)."""
         free = F.embedding(row, self.weight)
+        for (m, rows), matrix in zip(self.made.items(), self.parts, strict=True):
+            here = torch.nonzero((row >= rows.start) & (row < rows.stop))[:, 0]
+            free = free.index_add(0, here, self.get_buffer(f"parts{m}")[row[here] - rows.start] @ matrix)
         if self.waves is None:
             return free
         n, terms, width = self.waves.shape
@@ -92,6 +112,8 @@ class TokenTable(nn.Module):
             for m, i in self.ordered.items():
                 piece = self.pieces[m]
                 pieces[piece] = pieces[piece] + of[piece] @ self.waves[i]
+        for m, matrix in zip(self.made, self.parts, strict=True):
+            pieces[self.pieces[m]] = pieces[self.pieces[m]] + self.get_buffer(f"parts{m}") @ matrix
         return [pieces[piece] for piece in self.pieces]
 
 

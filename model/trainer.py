@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from skycairn.model.peaks import peak_of
 from skycairn.model.processes import most, rank_and_world, summed, together
 from skycairn.model.settings import FREE, Settings
 from skycairn.model.strata import Source
+from skycairn.model.tables import Levels
 from skycairn.model.transformer import Network, equal_weights, objective, token_weights
 from skycairn.model.vocabulary import BY_SKY, Vocabulary
 from skycairn.model.warmstart import Start
@@ -55,10 +57,12 @@ def train(
     validation: str = "validation",
     progress: Progress = lambda _: None,
     start: Start | None = None,
+    levels: Levels = MappingProxyType({}),
 ) -> Network:
     """Train, or go on from the checkpoint in `out/last`; gives the network.
 
     Where a process group is there, all its processes call this, and weights are dealt out among them (FSDP2, ZeRO-2).
+    `levels`, by modality, are those of the codecs (`Codec.levels`), for settings that say `smooth`.
     `out/metrics.jsonl` gets a line at each look at the split `validation`; an empty name looks at nothing. See
     `model/kept.py` for the checkpoints beside `last`, `model/metrics.py` for what a line says.
 
@@ -66,7 +70,7 @@ def train(
     processes cannot share the microbatches; FloatingPointError names the step whose loss is not finite, on all
     processes alike, the checkpoint before it stays; `Stopped` on SIGINT and SIGTERM, after a checkpoint.
     """
-    run = Run(sources, settings, out, device, validation, progress, start)
+    run = Run(sources, settings, out, device, validation, progress, start, levels)
     with Signals() as told:
         run.go(told)
     return run.network
@@ -84,6 +88,7 @@ class Run:
         validation: str,
         progress: Progress,
         start: Start | None = None,
+        levels: Levels = MappingProxyType({}),
     ) -> None:
         self.rank, self.world = rank_and_world()
         if settings.microbatches % self.world:
@@ -115,7 +120,8 @@ class Run:
             # a checkpoint holds what they come to
             whole = None if self.goes_on else self.loader.whole(settings.counted)
             counts = kept.no_counts(self.vocabulary) if whole is None else slot_counts(whole, self.vocabulary)
-        shape = kept.shape_of(settings, replace(start.network.form, dropout=settings.dropout) if start else None)
+        form = replace(start.network.form, dropout=settings.dropout) if start else None
+        shape = kept.shape_of(settings, levels, form)
         begun_from = start.where if start is not None else None
         if self.goes_on:
             if start is not None:
@@ -127,7 +133,14 @@ class Run:
             shape, begun_from = before["network"], before["start"]
         self.form = Form(**shape["form"])
         torch.manual_seed(settings.seed)
-        self.network = Network(self.vocabulary, self.form, settings.smooth, counts, pairs=settings.pairs).to(device)
+        self.network = Network(
+            self.vocabulary,
+            self.form,
+            settings.smooth,
+            counts,
+            pairs=settings.pairs,
+            levels=shape.get("levels", {}),
+        ).to(device)
         if start is not None:
             warmstart.check(start, settings)
             self._told_of(start, warmstart.take_over(self.network, start))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ from skycairn.model.layout import Ints, Layout, checked, lay_out
 from skycairn.model.packed import Packed
 from skycairn.model.pairs import Pairing, Pairs
 from skycairn.model.sequence import sequenced
-from skycairn.model.tables import Counts, SlotTable, Starts, TokenTable, first_rows
+from skycairn.model.tables import Counts, Levels, SlotTable, Starts, TokenTable, first_rows
 from skycairn.model.vocabulary import Vocabulary
 
 EPSILON = 1e-6
@@ -232,13 +233,15 @@ class Network(nn.Module):
         learned_slots: bool = True,
         sequences: Collection[str] = (),
         pairs: bool = False,
+        levels: Levels = MappingProxyType({}),
     ) -> None:
         """A network of random weights.
 
-        `smooth`: tables of ordered codecs start smooth in value. `counts` (`slot_counts` of the training split): logits
-        start from how often tokens stand in their slots. `learned_slots`: each slot has a vector of its own, which
-        starts at 0. `sequences`: modalities that are read from left to right, AION-1's way with its catalogue. `pairs`:
-        what one number says of another has a short way of its own.
+        `smooth`: tables of ordered codecs start smooth in value, and those of modalities whose tokens are made of
+        several numbers, as `levels` says (`Codec.levels`), in each of these. `counts` (`slot_counts` of the training
+        split): logits start from how often tokens stand in their slots. `learned_slots`: each slot has a vector of its
+        own, which starts at 0. `sequences`: modalities that are read from left to right, AION-1's way with its
+        catalogue. `pairs`: what one number says of another has a short way of its own.
         """
         super().__init__()
         if unknown := set(sequences) - set(vocabulary.names):
@@ -248,7 +251,7 @@ class Network(nn.Module):
         self.vocabulary, self.form, self.dtype = vocabulary, form, torch.float32
         self.sequences = vocabulary.indices(sorted(sequences))
         width = form.width
-        self.token = TokenTable(vocabulary, width, 1 / math.sqrt(width), smooth, counts)
+        self.token = TokenTable(vocabulary, width, 1 / math.sqrt(width), smooth, counts, levels)
         self.slot = SlotTable(vocabulary, width, learned_slots)
         self.encoder = nn.ModuleList(EncoderBlock(form) for _ in range(form.encoder_depth))
         self.encoder_norm = Norm(width)
@@ -258,7 +261,7 @@ class Network(nn.Module):
         self.told = nn.Parameter(torch.randn(told, width) / math.sqrt(width)) if told else None
         self.decoder = nn.ModuleList(DecoderBlock(form) for _ in range(form.decoder_depth))
         self.decoder_norm = Norm(width)
-        self.head = TokenTable(vocabulary, width, 0.02, smooth, counts)
+        self.head = TokenTable(vocabulary, width, 0.02, smooth, counts, levels)
         self.starts = Starts(vocabulary) if counts is not None else None
         if self.starts is not None and counts is not None:
             self.starts.start_from(counts)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from skycairn.pile.store import Part, Pile
+from skycairn.pile.store import Part, Pile, Snapshot
 from skycairn.tokenizers.codec import Codec, load
 
 MOST_NETWORKS = 4
@@ -41,6 +41,14 @@ def codec_of_parts(pile: Pile, files: Mapping[str, Part]) -> Codec:
             while len(_networks) > MOST_NETWORKS:
                 _networks.popitem(last=False)
         return codec
+
+
+def codecs_of(pile: Pile, snapshot: Snapshot) -> Iterator[tuple[str, Codec]]:
+    """A snapshot's own by modality, whatever `codecs.lock` says by now."""
+    parts: dict[str, dict[str, Part]] = {}
+    for entry in snapshot.entries("codecs"):
+        parts.setdefault(str(entry.labels["modality"]), {})[str(entry.labels["file"])] = entry.part
+    return ((name, codec_of_parts(pile, files)) for name, files in parts.items())
 
 
 def is_network(codec: Codec) -> bool:

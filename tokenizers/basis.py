@@ -32,13 +32,14 @@ class PatchBasis:
     "of the k coefficients"
 
     @property
-    def _counts(self) -> list[int]:
+    def counts(self) -> list[int]:
+        """How many levels each coefficient has."""
         return [len(b.centres) for b in self.levels]
 
     @property
     def codes(self) -> int:
         """How many codes there are."""
-        return int(np.prod(self._counts))
+        return int(np.prod(self.counts))
 
     def coefficients(self, patches: Patches) -> Floats:
         """Coefficients, shape (source, patch, k), by weighted least squares.
@@ -66,11 +67,11 @@ class PatchBasis:
     def encode(self, patches: Patches) -> NDArray[np.int64]:
         """Codes, shape (source, patch): each coefficient to its bin."""
         a = self.coefficients(patches)
-        return to_index(np.stack([b.index(a[..., i]) for i, b in enumerate(self.levels)], axis=-1), self._counts)
+        return to_index(np.stack([b.index(a[..., i]) for i, b in enumerate(self.levels)], axis=-1), self.counts)
 
     def decode(self, codes: NDArray[np.int64]) -> Floats:
         """Pixel values, shape (source, patch, pixel). A number past the last code gives the last code's patch."""
-        digits = from_index(np.minimum(codes, self.codes - 1), self._counts)
+        digits = from_index(np.minimum(codes, self.codes - 1), self.counts)
         a = np.stack([b.centres[digits[..., i]] for i, b in enumerate(self.levels)], axis=-1)
         return np.matmul(a, self.components)
 
@@ -82,7 +83,7 @@ class PatchBasis:
             "rest": np.array([self.rest]),
             "edges": np.concatenate([b.edges for b in self.levels]),
             "centres": np.concatenate([b.centres for b in self.levels]),
-            "counts": np.array(self._counts),
+            "counts": np.array(self.counts),
         }
 
     @classmethod

@@ -56,6 +56,11 @@ class Codec(ABC):
         return int(np.prod(self.layout.shape, dtype=int))
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """How many values each of the numbers has that a token is made of, mixed radix, the first one fastest."""
+        return (self.vocabulary,)
+
+    @property
     def dtype(self) -> type[np.uint16] | type[np.uint32]:
         """Smallest unsigned type that holds the vocabulary."""
         return np.uint16 if self.vocabulary <= 1 << 16 else np.uint32

@@ -179,6 +179,11 @@ class ImageCodec(NetworkCodec):
         found.objective, found.precision = self.objective, self.precision
         return found
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of the quantizer."""
+        return tuple(self.network.quantizer.levels.tolist())
+
     def tensors(self, measurement: Measurement, first_row: int = 0) -> Tensors:
         """`flux` (n, band, crop, crop) in nanomaggies, 0 where bad; `good`, bool; `ivar` where it was given."""
         return self._tensors(*self._cropped(measurement), first_row)

@@ -79,6 +79,11 @@ class PatchImageCodec(Codec):
         basis = fit_basis(chunks, len(bands) * patch * patch, codes)
         return cls(bands, crop, patch, len(order), soft, basis)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of the coefficients of a patch."""
+        return tuple(self.basis.counts)
+
     def sees(self, measurement: Measurement) -> NDArray[np.bool_]:
         """Images with a good pixel in the crop, in any band."""
         _, ivar, mask = _cropped(measurement, self.bands, self.crop)
@@ -295,6 +300,11 @@ class PatchSpectrumCodec(Codec):
         step = np.minimum(token, 2 * half) - 1
         value = np.exp(low + (high - low) * (step % half + 0.5) / half)
         return np.where(token == 0, 0.0, np.where(step < half, value, -value))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of the coefficients of a patch; the first token, of the amplitude, is one number of its own."""
+        return tuple(self.basis.counts)
 
     def encode(self, measurement: Measurement) -> Tokens:
         """Tokens (n, 1 + patches) of `flux`, `ivar` and `mask`, each (n, pixel)."""

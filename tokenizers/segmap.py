@@ -209,6 +209,11 @@ class SegmentationCodec(NetworkCodec):
             torch.nn.init.constant_(network.decoder.net[-1].bias, EMPTY)  # type: ignore[arg-type]
         return cls(network, crop=crop)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of the quantizer."""
+        return tuple(self.network.quantizer.levels.tolist())
+
     def tensors(self, measurement: Measurement, first_row: int = 0) -> Tensors:
         """`value` (n, crop, crop), float32."""
         if "value" not in measurement:

@@ -49,7 +49,7 @@ class Objective:
     spectrum counts no more for being brighter; else a few stars own the gradient. 0: the likelihood as it is."""
     share: float = 0.1
     """And (share * flux) ** 2, the flux by both neighbours of the pixel, or the brightest lines own it. 0: not so."""
-    recorrupt: float = 0.0
+    recorrupt: float = 0.5
     """Where not 0, training adds noise to what it shows, and noise that is independent of that to what it asks for:
     x + r * sigma * e and x - sigma * e / r, so that a copy of the noise is never rewarded and the best answer is the
     light alone (Pang et al. 2021, "Recorrupted-to-Recorrupted"). 0.5 is a sensible r."""
@@ -140,6 +140,11 @@ class SpectrumCodec(NetworkCodec):
         found = type(self)(self.network, grid, self.preprocessing, self.padding)
         found.objective, found.precision = self.objective, self.precision
         return found
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Bits; the first token, of the amplitude, is one number of its own."""
+        return (2,) * self.network.quantizer.bits
 
     def settings(self) -> dict[str, Any]:
         """The network's settings, the grid, and how the measurement is prepared."""

@@ -277,6 +277,21 @@ def test_tables_and_gathers_are_of_the_same_rows(smooth):
         )
 
 
+def test_tokens_of_several_numbers_start_smooth_in_each_of_them():
+    image = VOCABULARY.columns[1]
+    table = Network(VOCABULARY, FORM, smooth=True, levels={image.modality: (5, 6)}).token
+    rows = torch.arange(62)
+    torch.testing.assert_close(table(rows), torch.cat(table.tables()[:3]))
+    assert not table.weight[12:42].any()
+    # how far apart tokens are that differ by one in the first number (which goes round fastest), and by three
+    vectors = table.tables()[1].detach().view(6, 5, -1)
+    apart = [(vectors[:, k:] - vectors[:, : 5 - k]).norm(dim=-1).mean() for k in (1, 3)]
+    assert apart[0] < 0.8 * apart[1]
+    table(torch.tensor([13, 0, 13])).sum().backward()
+    assert table.parts[0].grad is not None and table.parts[0].grad.any()
+    assert not Network(VOCABULARY, FORM, smooth=False, levels={image.modality: (5, 6)}).token.parts
+
+
 def test_logits_start_from_the_counts_of_their_slots():
     rng = np.random.default_rng(0)
     counts = [rng.integers(0, 9, (c.n_tokens, c.vocabulary)) for c in VOCABULARY.columns]

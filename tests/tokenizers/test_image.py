@@ -12,6 +12,7 @@ from scipy.integrate import quad
 
 from skycairn.tokenizers.aion import read_published, write_published
 from skycairn.tokenizers.codec import load
+from skycairn.tokenizers.fsq import from_index
 from skycairn.tokenizers.image import SIZES, SURVEYS, ImageCodec, Objective, deviance
 from skycairn.tokenizers.magvit import Architecture, n_parameters
 
@@ -443,6 +444,14 @@ def test_noise_that_training_adds_makes_a_copy_of_the_noise_worse(monkeypatch, c
         assert abs(float(codec.loss(tensors).total) - wanted) < 0.03
         assert torch.equal(shown[-1][:, 0, :50], noise[:, 0, :50]), "no noise where there is no information"
     assert torch.equal(tensors["flux"], noise)
+
+
+def test_levels_are_those_of_a_code():
+    codec = ImageCodec.fresh("tiny")
+    codes = np.arange(codec.vocabulary)
+    values = codec.network.quantizer.values(torch.from_numpy(codes)[:, None])[..., 0].numpy()
+    middle = np.array(codec.levels) // 2
+    np.testing.assert_allclose(from_index(codes, codec.levels), values * middle + middle)
 
 
 def test_an_image_holds_flux_ivar_and_mask_alone(codec):

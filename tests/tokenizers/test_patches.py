@@ -99,6 +99,16 @@ def test_image_tokens_come_back(image_codec, images):
     np.testing.assert_array_equal(image_codec.encode(again), tokens)
 
 
+def test_the_first_number_of_a_token_is_how_much_there_is_of_the_first_component(image_codec, spectrum_codec):
+    for codec in (image_codec, spectrum_codec):
+        first, rest = codec.levels[0], int(np.prod(codec.levels[1:]))
+        assert first > 1 and first * rest <= codec.vocabulary
+        codes = np.arange(first) + first * (rest // 2)
+        patches = codec.basis.decode(codes)
+        along = (patches - patches[0]) @ (patches[-1] - patches[0])
+        assert (np.diff(along) > 0).all()
+
+
 def test_pixel_n_half_of_the_input_is_pixel_48_of_the_crop(image_codec):
     for side in (96, 97, 160, 161):
         flux = np.zeros((1, 3, side, side))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from skycairn.tokenizers.codec import load
+from skycairn.tokenizers.fsq import from_index
 from skycairn.tokenizers.registry import codec_class
 from skycairn.tokenizers.spectralgrid import SpectralGrid, amplitude, bridged
 from skycairn.tokenizers.spectrum import SIZES, Objective, SpectrumCodec, SpectrumNetwork
@@ -431,6 +432,13 @@ def test_the_loss_of_a_window_is_that_of_its_pixels() -> None:
     assert min(seen) > 0.8 * seen[5], "the ends are seen as often as the middle"
     with pytest.raises(ValueError, match="window of 100 latent pixels"):
         codec.shown(m, 100, np.random.default_rng(0))
+
+
+def test_levels_are_the_bits_of_a_code() -> None:
+    codec = short()
+    codes = np.arange(codec.vocabulary)
+    bits = codec.network.quantizer.channels(torch.from_numpy(codes)).numpy()[:, ::-1] > 0
+    np.testing.assert_array_equal(from_index(codes, codec.levels), bits)
 
 
 @pytest.mark.parametrize("copy", [True, False])
