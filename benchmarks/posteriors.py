@@ -1,6 +1,6 @@
 """p(number | what another survey saw): trained models against a marginal, nearest neighbours and boosting.
 
-    python benchmarks/posteriors.py PILE NAME=MODEL [NAME=MODEL ...] [--objects 1000] [--learn 20000]
+    python benchmarks/posteriors.py PILE NAME=MODEL [NAME=MODEL ...] [--objects 1000] [--learn 20000] [--only WORDS]
 
 PILE is a pile of `skycairn mock-pile`, whose table `truth` holds what each survey measured; a MODEL is a folder that
 `skycairn-train export` wrote. Each question is asked of objects of the test sky, by all that answer it, about the same
@@ -201,10 +201,11 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--objects", type=int, default=1000)
     parser.add_argument("--learn", type=int, default=20_000)
+    parser.add_argument("--only", default="", help="questions that hold this")
     given = parser.parse_args()
     models = {name: Model.load(folder) for name, folder in (m.split("=", 1) for m in given.models)}
     pile, rows = Pile.open(given.pile), []
-    for question in QUESTIONS:
+    for question in (q for q in QUESTIONS if given.only in q.name):
         rows += rows_of(question, answers(question, pile, models, given.objects, given.learn), models)
         print("\n".join("| " + " | ".join(r) + " |" for r in rows[-len(models) :]), flush=True)
     heads = ("question", "objects", "unit", "who", "CRPS", "marginal", "gain, 95 %", "neighbours", "gain, 95 %")

@@ -12,7 +12,7 @@ from skycairn.report import markup
 from skycairn.tokenizers.quality import Aperture, Bias, Codes, Errors, class_names, colour_bias, flux_bias
 from skycairn.tokenizers.spectralquality import FAILED_KM_S, Line
 
-FLUX_CLASSES = ((10.0, 30.0), (30.0, 100.0), (100.0, np.inf))
+FLUX_CLASSES = ((10.0, np.inf), (10.0, 30.0), (30.0, 100.0), (100.0, np.inf))
 """True S/N in the aperture, from and to."""
 LINE_CLASSES = ((5.0, 10.0), (10.0, 30.0), (30.0, np.inf))
 SPECTRUM_CLASSES = ((-np.inf, 1.0), (1.0, 3.0), (3.0, 10.0), (10.0, 30.0), (30.0, np.inf))

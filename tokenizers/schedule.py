@@ -78,10 +78,10 @@ PAPER = {
 spectra, AdamW with averaged weights for segmentation maps. Clipping and Adam's betas are not told there. Its image
 codec saw 20 images of the Legacy Survey for one of HSC, which here is by the number that there is of each."""
 QUICK = {
-    "image": Schedule(2_000, 16, 3e-3, warm_up=100, betas=(0.9, 0.99), ema=0.99, check_every=500, window=48),
+    "image": Schedule(8_000, 16, 3e-3, warm_up=400, betas=(0.9, 0.99), ema=0.99, check_every=1_000, window=48),
     "spectrum": Schedule(
-        4_000, 8, 3e-3, warm_up=40, betas=(0.9, 0.99), weight_decay=0.01, ema=0.99, check_every=1_000, window=2_176
+        12_000, 8, 3e-3, warm_up=120, betas=(0.9, 0.99), weight_decay=0.01, ema=0.99, check_every=1_000, window=2_176
     ),
     "segmap": Schedule(400, 32, 2e-3, warm_up=20, ema=0.99, check_every=100),
 }
-"""For the `tiny` sizes on two CPU cores: minutes."""
+"""For the `tiny` sizes on a CPU: a quarter of an hour each of images and spectra, a minute of maps."""
