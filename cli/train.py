@@ -128,7 +128,7 @@ def _run(wanted: RunFile) -> None:
 
 
 def _levels(sources: Sequence[Source], settings: Settings) -> dict[str, tuple[int, ...]]:
-    """What the tokens of each codec are made of, where the run wants to know. An export holds no codecs, nor does a bare pile."""
+    """What the tokens of each codec are made of, where the run wants to know it and the pile holds its codecs."""
     from skycairn.pile.store import Pile
     from skycairn.pipeline.loaded import codecs_of
 

@@ -89,7 +89,7 @@ class Translated(NamedTuple):
     draws: NDArray[np.float32]
     "(object, sample, ...)"
     answers: dict[str, NDArray[np.float32]]
-    "by who answers, (object, ...): the mean of the draws first"
+    "by who answers, (object, ...): the median of the draws first, since one draw that runs away would own a mean"
     wavelength: F64 | None
     "Angstrom; None of images"
     z: F64
@@ -165,7 +165,7 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
         cut["flux"].astype(np.float64), cut["ivar"].astype(np.float64), good_pixels(cut["ivar"], cut["mask"])
     )
     answers = {
-        "model, mean of draws": draws.mean(axis=1),
+        "model, median of draws": np.median(draws, axis=1).astype(np.float32),
         "model, one draw": draws[:, 0],
         "mean of the training sky": np.broadcast_to(_mean(codec, training.tokens[target].values), data.flux.shape),
         "nearest neighbour": _flux(codec, training.tokens[target].values[near]),
@@ -226,7 +226,7 @@ def numbers(found: Translated) -> dict[str, dict[str, Any]]:
             out[who]["lines"] = line_errors(answer, found.data, found.wavelength, found.z)._asdict()
     if found.draws.shape[1] > 1:
         own = found.answers["its own tokens"]
-        out["model, mean of draws"]["coverage"] = coverage(found.draws, own, found.data.good)._asdict()
+        out["model, median of draws"]["coverage"] = coverage(found.draws, own, found.data.good)._asdict()
     return out
 
 
@@ -255,7 +255,7 @@ def markdown(found: Translated, told: Mapping[str, Mapping[str, Any]]) -> str:
             cells += [f"{s['velocity']:.0f}", str(s["unknown"])]
         rows.append("| " + " | ".join([*cells, *[""] * (len(heads) - len(cells))]) + " |")
     head = f"{found.target} of {len(found.ids)} objects of the test sky from {', '.join(found.shown)}.\n\n"
-    covered = told["model, mean of draws"].get("coverage")
+    covered = told["model, median of draws"].get("coverage")
     tail = ""
     if covered:
         what = "apertures" if images else "pieces"

@@ -33,7 +33,7 @@ def drawn(found: Translated, rows: Sequence[int], path: Path) -> None:
 
 
 def _images(found: Translated, rows: Sequence[int]) -> Figure:
-    mean, nearest = found.answers["model, mean of draws"], found.answers["nearest neighbour"]
+    middle, nearest = found.answers["model, median of draws"], found.answers["nearest neighbour"]
     survey, n_draws = found.target.split(".")[0], min(DRAWS, found.draws.shape[1])
     columns = 5 + n_draws
     panel = (WIDTH - 2 * MARGIN) / columns - 0.08
@@ -50,7 +50,7 @@ def _images(found: Translated, rows: Sequence[int]) -> Figure:
             arcsec = PIXEL_ARCSEC[other.split(".")[0]]
             image = skyimage.colours(found.source[i], found.source_bands, own, "nanomaggy", arcsec)
             shown.append((f"shown: {other}", image))
-        answers = [("measured", found.data.flux[i]), ("mean of draws", mean[i])]
+        answers = [("measured", found.data.flux[i]), ("median of draws", middle[i])]
         answers += [(f"draw {s + 1}", found.draws[i, s]) for s in range(n_draws)]
         answers += [("nearest neighbour", nearest[i])]
         for name, flux in answers:
@@ -64,10 +64,10 @@ def _images(found: Translated, rows: Sequence[int]) -> Figure:
         ax = paper.axes(f"residual:{k}", MARGIN + len(shown) * (panel + 0.08), top, panel, panel)
         good = found.data.good[i, band]
         sigma = np.sqrt(np.where(good, found.data.ivar[i, band], 0))
-        off = np.where(good, (mean[i, band] - found.data.flux[i, band]) * sigma, np.nan)
+        off = np.where(good, (middle[i, band] - found.data.flux[i, band]) * sigma, np.nan)
         ax.imshow(off, origin="lower", cmap="RdBu_r", vmin=-LIMIT, vmax=LIMIT, interpolation="nearest")
         ax.set_facecolor(MASKED)
-        _bare(ax, "mean - measured, sigma" if k == 0 else "")
+        _bare(ax, "median - measured, sigma" if k == 0 else "")
     paper.text(MARGIN, paper.height - 0.25, f"residuals from -{LIMIT:g} (blue) to {LIMIT:g} sigma (red)", 8, color=DIM)
     return paper.figure
 
@@ -84,7 +84,7 @@ def _spectra(found: Translated, rows: Sequence[int]) -> Figure:
     assert x is not None
     height = 1.5 * SPECTRUM + 0.55
     paper = Paper(0.3 + len(rows) * height + 0.2)
-    mean, nearest = found.answers["model, mean of draws"], found.answers["nearest neighbour"]
+    middle, nearest = found.answers["model, median of draws"], found.answers["nearest neighbour"]
     for k, i in enumerate(rows):
         top, good = 0.3 + k * height, found.data.good[i]
         known = f"   z {found.z[i]:.4f}" if np.isfinite(found.z[i]) else ""
@@ -95,7 +95,7 @@ def _spectra(found: Translated, rows: Sequence[int]) -> Figure:
         ax.plot(x, data, lw=0.6, color=MEASURED, label=f"measured, mean of {SMOOTH_PIXELS} pixels")
         low, high = np.quantile(found.draws[i], (0.16, 0.84), axis=0)
         ax.fill_between(x, low, high, color=DECODED, alpha=0.25, lw=0, label="draws, middle 68 %")
-        ax.plot(x, mean[i], lw=0.8, color=DECODED, label="mean of draws")
+        ax.plot(x, middle[i], lw=0.8, color=DECODED, label="median of draws")
         ax.plot(x, nearest[i], lw=0.5, color="#2e7d64", label="nearest neighbour")
         ends = np.nanpercentile(data, [0.5, 99.5]) if np.isfinite(data).any() else np.array([0.0, 1.0])
         room = float(ends[1] - ends[0]) or 1.0
@@ -104,11 +104,11 @@ def _spectra(found: Translated, rows: Sequence[int]) -> Figure:
         if k == 0:
             ax.legend(loc="upper right", fontsize=7, ncols=4, frameon=False)
         below = paper.axes(f"residual:{k}", MARGIN + 0.3, top + 0.2 + SPECTRUM, WIDTH - 2 * MARGIN - 0.4, SPECTRUM / 2)
-        below.plot(x, np.where(good, (mean[i] - found.data.flux[i]) * np.sqrt(weight), np.nan), lw=0.3, color=DECODED)
+        below.plot(x, np.where(good, (middle[i] - found.data.flux[i]) * np.sqrt(weight), np.nan), lw=0.3, color=DECODED)
         below.axhline(0, lw=0.5, color="black")
         below.set_ylim(-LIMIT, LIMIT)
         below.set_xlim(x[0], x[-1])
-        below.text(0.005, 0.06, "mean of draws - measured, sigma", transform=below.transAxes, size=7)
+        below.text(0.005, 0.06, "median of draws - measured, sigma", transform=below.transAxes, size=7)
     return paper.figure
 
 
