@@ -164,7 +164,7 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
     data = Measured(
         cut["flux"].astype(np.float64), cut["ivar"].astype(np.float64), good_pixels(cut["ivar"], cut["mask"])
     )
-    answers = {
+    answers: dict[str, NDArray[np.float32]] = {
         "model, median of draws": np.median(draws, axis=1).astype(np.float32),
         "model, one draw": draws[:, 0],
         "mean of the training sky": np.broadcast_to(_mean(codec, training.tokens[target].values), data.flux.shape),
