@@ -190,7 +190,7 @@ def _fitting(
         return replace(schedule.of_steps(before["steps"]), check_every=before["check_every"])
     chosen = within(schedule, codecs, examples, seconds, device)
     if chosen.steps < schedule.steps:
-        few = "; of so few comes a codec that is worth nothing" if 20 * chosen.steps < schedule.steps else ""
+        few = "; of so few comes a codec that is worth nothing" if chosen.steps < 100 else ""
         _say(f"{chosen.steps:,} of {schedule.steps:,} steps fit into the time{few}")
     return chosen
 

@@ -134,9 +134,13 @@ def _levels(sources: Sequence[Source], settings: Settings) -> dict[str, tuple[in
 
     if not settings.smooth:
         return {}
-    told = [s for s in sources if {"codecs"} & {*s.snapshot.tables, *s.snapshot.aside}]
-    piles = [(s.pile, s.snapshot) for s in told if isinstance(s.pile, Pile)]
-    return {name: codec.levels for pile, snapshot in piles for name, codec in codecs_of(pile, snapshot)}
+    found: dict[str, tuple[int, ...]] = {}
+    for source in sources:
+        if isinstance(source.pile, Pile) and "codecs" in {*source.snapshot.tables, *source.snapshot.aside}:
+            found |= {name: codec.levels for name, codec in codecs_of(source.pile, source.snapshot)}
+        else:
+            _told(f"{source.name}: holds no codecs; unless another pile tells of them, only numbers start smooth")
+    return found
 
 
 def _splits(source: Source) -> list[str]:

@@ -89,7 +89,8 @@ class Translated(NamedTuple):
     draws: NDArray[np.float32]
     "(object, sample, ...)"
     answers: dict[str, NDArray[np.float32]]
-    "by who answers, (object, ...): the median of the draws first, since one draw that runs away would own a mean"
+    """by who answers, (object, ...), the median of the draws first: one draw that runs away owns their mean; but what
+    is elsewhere in each draw, a line say, is lost in the median"""
     wavelength: F64 | None
     "Angstrom; None of images"
     z: F64
@@ -166,6 +167,7 @@ def translated(model: Any, pile: Any, shown: tuple[str, ...], target: str, most:
     )
     answers: dict[str, NDArray[np.float32]] = {
         "model, median of draws": np.median(draws, axis=1).astype(np.float32),
+        "model, mean of draws": draws.mean(axis=1),
         "model, one draw": draws[:, 0],
         "mean of the training sky": np.broadcast_to(_mean(codec, training.tokens[target].values), data.flux.shape),
         "nearest neighbour": _flux(codec, training.tokens[target].values[near]),

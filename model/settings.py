@@ -48,7 +48,7 @@ class Settings:
     weighing: str = "modality"
     "modality: all of which something is asked count alike; token: all tokens do"
     smooth: bool = False
-    "tables of ordered codecs start smooth in value, for piles of few objects"
+    "tables of tokens start smooth in value, or in each number that a token is made of, for piles of few objects"
     counted: int = 0
     "logits start from how often tokens stand in their slots among so many objects or all there are; 0: not so"
     pairs: bool = False

@@ -31,12 +31,12 @@ def cosines(vocabulary: int, counts: NDArray[np.int64] | None = None) -> NDArray
 
 def parts(levels: Sequence[int], vocabulary: int) -> NDArray[np.float32]:
     """Of tokens that are made of several numbers (`Codec.levels`): `cosines` of each number, side by side, and of the
-    whole, as a token may be one number too (the amplitude of a spectrum). Of unit weight all in all, as those of one.
+    whole, as a token may be one number too (the amplitude of a spectrum). The whole has half of the weight.
     """
-    steps, index = np.cumprod([1, *levels[:-1]]), np.arange(vocabulary)
-    digits = [np.minimum(index // step % n, n - 1) for step, n in zip(steps, levels, strict=True)]
-    waves = [cosines(vocabulary), *(cosines(n)[d] for n, d in zip(levels, digits, strict=True))]
-    return np.concatenate(waves, axis=1, dtype=np.float32) / np.sqrt(len(waves), dtype=np.float32)
+    steps, index = np.cumprod([1, *levels[:-1]]), np.minimum(np.arange(vocabulary), np.prod(levels) - 1)
+    each = [cosines(n)[index // step % n] for step, n in zip(steps, levels, strict=True)]
+    share = np.sqrt(0.5 / len(each))
+    return np.concatenate([np.sqrt(0.5) * cosines(vocabulary), *(share * e for e in each)], axis=1).astype(np.float32)
 
 
 def together(counts: Sequence[NDArray[np.int64]], twin: Sequence[int], m: int) -> NDArray[np.int64]:

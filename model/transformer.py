@@ -376,12 +376,12 @@ class Network(nn.Module):
 
         Adam counts steps, and processes that share weights wait for each other's gradients. Where one token is alone
         nothing is compared; where no object both shows and asks, whole layers are left out. Some weights are of
-        numbers alone, or of ordered codecs.
+        numbers alone, or of ordered codecs, or of codecs of several numbers.
         """
         some_asked = ("head.waves", "pairs.weight")
         compared = ("q_norm.weight", "k_norm.weight", "query_norm.weight", "cross.q.weight", "told", *some_asked)
         crossing = bool(((layout.cross_segments.query > 0) & (layout.cross_segments.key > 0)).any())
-        some = [p for n, p in self.named_parameters() if not crossing or n.endswith(compared)]
+        some = [p for n, p in self.named_parameters() if not crossing or n.endswith(compared) or "head.parts." in n]
         return 0.0 * torch.stack([p.sum() for p in some]).sum()
 
     def logits(self, packed: Packed, compat: Compat | None = None) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What a translation is worth: draws of one survey's image or spectrum against what that survey measured.
 
-Everything is told of the mean of an object's draws, of their spread by how often the measurement's own tokens lie among
-them, and of simpler answers to the same question beside it. All arrays are of whole objects, first axis the object;
-flux in the survey's own unit, ivar in its inverse square.
+Everything is told of the median and the mean of an object's draws, of their spread by how often the measurement's own
+tokens lie among them, and of simpler answers to the same question beside it. All arrays are of whole objects, first
+axis the object; flux in the survey's own unit, ivar in its inverse square.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def read_start(source: str | Path) -> Start:
 def check(start: Start, settings: Settings) -> None:
     """ValueError where a network of these settings cannot hold the start's weights."""
     network = start.network
-    if network.starts is not None or network.pairs is not None or network.token.waves is not None:
+    smooth = network.token.waves is not None or len(network.token.parts)
+    if network.starts is not None or network.pairs is not None or smooth:
         raise ValueError(
             f"{start.where}: was trained with counted, pairs or smooth, which are fitted to its own pile; wanted a "
             "network without them: train one with counted = 0, pairs = false, smooth = false"

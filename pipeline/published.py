@@ -65,5 +65,5 @@ def to_aion(codecs: Mapping[str, Codec], out: Path) -> list[Path]:
             written.append(codec.to_aion(out))
         except ValueError as error:
             done = f"; {', '.join(str(p) for p in written)} is written" if written else ""
-            raise ValueError(f"{modality}: {error}; --codec leaves it out{done}") from error
+            raise ValueError(f"{modality}: {error}; --codec names those to write instead{done}") from error
     return written

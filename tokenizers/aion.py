@@ -86,6 +86,8 @@ def folder_of(source: str | Path, inside: str, what: str) -> Path:
             f"{source}: is no folder, wanted one with {place_named or f'{CONFIG} and {WEIGHTS}'} in it, or a "
             "repository of the Hub such as polymathic-ai/aion-base"
         )
+    if here.is_file():
+        raise ValueError(f"{source}: is a file, wanted a folder with {place_named or f'{CONFIG} and {WEIGHTS}'} in it")
     if here.parent.is_dir():
         raise ValueError(
             f"{source}: {here.parent} is a folder here and holds no {here.name}; is the name right? A repository of "

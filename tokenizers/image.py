@@ -76,8 +76,9 @@ class Objective:
 
     `recorrupt`: where not 0, training adds noise to what it shows, and noise that is independent of that to what it
     asks for: x + r * sigma * e and x - sigma * e / r (Pang et al. 2021, "Recorrupted-to-Recorrupted"). A copy of the
-    noise is then never rewarded, and no code spent on it. It needs ivar, and holds as far as each pixel's noise is its
-    own. 0: as the paper.
+    noise is then never rewarded, and no code spent on it. It needs ivar, and holds as far as that is right and each
+    pixel's noise is its own: where the noise is 1.2 sigma, a copy of a quarter of it is rewarded again. What is learned
+    is a mean over what the sky of training is like, and faint light of another is drawn towards that. 0: as the paper.
     """
 
     soft: float = 0.05
@@ -281,8 +282,8 @@ class ImageCodec(NetworkCodec):
         """Half the mean chi square over the good pixels, in flux, softened as `objective` says.
 
         Without ivar the variance of an image's band is that of its good pixels, from their median absolute difference.
-        parts: `chi2`, mean over pixels, not softened; `chi2_median`, the median of the sources' means; `flux_bias`,
-        the share of all light that is too much.
+        parts, of the flux as it was given: `chi2`, mean over pixels, not softened; `chi2_median`, the median of the
+        sources' means; `flux_bias`, the share of all light that is too much.
         """
         flux, good, r = tensors["flux"].float(), tensors["good"], self.objective.recorrupt
         shown = tensors
@@ -294,14 +295,15 @@ class ImageCodec(NetworkCodec):
         predicted = self._opened(quantized)
         with torch.autocast(flux.device.type, enabled=False):
             weight = tensors["ivar"] if "ivar" in tensors else _from_scatter(flux, good) * good
-            error = predicted - flux
             chi2 = deviance(predicted, flux, weight, self.objective.soft)
             n = (weight > 0).sum().clamp(min=1)
             total = chi2.sum() / 2 / n
             with torch.no_grad():
+                given = tensors["flux"].float()
+                error = predicted - given
                 chi2 = weight * error.square()
                 of_source = chi2.flatten(1).sum(1) / (weight > 0).flatten(1).sum(1).clamp(min=1)
-                light = (flux * good).sum()
+                light = (given * good).sum()
                 parts = {
                     "chi2": chi2.sum() / n,
                     "chi2_median": of_source.median(),

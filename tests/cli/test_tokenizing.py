@@ -158,7 +158,9 @@ def test_weights_go_to_aion_and_back(tmp_path):
     with pytest.raises(ValueError, match="none has a network"):
         to_aion({}, tmp_path)
     tiny = ImageCodec.fresh("tiny")
-    with pytest.raises(ValueError, match=r"hsc\.image: image codec: .*--codec leaves it out; .*map is written"):
+    with pytest.raises(
+        ValueError, match=r"hsc\.image: image codec: .*--codec names those to write instead; .*map is written"
+    ):
         to_aion({"legacysurvey.segmap": own, "hsc.image": tiny}, tmp_path)
 
 

@@ -83,9 +83,11 @@ def test_a_number_that_is_dropped_is_not_heard_in_training_alone():
 
 def test_each_weight_has_a_gradient_whatever_a_microbatch_holds():
     """Of one survey alone, say: of numbers none is asked for."""
-    for smooth in (False, True):
+    levels = {c.modality: (2, c.vocabulary // 2) for c in VOCABULARY.columns}
+    for smooth, told in ((False, {}), (True, {}), (True, levels)):
         torch.manual_seed(0)
-        net = Network(VOCABULARY, Form(1, 1, 16, 2, 32), smooth=smooth, pairs=True)
+        net = Network(VOCABULARY, Form(1, 1, 16, 2, 32), smooth=smooth, pairs=True, levels=told)
+        assert bool(len(net.head.parts)) == bool(told)
         slots = np.arange(2, 8, dtype=np.int32)
         start = np.array([0, 3], np.int64)
         net(Packed(slots[:3], 0 * slots[:3], start, slots[3:], 0 * slots[3:], start)).sums.sum().backward()
