@@ -93,6 +93,7 @@ def _run(wanted: RunFile) -> None:
 
     from skycairn.model.evaluate import as_markdown, evaluate, write
     from skycairn.model.processes import processes, rank_and_world
+    from skycairn.model.sharded import there
     from skycairn.model.trained import finished
     from skycairn.model.trainer import train
     from skycairn.model.warmstart import read_start
@@ -113,7 +114,9 @@ def _run(wanted: RunFile) -> None:
                 lacking = [s.name for s in sources if "validation" not in _splits(s)]
                 _told(f"{', '.join(lacking)}: no validation split, so the last weights are taken for the best")
             begin = read_start(wanted.start) if wanted.start else None
-            train(sources, settings, out, device, validation, _told, begin, _levels(sources, settings))
+            # a checkpoint says what its network is
+            levels = {} if there(out / "last") else _levels(sources, settings)
+            train(sources, settings, out, device, validation, _told, begin, levels)
         if not first:
             return
         network = finished(sources, out, device, validation)

@@ -462,6 +462,21 @@ def test_noise_that_training_adds_makes_a_copy_of_the_noise_worse(monkeypatch: p
         assert abs(codec.loss(tensors).parts["nll"] - wanted) < 0.06
 
 
+def test_training_asks_for_no_pixel_that_the_line_across_bad_ones_tells_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = short()
+    codec.objective = Objective(floor=0.0, recorrupt=0.5)
+    error, wrong = torch.ones(64, 300), torch.zeros(64, 300)
+    error[:, 100:103] = 0
+    wrong[:, [99, 103]] = 1000
+    tensors = {"flux": torch.zeros(64, 300), "error": error, "bad": (error == 0).float(), "token": torch.zeros(64)}
+    monkeypatch.setattr(codec, "_latent", lambda *_: torch.zeros(64, 320, 2))
+    monkeypatch.setattr(codec, "_light", lambda *_: (wrong, None))
+    torch.manual_seed(1)
+    assert codec.loss(tensors).parts["nll"] > 1000, "as given all good pixels are asked for"
+    codec.network.train(True)
+    assert codec.loss(tensors).parts["nll"] < 3
+
+
 def test_a_bright_spectrum_does_not_own_the_gradient() -> None:
     codec = short()
     tensors = codec.tensors(spectra(SHORT, 5))
